@@ -1,0 +1,57 @@
+"""Names that users and the parts of Nebulnetes share: labels, annotations, resources, kinds.
+
+Each stands here once. Nothing else belongs here: no logic beyond putting a name together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "n8s.nebuly.ai"
+VERSION: Final = "v1alpha1"
+ELASTIC_QUOTA: Final = "ElasticQuota"
+COMPOSITE_ELASTIC_QUOTA: Final = "CompositeElasticQuota"
+ELASTIC_QUOTAS: Final = "elasticquotas"
+COMPOSITE_ELASTIC_QUOTAS: Final = "compositeelasticquotas"
+
+AUTO_MIG_LABEL: Final = "n8s.nebuly.ai/auto-mig-enabled"
+"""Node label; with the value ``true`` Nebulnetes partitions the node's GPUs."""
+CAPACITY_LABEL: Final = "n8s.nebuly.ai/capacity"
+"""Pod label that the brain keeps: :data:`IN_QUOTA` or :data:`OVER_QUOTA`."""
+IN_QUOTA: Final = "in-quota"
+OVER_QUOTA: Final = "over-quota"
+PREEMPTIBLE_LABEL: Final = "n8s.nebuly.ai/preemptible"
+"""Pod label; ``false`` protects the pod: never a victim of reclaim, never a borrower."""
+REPARTITIONING_TAINT: Final = "n8s.nebuly.ai/repartitioning"
+"""Taint key (effect NoSchedule) a node carries while its GPUs are being repartitioned."""
+
+GPU_MEMORY: Final = "n8s.nebuly.ai/gpu-memory"
+"""Derived resource that quotas may name, in GB; never written in a pod."""
+GPU: Final = "nvidia.com/gpu"
+MIG_PREFIX: Final = "nvidia.com/mig-"
+
+GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
+"""Node label of NVIDIA GPU feature discovery: the GPU model of the node."""
+MIG_STRATEGY_LABEL: Final = "nvidia.com/mig.strategy"
+MIG_CONFIG_LABEL: Final = "nvidia.com/mig.config"
+"""Node label that NVIDIA's mig-manager acts on; a node that carries it is mig-manager's."""
+
+BRAIN_AUDIENCE: Final = "n8s-brain"
+
+
+def mig_resource(profile: str) -> str:
+    """The Kubernetes resource of a MIG profile: ``1g.5gb+me`` -> ``nvidia.com/mig-1g.5gb.me`` (device plugin's rule)."""
+    return MIG_PREFIX + profile.replace("+", ".")
+
+
+def status_annotation(gpu: int, resource_profile: str, *, used: bool) -> str:
+    """Node annotation with the number of used or free GPU instances of a profile on one GPU.
+
+    ``resource_profile`` is the profile as in the resource name (``1g.5gb.me``): annotation names allow no ``+``.
+    """
+    return f"{GROUP}/status-gpu-{gpu}-{resource_profile}-{'used' if used else 'free'}"
+
+
+def spec_annotation(gpu: int, resource_profile: str) -> str:
+    """Node annotation with the number of GPU instances of a profile that the brain wants on one GPU."""
+    return f"{GROUP}/spec-gpu-{gpu}-{resource_profile}"
