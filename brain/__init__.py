@@ -1,0 +1,1 @@
+"""The brain: one leader per cluster observes, decides and acts."""

@@ -1,0 +1,120 @@
+"""A node as the decisions see it: what the API server says of it, and what its agent reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from brain.model.mig import Geometry, Gpu, InstanceState
+from brain.model.resources import Resources
+from n8s import names
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint of a node."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How the last order ended when it did not go well.
+
+    Attributes:
+        outcome: the agent's word: ``in-use``, ``failed``, ``refused``, ``plugin-late``.
+        message: what went wrong, for people.
+        retry_seconds: how long from now the node is left alone before the next order; 0 when that time is over.
+    """
+
+    outcome: str
+    message: str
+    retry_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """What the node's agent says.
+
+    Attributes:
+        connected: whether it has a session now.
+        silent_seconds: since its last message.
+        gpus: the GPUs as last reported, by index.
+        allocatable: device ids by resource, as the kubelet shows them.
+        problem: what keeps the agent from its work; empty when nothing does.
+        ordered: geometry by GPU index of an order that is sent and not confirmed; None when none is.
+        failure: how the last order ended, unless it was applied.
+        version: the agent's version.
+        driver: name and version of its GPU driver.
+    """
+
+    connected: bool
+    silent_seconds: float
+    gpus: tuple[Gpu, ...]
+    allocatable: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    problem: str = ""
+    ordered: Mapping[int, Geometry] | None = None
+    failure: Failure | None = None
+    version: str = ""
+    driver: str = ""
+
+    @property
+    def devices(self) -> dict[str, frozenset[str]]:
+        """Device ids by resource that the device plugin should show: the UUIDs of all whole instances."""
+        result: dict[str, set[str]] = {}
+        for gpu in self.gpus:
+            for instance in gpu.instances:
+                if instance.state is not InstanceState.BROKEN:
+                    result.setdefault(names.mig_resource(instance.profile), set()).add(instance.uuid)
+        return {name: frozenset(ids) for name, ids in result.items()}
+
+    @property
+    def plugin_current(self) -> bool:
+        """Whether the kubelet knows exactly the MIG devices that exist."""
+        shown = {name: ids for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX) and ids}
+        return shown == self.devices
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node.
+
+    Attributes:
+        name: its name.
+        uid: its uid.
+        labels: its labels.
+        annotations: those of ours (group ``n8s.nebuly.ai``) only.
+        taints: its taints, ours included.
+        unschedulable: whether it is cordoned.
+        ready: its Ready condition.
+        capacity: ``status.capacity``.
+        allocatable: ``status.allocatable``.
+        agent: what its agent says; None where none has ever spoken to this brain.
+        tainted_seconds: for how long this brain has seen our taint on it; 0 when it does not carry it.
+        untainted_seconds: since this brain saw our taint go; infinite where it did not.
+    """
+
+    name: str
+    uid: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    ready: bool = True
+    capacity: Resources = field(default_factory=dict)
+    allocatable: Resources = field(default_factory=dict)
+    agent: Agent | None = None
+    tainted_seconds: float = 0.0
+    untainted_seconds: float = float("inf")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether its GPUs are ours to partition: it carries the label with the value ``true``."""
+        return self.labels.get(names.AUTO_MIG_LABEL) == "true"
+
+    @property
+    def repartitioning(self) -> bool:
+        """Whether it carries our taint."""
+        return any(taint.key == names.REPARTITIONING_TAINT for taint in self.taints)

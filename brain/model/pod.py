@@ -1,0 +1,101 @@
+"""A pod as the decisions see it: what it asks for, where it may run, how it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from brain.model.resources import Resources
+from n8s import names
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One term of a node selector: ``key operator values`` (operators as in Kubernetes' NodeSelectorRequirement)."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSelectorTerm:
+    """All requirements must hold. ``fields`` knows ``metadata.name`` only, as Kubernetes does."""
+
+    labels: tuple[Requirement, ...] = ()
+    fields: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """A toleration; an empty key with ``Exists`` tolerates all, an empty effect every effect."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod.
+
+    Attributes:
+        namespace: its namespace.
+        name: its name.
+        uid: its uid.
+        created: seconds since the epoch, from its creation timestamp.
+        request: what the scheduler counts for it, in the units of :mod:`brain.model.resources`.
+        labels: its labels.
+        phase: ``Pending``, ``Running``, ``Succeeded`` or ``Failed``.
+        node: the node it is bound to; empty while it has none.
+        nominated: ``status.nominatedNodeName``.
+        terminating: whether it is being deleted.
+        gated: whether it has scheduling gates left.
+        unschedulable: whether the scheduler has said ``PodScheduled=False`` with reason ``Unschedulable``.
+        scheduler_message: what the scheduler said with it.
+        priority: its priority.
+        node_selector: labels that its node must carry.
+        node_affinity: required node affinity: one of the terms must match; None where it has none.
+        tolerations: its tolerations.
+        host_ports: ``(protocol, address, port)`` that it takes on its node.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    created: int = 0
+    request: Resources = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    phase: str = "Pending"
+    node: str = ""
+    nominated: str = ""
+    terminating: bool = False
+    gated: bool = False
+    unschedulable: bool = False
+    scheduler_message: str = ""
+    priority: int = 0
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    node_affinity: tuple[NodeSelectorTerm, ...] | None = None
+    tolerations: tuple[Toleration, ...] = ()
+    host_ports: frozenset[tuple[str, str, int]] = frozenset()
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has run to its end and holds nothing any more."""
+        return self.phase in {"Succeeded", "Failed"}
+
+    @property
+    def mig_request(self) -> dict[str, int]:
+        """MIG devices it asks for: count by resource name, without zeros."""
+        return {name: n for name, n in self.request.items() if name.startswith(names.MIG_PREFIX) and n > 0}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the scheduler may bind it: no node, no gate, not ended, not on its way out."""
+        return not (self.node or self.gated or self.ended or self.terminating)
