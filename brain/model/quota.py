@@ -24,6 +24,31 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition in a quota's status, as Kubernetes means it."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaStatus:
+    """What a quota's status says.
+
+    Attributes:
+        used: what its Running pods ask for, of each resource that the quota names.
+        conditions: by type, sorted.
+        generation: the generation of the spec that this was worked out from.
+    """
+
+    used: Resources = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = ()
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
     """An ElasticQuota or a CompositeElasticQuota.
 
@@ -36,8 +61,9 @@ class Quota:
         max: the most that may be used; a resource it does not name has no limit.
         created: seconds since the epoch.
         uid: its uid.
-        generation: ``metadata.generation``, shown as observed in its conditions.
+        generation: ``metadata.generation``.
         problems: what in its spec cannot be read; such a quota counts for nothing.
+        status: what its status says now.
     """
 
     kind: Kind
@@ -50,6 +76,7 @@ class Quota:
     uid: str = ""
     generation: int = 0
     problems: tuple[str, ...] = ()
+    status: QuotaStatus = QuotaStatus()
 
     @property
     def key(self) -> str:

@@ -1,0 +1,113 @@
+"""What the brain can decide to do. Values only: ``brain.act`` carries them out.
+
+Each is level-triggered: it is decided again, and alike, from every snapshot in which it has not happened yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from brain.model.mig import Geometry
+from brain.model.quota import Quota, QuotaStatus
+
+
+@dataclass(frozen=True, slots=True)
+class TaintNode:
+    """Put the repartitioning taint on a node, so that no pod is bound to what is about to change."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class UntaintNode:
+    """Take the repartitioning taint off."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderGeometry:
+    """Send a node's agent the wanted geometry of some of its GPUs, by index, used instances included."""
+
+    node: str
+    geometries: Mapping[int, Geometry]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishDevices:
+    """Write the number of devices by resource to a node's ``status.capacity`` and ``status.allocatable``.
+
+    They are what the kubelet's device manager holds already; its own next report says the same.
+    """
+
+    node: str
+    devices: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateNode:
+    """Set annotations of ours on a node; None removes one."""
+
+    node: str
+    annotations: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPod:
+    """Set a label of ours on a pod; None removes it. Holds for this uid only."""
+
+    namespace: str
+    name: str
+    uid: str
+    label: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateQuota:
+    """Write a quota's status."""
+
+    quota: Quota
+    status: QuotaStatus
+
+
+@dataclass(frozen=True, slots=True)
+class EmitEvent:
+    """Tell about an object by a Kubernetes event. The same one is told once.
+
+    Attributes:
+        kind: ``Pod`` or ``Node``.
+        namespace: of the object; empty for a node.
+        name: of the object.
+        uid: of the object.
+        reason: one of :mod:`brain.decide.reasons`.
+        message: for people.
+        warning: whether it is a Warning.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    reason: str
+    message: str
+    warning: bool
+
+
+Decision = TaintNode | UntaintNode | OrderGeometry | PublishDevices | AnnotateNode | LabelPod | UpdateQuota | EmitEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """All that follows from one snapshot.
+
+    Attributes:
+        decisions: in the order in which to carry them out.
+        waiting: by pod key, why each pod that waits for MIG devices does, for the inventory and metrics.
+        wake_seconds: after how long to decide again though nothing changed; None when time alone changes nothing.
+    """
+
+    decisions: tuple[Decision, ...] = ()
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    wake_seconds: float | None = None

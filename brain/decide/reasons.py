@@ -1,0 +1,16 @@
+"""Reasons of events: what people search for, each in one place."""
+
+from __future__ import annotations
+
+from typing import Final
+
+REPARTITIONING: Final = "MigRepartitioning"
+"""On a pod: room is being made for it."""
+NO_ROOM: Final = "MigNoRoom"
+"""On a pod: no geometry of any node gives it room now; the message says what it lacks."""
+APPLY_FAILED: Final = "MigApplyFailed"
+"""On a node: its agent could not apply an order."""
+NOT_OURS: Final = "MigManagerNode"
+"""On a node: NVIDIA's mig-manager drives it, so it is left alone."""
+GPU_PROBLEM: Final = "MigGpuProblem"
+"""On a node: a GPU cannot be partitioned."""
