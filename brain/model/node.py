@@ -46,6 +46,7 @@ class Agent:
         problem: what keeps the agent from its work; empty when nothing does.
         ordered: geometry by GPU index of an order that is sent and not confirmed; None when none is.
         failure: how the last order ended, unless it was applied.
+        applied_seconds: since the agent last said that it had applied an order; infinite where it did not.
         version: the agent's version.
         driver: name and version of its GPU driver.
     """
@@ -57,6 +58,7 @@ class Agent:
     problem: str = ""
     ordered: Mapping[int, Geometry] | None = None
     failure: Failure | None = None
+    applied_seconds: float = float("inf")
     version: str = ""
     driver: str = ""
 
