@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from brain.decide.decisions import Decisions
+from brain.decide import partition, quotas, reasons, repartition
+from brain.decide.decisions import Decision, Decisions, EmitEvent
+from brain.decide.partition import Plan
+from brain.model.mig import Placement
+from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 
 
@@ -24,5 +29,40 @@ class Settings:
 
 def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     """All that follows from a snapshot: geometries, taints, annotations, labels, quota status, events."""
-    del snapshot, settings
-    return Decisions()
+    plan = partition.plan(snapshot)
+    decisions: list[Decision] = []
+    wakes: list[float] = []
+    expected = {node for key, node in plan.assigned.items() if key not in plan.made}
+    nodes = sorted(snapshot.nodes, key=lambda node: node.name)
+    for node in nodes:
+        step = repartition.step(node, plan, expected=node.name in expected, settle_seconds=settings.settle_seconds)
+        decisions += step.decisions
+        if step.wake_seconds is not None:
+            wakes.append(step.wake_seconds)
+    decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb)
+    for node in nodes:
+        shown = repartition.annotations(node, plan)
+        if shown is not None:
+            decisions.append(shown)
+        decisions += repartition.node_events(node)
+    decisions += _pod_events(snapshot, plan)
+    return Decisions(tuple(decisions), plan.unplaced, min(wakes, default=None))
+
+
+def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
+    """What each pod that room is made for, or cannot be made for, is told."""
+    for pod in sorted(snapshot.pods, key=lambda pod: pod.key):
+        made = plan.made.get(pod.key)
+        if made:
+            message = f"Making room on node {plan.assigned[pod.key]}: {_described(made)}"
+            yield _event(pod, reasons.REPARTITIONING, message, warning=False)
+        elif pod.key in plan.unplaced:
+            yield _event(pod, reasons.NO_ROOM, plan.unplaced[pod.key], warning=True)
+
+
+def _described(made: tuple[tuple[int, Placement], ...]) -> str:
+    return ", ".join(f"{placement.profile} at slot {placement.start} of GPU {gpu}" for gpu, placement in made)
+
+
+def _event(pod: Pod, reason: str, message: str, *, warning: bool) -> EmitEvent:
+    return EmitEvent("Pod", pod.namespace, pod.name, pod.uid, reason, message, warning)

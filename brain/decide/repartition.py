@@ -1,0 +1,160 @@
+"""From a plan to what happens to each node next: taint, settle, order, publish, untaint.
+
+A node that is being changed carries a taint, so that no pod is bound to what is about to go. Every step follows
+from the snapshot: whoever leads next goes on where the last one stopped. One order at most is applied under one
+taint; then the node is opened again, so that pods get to what was made before it changes once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from brain.decide import partition, reasons
+from brain.decide.decisions import (
+    AnnotateNode,
+    Decision,
+    EmitEvent,
+    OrderGeometry,
+    PublishDevices,
+    TaintNode,
+    UntaintNode,
+)
+from brain.decide.partition import Plan
+from brain.model.mig import Geometry, InstanceState
+from brain.model.node import Agent, Node
+from n8s import names
+
+SILENCE_SECONDS: Final = 60.0
+"""After so long a silent agent no longer keeps the taint on its node: the kubelet has long reported the truth."""
+REOPEN_SECONDS: Final = 1.0
+"""For how long after the taint went pods get to bind to what is free on the node before it may change again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What happens to a node now, and after how long to look again though nothing changed (None: never)."""
+
+    decisions: tuple[Decision, ...] = ()
+    wake_seconds: float | None = None
+
+
+def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> Step:
+    """The next step of one node.
+
+    Args:
+        node: the node.
+        plan: what the planner wants.
+        expected: whether a waiting pod fits on the node as it is, and so may be bound at any moment.
+        settle_seconds: how long the taint must stand before an order.
+    """
+    if not node.enabled or node.agent is None:
+        return Step((UntaintNode(node.name),)) if node.repartitioning and not node.enabled else Step()
+    agent = node.agent
+    if not agent.connected:
+        if not node.repartitioning:
+            return Step()
+        if agent.silent_seconds < SILENCE_SECONDS:
+            return Step(wake_seconds=SILENCE_SECONDS - agent.silent_seconds)
+        return Step((UntaintNode(node.name),))
+    if agent.ordered is not None:
+        return Step()
+    retry = agent.failure.retry_seconds if agent.failure is not None else 0.0
+    wanted = plan.geometries.get(node.name, {})
+    if not partition.changeable(node) and (wanted or not agent.plugin_current):
+        return _toward_order(node, wanted or _as_it_is(agent), expected=expected, settle_seconds=settle_seconds)
+    opening = _open(node, agent)
+    return Step(opening, wake_seconds=retry or None)
+
+
+def _toward_order(node: Node, geometries: Mapping[int, Geometry], *, expected: bool, settle_seconds: float) -> Step:
+    if not node.repartitioning:
+        if expected and node.untainted_seconds < REOPEN_SECONDS:
+            return Step(wake_seconds=REOPEN_SECONDS - node.untainted_seconds)
+        return Step((TaintNode(node.name),))
+    if node.tainted_seconds < settle_seconds:
+        return Step(wake_seconds=settle_seconds - node.tainted_seconds)
+    return Step((OrderGeometry(node.name, geometries),))
+
+
+def _open(node: Node, agent: Agent) -> tuple[Decision, ...]:
+    """Publish what the kubelet knows and take the taint off, once the plugin shows what exists.
+
+    A plugin that did not come back in time keeps the taint off its node no longer than its failure is known:
+    then the kubelet's own report is what counts.
+    """
+    if not node.repartitioning:
+        return ()
+    if not agent.plugin_current and agent.failure is None:
+        return ()
+    devices = {name: len(ids) for name, ids in agent.allocatable.items() if name.startswith(names.MIG_PREFIX)}
+    gone = {name: 0 for name in node.allocatable if name.startswith(names.MIG_PREFIX) and name not in devices}
+    current = {name: n for name, n in node.allocatable.items() if name in devices or name in gone}
+    if current != gone | devices:
+        return (PublishDevices(node.name, gone | devices),)
+    return (UntaintNode(node.name),)
+
+
+def _as_it_is(agent: Agent) -> dict[int, Geometry]:
+    """What exists, as an order: it makes the agent have the device plugin look again."""
+    return {
+        gpu.index: tuple(sorted(i.placement for i in gpu.instances if i.state is not InstanceState.BROKEN))
+        for gpu in agent.gpus
+    }
+
+
+def annotations(node: Node, plan: Plan) -> AnnotateNode | None:
+    """The annotations that show a node's geometry, where they differ from what it carries; None when they agree.
+
+    ``status-…`` counts instances by GPU, profile and use; ``spec-…`` counts what is wanted. A node that is not ours
+    keeps what it has.
+    """
+    if not node.enabled or node.agent is None:
+        return None
+    wanted: dict[str, int] = {}
+    for gpu in node.agent.gpus:
+        for instance in gpu.instances:
+            profile = names.mig_resource(instance.profile).removeprefix(names.MIG_PREFIX)
+            used = instance.state is not InstanceState.FREE
+            _count(wanted, names.status_annotation(gpu.index, profile, used=used))
+    spec = partition.geometry_of(node.agent) | dict(plan.geometries.get(node.name, {}))
+    for index, geometry in spec.items():
+        for placement in geometry:
+            profile = names.mig_resource(placement.profile).removeprefix(names.MIG_PREFIX)
+            _count(wanted, names.spec_annotation(index, profile))
+    prefixes = (f"{names.GROUP}/status-gpu-", f"{names.GROUP}/spec-gpu-")
+    present = {key: value for key, value in node.annotations.items() if key.startswith(prefixes)}
+    change: dict[str, str | None] = dict.fromkeys(present.keys() - wanted.keys())
+    change |= {key: str(count) for key, count in wanted.items() if present.get(key) != str(count)}
+    return AnnotateNode(node.name, dict(sorted(change.items()))) if change else None
+
+
+def _count(counts: dict[str, int], key: str) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
+def node_events(node: Node) -> Iterator[EmitEvent]:
+    """What an administrator should know of a node that carries our label."""
+    if not node.enabled:
+        return
+    if partition.managed_elsewhere(node):
+        config = node.labels[names.MIG_CONFIG_LABEL]
+        yield _node_event(
+            node,
+            reasons.NOT_OURS,
+            f"Left alone: label {names.MIG_CONFIG_LABEL}={config} says that NVIDIA's mig-manager partitions this node. "
+            "Set it to all-disabled or remove it.",
+        )
+    if node.agent is None:
+        return
+    if node.agent.failure is not None:
+        failure = node.agent.failure
+        yield _node_event(node, reasons.APPLY_FAILED, f"Repartitioning ended with {failure.outcome}: {failure.message}")
+    for gpu in node.agent.gpus:
+        if gpu.problem:
+            yield _node_event(node, reasons.GPU_PROBLEM, f"GPU {gpu.index} cannot be partitioned: {gpu.problem}")
+
+
+def _node_event(node: Node, reason: str, message: str) -> EmitEvent:
+    return EmitEvent("Node", "", node.name, node.uid, reason, message, warning=True)
