@@ -3,6 +3,7 @@
     AgentError
     ├── ConfigError                  a setting that cannot work
     ├── KubeletError                 the kubelet's PodResources API does not answer
+    ├── HeldError                    an instance may not be destroyed now
     └── DriverError                  the GPU driver refused or failed
         ├── InUseError               a process or handle is open
         ├── InsufficientResourcesError  slots taken, or the profile's maximum count reached
@@ -50,6 +51,24 @@ class KubeletError(AgentError):
         super().__init__(f"the kubelet does not answer at {socket}: {detail}")
         self.socket = socket
         self.detail = detail
+
+
+class HeldError(AgentError):
+    """An instance may not be destroyed now: something holds it, or nobody can tell.
+
+    Attributes:
+        gpu: Index of the GPU.
+        what: The instance, e.g. ``3g.20gb at 4``.
+        holder: What holds it, for people.
+        passing: Whether it may pass by itself within seconds; a pod that has the instance keeps it.
+    """
+
+    def __init__(self, gpu: int, what: str, holder: str, *, passing: bool) -> None:
+        super().__init__(f"GPU {gpu}: {what} is held by {holder}")
+        self.gpu = gpu
+        self.what = what
+        self.holder = holder
+        self.passing = passing
 
 
 class DriverError(AgentError):

@@ -1,0 +1,104 @@
+"""The agent's program: builds the parts from the settings, runs them, and ends them in order on SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from nodeagent import config
+from nodeagent.apply import Applier
+from nodeagent.errors import ConfigError
+from nodeagent.gpu.simulated import SimulatedNode
+from nodeagent.gpu.simulated_driver import SimulatedDriver
+from nodeagent.http import serving
+from nodeagent.kubelet import pod_resources
+from nodeagent.node import NodeReader
+from nodeagent.orders import Orders
+from nodeagent.plugin import SignalledPlugin
+from nodeagent.report import Reporter
+from nodeagent.session import Greeting, Sessions, connect
+
+if TYPE_CHECKING:
+    from nodeagent.gpu.driver import GpuDriver
+
+LAST_WORD_SECONDS: Final = 0.3
+"""At the end, for the result of an order that was under way to reach the brain."""
+
+logger = logging.getLogger("nodeagent")
+
+
+class OneLine(logging.Formatter):
+    """One line per record: time, level and place as key=value, then the message with its own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "time=%(asctime)s.%(msecs)03d level=%(levelname)s at=%(name)s %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record on one line, a traceback included."""
+        return super().format(record).replace("\n", "\\n")
+
+
+async def run(settings: config.Config) -> None:
+    """Run the agent until SIGTERM or SIGINT; an order under way is finished or undone first."""
+    driver = _driver(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with pod_resources(str(settings.pod_resources_socket)) as kubelet:
+        plugin = SignalledPlugin(kubelet, settings.device_plugin_dir, deadline_seconds=settings.plugin_seconds)
+        orders = Orders(Applier(driver, kubelet, plugin, in_use_seconds=settings.in_use_seconds))
+        reporter = Reporter(NodeReader(driver, kubelet), orders, poll_seconds=settings.poll_seconds)
+        greeting = Greeting(
+            node=settings.node_name,
+            agent_version=importlib.metadata.version("nebulnetes"),
+            driver=driver.name,
+            boot_id=driver.boot_id,
+        )
+        sessions = Sessions(partial(connect, settings.brain_address), greeting, orders, reporter)
+        async with serving(settings.http_host, settings.http_port, reporter), asyncio.TaskGroup() as group:
+            services = [group.create_task(reporter.run()), group.create_task(sessions.run())]
+            worker = group.create_task(orders.work(reporter))
+            await stop.wait()
+            logger.info("stopping applying=%d", orders.applying)
+            busy = bool(orders.applying)
+            orders.close()
+            await worker
+            if busy:
+                await asyncio.sleep(LAST_WORD_SECONDS)
+            for service in services:
+                service.cancel()
+
+
+def _driver(settings: config.Config) -> GpuDriver:
+    try:
+        return SimulatedDriver(SimulatedNode(settings.simulation_dir))
+    except FileNotFoundError as error:
+        raise ConfigError("--simulation-dir", f"{settings.simulation_dir} holds no simulated hardware") from error
+
+
+def main() -> None:
+    """The entry point of ``n8s-agent``; exits with 2 when a setting cannot work."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    try:
+        settings = config.parse(sys.argv[1:])
+        logging.getLogger().setLevel(settings.log_level)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(run(settings))
+    except ConfigError as error:
+        sys.stderr.write(f"n8s-agent: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

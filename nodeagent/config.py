@@ -1,0 +1,142 @@
+"""The agent's settings: each with unit, default and reason, checked at the start, before anything is touched.
+
+A setting that cannot work ends the program with an error that names it; nothing is silently put right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nodeagent.apply import IN_USE_SECONDS
+from nodeagent.errors import ConfigError
+from nodeagent.plugin import DEADLINE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the agent is told at its start; see the command line's help for each."""
+
+    node_name: str
+    brain_address: str
+    gpu_driver: str
+    simulation_dir: Path
+    pod_resources_socket: Path
+    device_plugin_dir: Path
+    poll_seconds: float
+    in_use_seconds: float
+    plugin_seconds: float
+    http_host: str
+    http_port: int
+    log_level: int
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Config:
+    """The settings from a command line.
+
+    Args:
+        arguments: Without the program's name.
+        environment: ``NODE_NAME`` stands in for ``--node-name``: the name is known by the downward API only.
+
+    Raises:
+        ConfigError: A setting cannot work.
+        SystemExit: ``--help``, or an argument that does not parse.
+    """
+    found = _parser(environment).parse_args(arguments)
+    if not found.node_name:
+        raise ConfigError("--node-name", "is missing; give it, or NODE_NAME by the downward API (spec.nodeName)")
+    if not found.brain_address:
+        raise ConfigError("--brain-address", "is empty; it must be HOST:PORT of the brain's gRPC service")
+    if found.gpu_driver != "simulated":
+        raise ConfigError("--gpu-driver", f"{found.gpu_driver!r} does not exist in this release, only 'simulated' does")
+    for field in ("pod_resources_socket", "device_plugin_dir", "simulation_dir"):
+        if not getattr(found, field).is_absolute():
+            raise ConfigError(f"--{field.replace('_', '-')}", f"{getattr(found, field)} must be an absolute path")
+    for field in ("poll_seconds", "in_use_seconds", "plugin_seconds"):
+        if not 0 < getattr(found, field) < 3600:
+            raise ConfigError(f"--{field.replace('_', '-')}", "must be more than 0 and less than 3600 seconds")
+    host, port = _host_port(found.http_listen)
+    level = logging.getLevelNamesMapping().get(found.log_level.upper())
+    if level is None:
+        raise ConfigError("--log-level", f"{found.log_level!r} must be debug, info, warning or error")
+    return Config(
+        node_name=found.node_name,
+        brain_address=found.brain_address,
+        gpu_driver=found.gpu_driver,
+        simulation_dir=found.simulation_dir,
+        pod_resources_socket=found.pod_resources_socket,
+        device_plugin_dir=found.device_plugin_dir,
+        poll_seconds=found.poll_seconds,
+        in_use_seconds=found.in_use_seconds,
+        plugin_seconds=found.plugin_seconds,
+        http_host=host,
+        http_port=port,
+        log_level=level,
+    )
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="n8s-agent",
+        description="Reports what this node's GPUs hold to the brain, and applies the MIG geometries that it orders.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--node-name", default=environment.get("NODE_NAME", ""), help="name of this Kubernetes node (or env NODE_NAME)"
+    )
+    parser.add_argument("--brain-address", required=True, help="HOST:PORT of the brain's gRPC service")
+    parser.add_argument("--gpu-driver", default="simulated", help="how the GPUs are reached: simulated")
+    parser.add_argument(
+        "--simulation-dir",
+        type=Path,
+        default=Path("/var/lib/nebulnetes-sim"),
+        help="directory of the simulated hardware, shared with whatever else uses it",
+    )
+    parser.add_argument(
+        "--pod-resources-socket",
+        type=Path,
+        default=Path("/var/lib/kubelet/pod-resources/kubelet.sock"),
+        help="the kubelet's PodResources socket; the default is where every kubelet has it",
+    )
+    parser.add_argument(
+        "--device-plugin-dir",
+        type=Path,
+        default=Path("/var/lib/kubelet/device-plugins"),
+        help="where device plugins listen; the path is compiled into the kubelet",
+    )
+    parser.add_argument(
+        "--poll-seconds",
+        type=float,
+        default=0.5,
+        help="seconds between two looks at kubelet and driver, neither of which tells of a change by itself",
+    )
+    parser.add_argument(
+        "--in-use-seconds",
+        type=float,
+        default=IN_USE_SECONDS,
+        help="seconds to wait for an instance whose process has just ended; then what holds it is reported",
+    )
+    parser.add_argument(
+        "--plugin-seconds",
+        type=float,
+        default=DEADLINE_SECONDS,
+        help="seconds for the device plugin to show new devices; a restart of its pod takes some",
+    )
+    parser.add_argument("--http-listen", default=":8081", help="HOST:PORT of /healthz, /readyz and /metrics")
+    parser.add_argument("--log-level", default="info", help="debug, info, warning or error")
+    return parser
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError("--http-listen", f"{text!r} must be HOST:PORT; leave HOST empty for all addresses")
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -1,0 +1,136 @@
+"""One look at the node: what the driver and the kubelet say, put together into the state that the brain is sent.
+
+It looks and tells, and changes nothing. Where one of the two does not answer it does not guess: instances are unknown,
+and the problem is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from n8s import names
+from n8s.v1 import agent_pb2, gpu_pb2
+from nodeagent.errors import DriverError, KubeletError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nodeagent.gpu.driver import Gpu, GpuDriver, Instance
+    from nodeagent.kubelet import DeviceAccount, DeviceIds, Kubelet
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """The node at one moment.
+
+    Attributes:
+        gpus: By index; as last seen where the driver does not answer.
+        account: The kubelet's account; None where it does not answer.
+        problem: What keeps the agent from seeing; empty when nothing does.
+        fresh: Whether ``gpus`` is what the driver says now.
+    """
+
+    gpus: tuple[Gpu, ...]
+    account: DeviceAccount | None
+    problem: str
+    fresh: bool
+
+    def state(self, applying: int) -> agent_pb2.NodeState:
+        """The wire's form, with the id of the order being applied (0 when none is)."""
+        allocatable = self.account.allocatable if self.account else {}
+        return agent_pb2.NodeState(
+            gpus=[self._gpu(gpu) for gpu in self.gpus],
+            allocatable=[
+                agent_pb2.AllocatableResource(name=name, device_ids=sorted(allocatable[name]))
+                for name in sorted(allocatable)
+            ],
+            problem=self.problem,
+            applying=applying,
+        )
+
+    def _gpu(self, gpu: Gpu) -> gpu_pb2.Gpu:
+        return gpu_pb2.Gpu(
+            index=gpu.index,
+            uuid=gpu.uuid,
+            model=gpu.model,
+            memory_mib=gpu.memory_mib,
+            slots=gpu.slots,
+            profiles=[
+                gpu_pb2.Profile(
+                    name=profile.name,
+                    size=profile.size,
+                    starts=profile.starts,
+                    max_count=profile.max_count,
+                    memory_mib=profile.memory_mib,
+                )
+                for profile in gpu.profiles
+            ],
+            instances=[self._instance(instance) for instance in gpu.instances],
+            problem=gpu.problem,
+        )
+
+    def _instance(self, instance: Instance) -> gpu_pb2.Instance:
+        message = gpu_pb2.Instance(
+            profile=instance.placement.profile,
+            start=instance.placement.start,
+            size=instance.size,
+            gpu_instance_id=instance.id,
+            uuid=instance.uuid or "",
+            state=self._instance_state(instance),
+            processes=instance.processes,
+        )
+        holder = self.account.holders.get(instance.uuid) if self.account and instance.uuid else None
+        if holder is not None:
+            message.holder.CopyFrom(
+                gpu_pb2.Holder(namespace=holder.namespace, pod=holder.pod, container=holder.container)
+            )
+        return message
+
+    def _instance_state(self, instance: Instance) -> gpu_pb2.InstanceState.ValueType:
+        if not self.fresh:
+            return gpu_pb2.INSTANCE_STATE_UNKNOWN
+        if instance.uuid is None:
+            return gpu_pb2.INSTANCE_STATE_BROKEN
+        if instance.processes:
+            return gpu_pb2.INSTANCE_STATE_USED
+        if self.account is None:
+            return gpu_pb2.INSTANCE_STATE_UNKNOWN
+        return gpu_pb2.INSTANCE_STATE_USED if instance.uuid in self.account.holders else gpu_pb2.INSTANCE_STATE_FREE
+
+
+class NodeReader:
+    """Looks at the node through driver and kubelet."""
+
+    def __init__(self, driver: GpuDriver, kubelet: Kubelet) -> None:
+        self._driver = driver
+        self._kubelet = kubelet
+        self._seen: tuple[Gpu, ...] = ()
+
+    async def look(self) -> NodeView:
+        """The node now. Never raises for a driver or kubelet that fails; that is the view's ``problem``."""
+        problems = []
+        # The kubelet first: a device it calls free and that a process opens meanwhile shows in the driver's answer.
+        account: DeviceAccount | None = None
+        try:
+            account = await self._kubelet.account()
+        except KubeletError as error:
+            problems.append(str(error))
+        fresh = True
+        try:
+            self._seen = await asyncio.to_thread(self._driver.read)
+        except DriverError as error:
+            fresh = False
+            problems.append(str(error))
+        return NodeView(gpus=self._seen, account=account, problem="; ".join(problems), fresh=fresh)
+
+
+def device_ids(gpus: Iterable[Gpu]) -> DeviceIds:
+    """What the device plugin must advertise for these GPUs: the UUIDs of whole instances, by resource."""
+    ids: dict[str, set[str]] = {}
+    for gpu in gpus:
+        for instance in gpu.instances:
+            if instance.uuid is not None:
+                ids.setdefault(names.mig_resource(instance.placement.profile), set()).add(instance.uuid)
+    return {name: frozenset(uuids) for name, uuids in ids.items()}

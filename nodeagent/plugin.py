@@ -1,0 +1,213 @@
+"""Makes the node's NVIDIA device plugin look again, and waits until the kubelet has what it found.
+
+The plugin enumerates MIG devices when it starts and on SIGHUP, never by itself. It is found by what it does, not by a
+pod's name: the process that listens on one of NVIDIA's sockets in this node's device-plugin directory. One that has
+no devices listens on nothing; then its program's name counts. Several nodes may share a host and its process ids, so a
+process whose view of the directory is another directory is somebody else's.
+
+It refuses to signal when the kubelet already shows the right devices (a restart of the plugin takes all of its
+resources away for a second), to signal a process that is not ready for it, and to restart or kill anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final, Protocol
+
+from nodeagent.errors import KubeletError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from nodeagent.kubelet import DeviceIds, Kubelet
+
+PROGRAM: Final = "nvidia-device-plugin"
+"""Name of the plugin's program."""
+SOCKET_PREFIX: Final = "nvidia"
+"""How its sockets' names begin; other vendors' plugins, which may die of SIGHUP, live in the same directory."""
+KUBELET_SOCKET: Final = "kubelet.sock"
+
+POLL_SECONDS: Final = 0.05
+"""Between two looks at the kubelet's devices. It has a new list within 3 to 25 ms of the plugin's sending it."""
+DEADLINE_SECONDS: Final = 30.0
+"""For the kubelet to show the devices. A plugin takes about a second; a pod that is being replaced some more."""
+SEARCH_SECONDS: Final = 0.25
+"""Between two searches for a plugin that is not there, or not ready; a search reads all of /proc."""
+RESIGNAL_SECONDS: Final = 5.0
+"""After this long without effect the plugin is signalled once more."""
+
+_LISTENING: Final = 0x10000  # __SO_ACCEPTCON in the flags column of /proc/net/unix
+
+logger = logging.getLogger(__name__)
+
+
+class DevicePlugin(Protocol):
+    """What the agent asks of the device plugin."""
+
+    async def settle(self, devices: Callable[[], Awaitable[DeviceIds]], halt: asyncio.Event) -> str:
+        """Bring the kubelet's device ids in line with the instances'; see :meth:`SignalledPlugin.settle`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """A listening unix socket: its inode number and the path it was bound to, as its process sees it."""
+
+    inode: int
+    path: PurePosixPath
+
+
+class SignalledPlugin:
+    """The device plugin of this node, told by SIGHUP.
+
+    Args of the constructor: the kubelet, the device-plugin directory as this process sees it, the proc file system,
+    and the deadline in seconds.
+    """
+
+    def __init__(
+        self,
+        kubelet: Kubelet,
+        directory: Path,
+        *,
+        proc: Path = Path("/proc"),
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        self._kubelet = kubelet
+        self._directory = directory
+        self._proc = proc
+        self._deadline_seconds = deadline_seconds
+
+    async def settle(self, devices: Callable[[], Awaitable[DeviceIds]], halt: asyncio.Event) -> str:
+        """Wait until the kubelet shows exactly ``devices``, having the plugin look again where it does not.
+
+        Args:
+            devices: Reads the device ids there should be, by resource; asked anew at each look.
+            halt: Set when the wait is to end early.
+
+        Returns:
+            Empty when the kubelet shows them; else what is missing, for people.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._deadline_seconds
+        search_at = loop.time()
+        while True:
+            missing = await self._difference(await devices())
+            if not missing or halt.is_set() or loop.time() >= deadline:
+                return missing
+            if loop.time() >= search_at:
+                signalled = [pid for pid in await asyncio.to_thread(self.find) if self._signal(pid)]
+                search_at = loop.time() + (RESIGNAL_SECONDS if signalled else SEARCH_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(halt.wait(), POLL_SECONDS)
+
+    async def _difference(self, wanted: DeviceIds) -> str:
+        try:
+            shown = (await self._kubelet.account()).allocatable
+        except KubeletError as error:
+            return str(error)
+        lines = [
+            f"{name}: the kubelet knows {len(shown.get(name, ()))} devices, the GPUs have {len(wanted.get(name, ()))}"
+            for name in sorted(wanted.keys() | shown.keys())
+            if shown.get(name, frozenset()) != wanted.get(name, frozenset())
+        ]
+        return "; ".join(lines)
+
+    def find(self) -> list[int]:
+        """Process ids of this node's device plugin; empty where none runs.
+
+        Those that listen on its sockets in the directory; only where there is none, those that are the program.
+        """
+        try:
+            ours = _identity(self._directory)
+        except OSError:
+            return []
+        listening, named = [], []
+        tables: dict[str, dict[int, _Listener]] = {}
+        for pid in self._pids():
+            root = self._proc / str(pid)
+            with contextlib.suppress(OSError):  # it ended, or is not ours to look at
+                if _identity(_inside(root, self._directory)) != ours:
+                    continue
+                namespace = str((root / "ns" / "net").readlink())
+                if namespace not in tables:
+                    tables[namespace] = _listeners(root / "net" / "unix")
+                sockets = self._sockets(root, tables[namespace], ours)
+                if KUBELET_SOCKET in sockets:
+                    continue
+                if any(name.startswith(SOCKET_PREFIX) for name in sockets):
+                    listening.append(pid)
+                elif _is_plugin(root):
+                    named.append(pid)
+        return listening or named
+
+    def _pids(self) -> Iterator[int]:
+        return (
+            int(entry.name) for entry in self._proc.iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid()
+        )
+
+    def _sockets(self, root: Path, table: dict[int, _Listener], ours: tuple[int, int]) -> set[str]:
+        """Names of the sockets in our directory on which the process at ``root`` listens."""
+        names = set()
+        for descriptor in (root / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                target = str(descriptor.readlink())
+                if not target.startswith("socket:["):
+                    continue
+                listener = table.get(int(target[len("socket:[") : -1]))
+                if listener is not None and _identity(_inside(root, listener.path.parent)) == ours:
+                    names.add(listener.path.name)
+        return names
+
+    def _signal(self, pid: int) -> bool:
+        """Send SIGHUP to a process that handles it; one that is still starting would die of it."""
+        try:
+            if not _handles_hangup(self._proc / str(pid)):
+                return False
+            os.kill(pid, signal.SIGHUP)
+        except OSError as error:
+            logger.warning("cannot signal the device plugin pid=%d error=%s", pid, error)
+            return False
+        logger.info("device plugin told to look again pid=%d", pid)
+        return True
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _inside(root: Path, path: Path | PurePosixPath) -> Path:
+    """A path as the process at ``root`` (``/proc/PID``) sees it."""
+    return root / "root" / str(path).lstrip("/") if path.is_absolute() else root / "cwd" / path
+
+
+def _listeners(table: Path) -> dict[int, _Listener]:
+    """Listening sockets with a path of one network namespace, by inode. Columns: proc_net_unix(5)."""
+    found = {}
+    for line in table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()[1:]:
+        columns = line.split(maxsplit=7)
+        if len(columns) == 8 and int(columns[3], 16) & _LISTENING and not columns[7].startswith("@"):
+            inode = int(columns[6])
+            found[inode] = _Listener(inode, PurePosixPath(columns[7]))
+    return found
+
+
+def _is_plugin(root: Path) -> bool:
+    """Whether the program's name is the plugin's; a script's interpreter stands before it."""
+    arguments = (root / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
+    program = PurePosixPath(arguments[0]).name
+    if program.startswith("python") and len(arguments) > 1:
+        program = PurePosixPath(arguments[1]).name
+    return program == PROGRAM
+
+
+def _handles_hangup(root: Path) -> bool:
+    for line in (root / "status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) & 1 << (signal.SIGHUP - 1))
+    return False

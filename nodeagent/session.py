@@ -1,0 +1,154 @@
+"""The stream to the brain: opened by the agent, opened again whenever it ends, for as long as the agent runs.
+
+It carries messages and keeps nothing: what to say is the reporter's, what to do the orders'. An order under way goes on
+while there is no session. Each session has a connection of its own, so that a new one finds the brain that leads now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import grpc
+import grpc.aio
+
+from n8s.v1 import agent_pb2
+from n8s.v1.agent_pb2_grpc import AgentServiceStub
+from nodeagent import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nodeagent.orders import Orders
+    from nodeagent.report import Reporter
+
+KEEPALIVE_SECONDS: Final = 20
+"""Between two pings on an idle connection; the brain's server must allow at least that many."""
+KEEPALIVE_TIMEOUT_SECONDS: Final = 10
+"""For the answer to a ping; a connection without it is dead."""
+FIRST_RETRY_SECONDS: Final = 0.1
+LAST_RETRY_SECONDS: Final = 5.0
+"""Bounds of the back-off between sessions: a brain that restarts is back soon, and thousands of agents wait for it."""
+LASTING_SECONDS: Final = 5.0
+"""A session that lasted this long was a good one: the back-off starts anew."""
+
+logger = logging.getLogger(__name__)
+
+Call = Any  # grpc.aio's stream-stream call; its stubs leave the messages' types open
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What the hello says besides the epoch.
+
+    Attributes:
+        node: Name of the Kubernetes node.
+        agent_version: Version of the agent.
+        driver: Name and version of the GPU driver.
+        boot_id: Reads the id of the node's boot, anew for each session.
+    """
+
+    node: str
+    agent_version: str
+    driver: str
+    boot_id: Callable[[], str]
+
+
+class Connects(Protocol):
+    """Opens a connection to the brain."""
+
+    def __call__(self) -> grpc.aio.Channel:
+        """A new channel, to be closed by the caller."""
+
+
+def connect(address: str) -> grpc.aio.Channel:
+    """A new connection to the brain at ``address``, without TLS: the one place where the agent makes channels to it."""
+    return grpc.aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+            # gRPC's own back-off starts at a second, and a connection shared with an earlier channel leads to the
+            # brain that has just turned us away.
+            ("grpc.initial_reconnect_backoff_ms", int(FIRST_RETRY_SECONDS * 1000)),
+            ("grpc.min_reconnect_backoff_ms", 1000),
+            ("grpc.max_reconnect_backoff_ms", int(LAST_RETRY_SECONDS * 1000)),
+            ("grpc.use_local_subchannel_pool", 1),
+        ],
+    )
+
+
+class Sessions:
+    """Keeps a session with the brain."""
+
+    def __init__(self, connects: Connects, greeting: Greeting, orders: Orders, reporter: Reporter) -> None:
+        self._connects = connects
+        self._greeting = greeting
+        self._orders = orders
+        self._reporter = reporter
+
+    async def run(self) -> None:
+        """Open a session, serve it to its end, and begin again, until cancelled."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            began = loop.time()
+            ended = await self._session()
+            failures = 1 if loop.time() - began >= LASTING_SECONDS else failures + 1
+            ceiling = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10))
+            pause = ceiling * random.uniform(0.5, 1.0)  # noqa: S311, jitter is no secret
+            logger.info("session ended reason=%r retry_seconds=%.2f", ended, pause)
+            await asyncio.sleep(pause)
+
+    async def _session(self) -> str:
+        """One session, to its end; returns why it ended, for people."""
+        channel = self._connects()
+        try:
+            call: Call = AgentServiceStub(channel).Session(wait_for_ready=True)
+            writer = asyncio.create_task(self._write(call))
+            try:
+                return await self._read(call)
+            finally:
+                metrics.CONNECTED.set(0)
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+                call.cancel()
+        finally:
+            await channel.close()
+
+    async def _read(self, call: Call) -> str:
+        try:
+            async for message in call:
+                match message.WhichOneof("body"):
+                    case "order":
+                        self._orders.take(message.order, self._reporter)
+                    case "state_request":
+                        self._reporter.ask()
+                    case _:
+                        logger.warning("message of an unknown kind left aside")
+        except grpc.aio.AioRpcError as error:
+            return f"{error.code().name} {error.details()}"
+        return "the brain closed it"
+
+    async def _write(self, call: Call) -> None:
+        # A stream that has ended refuses to be written; its reader says why.
+        with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            await call.wait_for_connection()
+            hello = agent_pb2.Hello(
+                node=self._greeting.node,
+                boot_id=await asyncio.to_thread(self._greeting.boot_id),
+                agent_version=self._greeting.agent_version,
+                driver=self._greeting.driver,
+                epoch=self._orders.epoch,
+            )
+            await call.write(agent_pb2.AgentMessage(hello=hello))
+            metrics.SESSIONS.inc()
+            metrics.CONNECTED.set(1)
+            logger.info("session open node=%s epoch=%d", hello.node, hello.epoch)
+            self._reporter.restart()
+            while True:
+                await call.write(await self._reporter.next_message())
