@@ -41,7 +41,7 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
             wakes.append(step.wake_seconds)
     decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb)
     for node in nodes:
-        shown = repartition.annotations(node, plan)
+        shown = repartition.shown_geometry(node, plan)
         if shown is not None:
             decisions.append(shown)
         decisions += repartition.node_events(node)
@@ -56,7 +56,7 @@ def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
         if made:
             message = f"Making room on node {plan.assigned[pod.key]}: {_described(made)}"
             yield _event(pod, reasons.REPARTITIONING, message, warning=False)
-        elif pod.key in plan.unplaced:
+        elif pod.key in plan.unplaced and pod.key not in plan.deferred:
             yield _event(pod, reasons.NO_ROOM, plan.unplaced[pod.key], warning=True)
 
 

@@ -23,6 +23,7 @@ from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from n8s import names
 
+BUSY: Final = "is being repartitioned"
 _SEARCH_STEPS: Final = 2_000
 """Steps of the search for one pod on one node; enough for eight instances over eight GPUs in every case seen."""
 
@@ -36,12 +37,14 @@ class Plan:
         assigned: by pod key, the node where the pod's instances are or will be.
         made: by pod key, what is made for it: ``(GPU index, placement)``; pods served as things are have none.
         unplaced: by pod key, why there is no room for it.
+        deferred: those of ``unplaced`` that a node could still serve once it is done with the change under way.
     """
 
     geometries: Mapping[str, Mapping[int, Geometry]] = field(default_factory=dict)
     assigned: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, tuple[tuple[int, Placement], ...]] = field(default_factory=dict)
     unplaced: Mapping[str, str] = field(default_factory=dict)
+    deferred: frozenset[str] = frozenset()
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -60,23 +63,33 @@ def plan(snapshot: Snapshot) -> Plan:
     assigned: dict[str, str] = {}
     made: dict[str, tuple[tuple[int, Placement], ...]] = {}
     unplaced: dict[str, str] = {}
+    deferred: set[str] = set()
     for pod in waiting:
         refusals = {room.node.name: room.refusal(pod) for room in rooms}
         candidates = [room for room in rooms if not refusals[room.node.name]]
+        for room in rooms:
+            room.lend(pod)
         choice = _cheapest(pod, candidates, change=False)
         if choice is None and pod.unschedulable:
             choice = _cheapest(pod, candidates, change=True)
         if choice is None:
+            for room in rooms:
+                room.hold(pod)
             if pod.unschedulable:
                 unplaced[pod.key] = _why(pod, rooms, refusals)
+                if any(room.busy and all(map(room.profile_known, pod.mig_request)) for room in candidates):
+                    deferred.add(pod.key)
             continue
         room, option = choice
         new = room.take(pod, option)
+        for other in rooms:
+            if other is not room:
+                other.hold(pod)
         assigned[pod.key] = room.node.name
         if new:
             made[pod.key] = new
     geometries = {room.node.name: changed for room in rooms if (changed := room.changed())}
-    return Plan(geometries, assigned, made, unplaced)
+    return Plan(geometries, assigned, made, unplaced, frozenset(deferred))
 
 
 def changeable(node: Node) -> str:
@@ -92,11 +105,11 @@ def changeable(node: Node) -> str:
     if node.agent.problem:
         return f"has an agent with a problem ({node.agent.problem})"
     if node.agent.ordered is not None:
-        return "is being repartitioned"
+        return BUSY
     if node.agent.failure is not None and node.agent.failure.retry_seconds > 0:
         return "could not be repartitioned a moment ago"
     if node.repartitioning and node.agent.applied_seconds < node.tainted_seconds:
-        return "is being repartitioned"
+        return BUSY
     return ""
 
 
@@ -210,6 +223,7 @@ class _Room:
     fixed_reason: str
     unmanaged: Counter[str]
     given: list[Pod] = field(default_factory=list)
+    holds: dict[str, list[_Step]] = field(default_factory=dict)
 
     @staticmethod
     def of(node: Node, bound: tuple[Pod, ...]) -> _Room:
@@ -235,13 +249,18 @@ class _Room:
                 room.keep(resource, count)
         return room
 
-    def keep(self, resource: str, count: int) -> None:
-        """Let free instances of a resource stay, those first whose place costs the least."""
-        for _ in range(count):
-            options = list(self.existing(resource))
-            if not options:
-                return
-            self.apply(min(options, key=lambda step: (self.worth_lost(step), step.gpu, step.placement)))
+    @property
+    def busy(self) -> bool:
+        """Whether only a change under way keeps this node from being changed."""
+        return self.fixed_reason == BUSY
+
+    def keep(self, resource: str, count: int) -> list[_Step]:
+        """Let free instances of a resource stay, those first whose place costs the least; which these are."""
+        kept: list[_Step] = []
+        while len(kept) < count and (options := list(self.existing(resource))):
+            kept.append(min(options, key=lambda step: (self.worth_lost(step), step.gpu, step.placement)))
+            self.apply(kept[-1])
+        return kept
 
     def keep_for_holders(self, waiting: Sequence[Pod]) -> None:
         """On a node under the taint: keep what pods might be bound to that the scheduler may have taken here already.
@@ -253,8 +272,18 @@ class _Room:
         for pod in waiting:
             untried = not pod.unschedulable or pod.nominated == self.node.name or fit.tolerates_repartitioning(pod)
             if untried and not fit.unsuitable(pod, self.node):
-                for resource, count in sorted(pod.mig_request.items()):
-                    self.keep(resource, count)
+                wanted = sorted(pod.mig_request.items())
+                self.holds[pod.key] = [step for resource, count in wanted for step in self.keep(resource, count)]
+
+    def lend(self, pod: Pod) -> None:
+        """Let a pod's own turn use what is kept for it in case it is bound here."""
+        for step in self.holds.get(pod.key, ()):
+            self.undo(step, {step.placement})
+
+    def hold(self, pod: Pod) -> None:
+        """Keep again what was lent: the pod did not take it in its turn, and may still be bound here."""
+        for step in self.holds.get(pod.key, ()):
+            self.apply(step)
 
     def refusal(self, pod: Pod) -> str:
         """Why this node takes the pod under no geometry; "" when one might."""

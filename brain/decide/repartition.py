@@ -104,7 +104,7 @@ def _as_it_is(agent: Agent) -> dict[int, Geometry]:
     }
 
 
-def annotations(node: Node, plan: Plan) -> AnnotateNode | None:
+def shown_geometry(node: Node, plan: Plan) -> AnnotateNode | None:
     """The annotations that show a node's geometry, where they differ from what it carries; None when they agree.
 
     ``status-…`` counts instances by GPU, profile and use; ``spec-…`` counts what is wanted. A node that is not ours
