@@ -52,7 +52,7 @@ def gpu(index: int, instances: str = "", model: str = "A100-40GB") -> Gpu:
 def agent(gpus: Sequence[Gpu], **changes: Any) -> Agent:
     """A connected agent whose device plugin shows what exists."""
     plain = Agent(connected=True, silent_seconds=0.0, gpus=tuple(gpus))
-    return replace(plain, allocatable=plain.devices, **changes)
+    return replace(replace(plain, allocatable=plain.devices), **changes)
 
 
 def node(name: str, gpus: Sequence[Gpu] = (), agent_changes: Mapping[str, Any] | None = None, **changes: Any) -> Node:

@@ -1,0 +1,141 @@
+"""Usage, labels and standing of quotas; the worked numbers of tests/data/quota_cases.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brain.decide import quotas
+from brain.decide.decisions import LabelPod, UpdateQuota
+from brain.model.pod import Pod
+from brain.model.quota import Kind, Quota, Standing, standings
+from brain.model.snapshot import Snapshot
+from n8s import names
+from tests.worlds import bound, pod
+
+CASES = json.loads((Path(__file__).parents[2] / "data" / "quota_cases.json").read_text())["cases"]
+LABELLED = [case for case in CASES if "labels" in case["expected"]]
+
+
+def quota(
+    name: str = "q", namespaces: tuple[str, ...] = ("team",), *, kind: Kind = Kind.SINGLE, **changes: Any
+) -> Quota:
+    return Quota(kind, namespaces[0], name, namespaces, **changes)
+
+
+def test_there_are_labelled_cases() -> None:
+    assert len(LABELLED) >= 3
+
+
+@pytest.mark.parametrize("case", LABELLED, ids=[case["name"] for case in LABELLED])
+def test_labels_of_the_worked_cases(case: dict[str, Any]) -> None:
+    gpu_memory_gb = case.get("gpu_memory_gb", 16)
+    labels: dict[str, str] = {}
+    for stated in case["quotas"]:
+        governed = quota(stated["name"], tuple(stated["namespaces"]), min=stated["min"] or {}, max=stated["max"] or {})
+        pods = [
+            Pod(
+                p["ns"],
+                p["name"],
+                p["name"],
+                p["created"],
+                p["request"],
+                p.get("labels", {}),
+                "Running",
+                priority=p["priority"],
+            )
+            for p in case["running"]
+            if p["ns"] in governed.namespaces
+        ]
+        labels |= quotas.capacity_labels(governed, pods, gpu_memory_gb)
+    assert labels == labels | case["expected"]["labels"]
+
+
+def test_protected_pods_come_first() -> None:
+    governed = quota(min={"nvidia.com/gpu": 1})
+    old = bound("old", "n1", request={"nvidia.com/gpu": 1}, created=1)
+    protected = bound(
+        "protected", "n1", request={"nvidia.com/gpu": 1}, created=2, labels={names.PREEMPTIBLE_LABEL: "false"}
+    )
+    labels = quotas.capacity_labels(governed, [old, protected], 32)
+    assert labels == {"team/old": "over-quota", "team/protected": "in-quota"}
+
+
+def test_used_counts_running_pods_and_labels_follow() -> None:
+    governed = quota(min={"cpu": 1000, names.GPU_MEMORY: 10}, max={"nvidia.com/gpu": 4})
+    pods = (
+        bound("a", "n1", {"1g.5gb": 1}, request={"cpu": 600}, created=1),
+        bound("b", "n1", {"1g.5gb": 1}, request={"cpu": 600}, created=2, labels={names.CAPACITY_LABEL: "in-quota"}),
+        pod("waiting", {"1g.5gb": 1}),
+        bound("ended", "n1", {"1g.5gb": 1}, phase="Succeeded", labels={names.CAPACITY_LABEL: "in-quota"}),
+        bound("elsewhere", "n1", namespace="free", labels={names.CAPACITY_LABEL: "in-quota"}),
+    )
+    decisions = list(quotas.quota_decisions(Snapshot(pods=pods, quotas=(governed,)), 32))
+    updates = [d for d in decisions if isinstance(d, UpdateQuota)]
+    assert [dict(d.status.used) for d in updates] == [{"cpu": 1200, names.GPU_MEMORY: 10, "nvidia.com/gpu": 0}]
+    assert {(c.type, c.status) for c in updates[0].status.conditions} == {
+        ("Active", True),
+        ("Conflict", False),
+        ("Superseded", False),
+    }
+    labels = {(d.name, d.value) for d in decisions if isinstance(d, LabelPod)}
+    assert labels == {("a", "in-quota"), ("b", "over-quota"), ("elsewhere", None)}
+
+
+def test_a_settled_world_needs_nothing() -> None:
+    governed = quota(min={"cpu": 1000})
+    first = next(d for d in quotas.quota_decisions(Snapshot(quotas=(governed,)), 32) if isinstance(d, UpdateQuota))
+    settled = quota(min={"cpu": 1000}, status=first.status)
+    assert list(quotas.quota_decisions(Snapshot(quotas=(settled,)), 32)) == []
+
+
+def test_a_composite_supersedes_and_counts_once() -> None:
+    single = quota("eq", ("a",), min={"cpu": 1000})
+    both = quota("ceq", ("a", "b"), kind=Kind.COMPOSITE, min={"cpu": 5000})
+    pods = tuple(bound(f"p-{ns}", "n1", namespace=ns, request={"cpu": 700}) for ns in "ab")
+    updates = {
+        d.quota.name: d.status
+        for d in quotas.quota_decisions(Snapshot(pods=pods, quotas=(single, both)), 32)
+        if isinstance(d, UpdateQuota)
+    }
+    assert dict(updates["ceq"].used) == {"cpu": 1400}
+    assert dict(updates["eq"].used) == {}
+    superseded = {c.type: c for c in updates["eq"].conditions}["Superseded"]
+    assert superseded.status
+    assert superseded.message == "CompositeElasticQuota a/ceq governs namespace a"
+
+
+# (what it shows, quotas, standing by name)
+STANDINGS: list[tuple[str, list[Quota], dict[str, str]]] = [
+    ("the oldest of two counts", [quota("b", created=1), quota("a", created=2)], {"b": "Active", "a": "Conflict"}),
+    ("then the first by name", [quota("b"), quota("a")], {"b": "Conflict", "a": "Active"}),
+    (
+        "a composite supersedes an older single",
+        [quota("eq", ("a",), created=1), quota("ceq", ("a",), kind=Kind.COMPOSITE, created=2)],
+        {"eq": "Superseded", "ceq": "Active"},
+    ),
+    (
+        "a composite in conflict supersedes nothing",
+        [
+            quota("eq", ("c",)),
+            quota("old", ("a", "b"), kind=Kind.COMPOSITE, created=1),
+            quota("new", ("b", "c"), kind=Kind.COMPOSITE, created=2),
+        ],
+        {"eq": "Active", "old": "Active", "new": "Conflict"},
+    ),
+    (
+        "a spec that cannot be read counts for nothing",
+        [quota("bad", problems=("spec.min: x",)), quota("good", created=9)],
+        {"bad": "Conflict", "good": "Active"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("stated", "expected"), [row[1:] for row in STANDINGS], ids=[row[0] for row in STANDINGS])
+def test_standings(stated: list[Quota], expected: dict[str, str]) -> None:
+    verdicts = standings(stated)
+    assert {q.name: verdicts[q.key].standing.value for q in stated} == expected
+    assert all(verdicts[q.key].reason or verdicts[q.key].standing is Standing.ACTIVE for q in stated)

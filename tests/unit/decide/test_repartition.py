@@ -1,0 +1,174 @@
+"""What happens to a node next, from every situation a brain may find it in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from brain.decide import repartition
+from brain.decide.decisions import Decision, OrderGeometry, PublishDevices, TaintNode, UntaintNode
+from brain.decide.partition import Plan
+from brain.model.mig import Geometry, Placement
+from brain.model.node import Failure, Node, Taint
+from n8s import names
+from tests.worlds import gpu, node
+
+WANT: dict[int, Geometry] = {0: (Placement(6, "1g.5gb"),)}
+SAME: dict[int, Geometry] = {0: (Placement(0, "7g.40gb"),)}
+TAINT = (Taint(names.REPARTITIONING_TAINT),)
+SEVEN = "nvidia.com/mig-7g.40gb"
+ONE = "nvidia.com/mig-1g.5gb"
+
+
+def situation(agent: dict[str, Any] | None = None, **changes: Any) -> Node:
+    return node("n1", [gpu(0, "7g.40gb@0f")], agent, **changes)
+
+
+STALE: dict[str, Any] = {"allocatable": {SEVEN: frozenset({"MIG-old"})}}
+
+# (what it shows, node, wanted, waiting pod fits as it is, decision or None, wake seconds or None)
+STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float | None]] = [
+    ("at rest", situation(), {}, False, None, None),
+    ("wanted: taint first", situation(), WANT, False, TaintNode("n1"), None),
+    ("tainted: wait until it has settled", situation(taints=TAINT, tainted_seconds=0.25), WANT, False, None, 0.75),
+    ("settled: order", situation(taints=TAINT, tainted_seconds=1.0), WANT, False, OrderGeometry("n1", WANT), None),
+    ("no longer wanted: open", situation(taints=TAINT, tainted_seconds=1.0), {}, False, UntaintNode("n1"), None),
+    (
+        "order under way: nothing",
+        situation({"ordered": WANT}, taints=TAINT, tainted_seconds=3),
+        WANT,
+        False,
+        None,
+        None,
+    ),
+    (
+        "applied: publish before opening",
+        situation({"applied_seconds": 0.1}, taints=TAINT, tainted_seconds=1.5, allocatable={ONE: 7}),
+        {},
+        False,
+        PublishDevices("n1", {ONE: 0, SEVEN: 1}),
+        None,
+    ),
+    (
+        "applied once under this taint: open before the next order",
+        situation({"applied_seconds": 0.1}, taints=TAINT, tainted_seconds=1.5),
+        WANT,
+        False,
+        UntaintNode("n1"),
+        None,
+    ),
+    (
+        "an order of an earlier taint does not count",
+        situation({"applied_seconds": 9.0}, taints=TAINT, tainted_seconds=1.5),
+        WANT,
+        False,
+        OrderGeometry("n1", WANT),
+        None,
+    ),
+    ("just opened and pods fit: let them in first", situation(untainted_seconds=0.5), WANT, True, None, 0.5),
+    ("just opened but nobody fits", situation(untainted_seconds=0.5), WANT, False, TaintNode("n1"), None),
+    ("pods fit but do not come", situation(untainted_seconds=5), WANT, True, TaintNode("n1"), None),
+    ("plugin stale: taint, then order what is there", situation(STALE), {}, False, TaintNode("n1"), None),
+    (
+        "plugin stale and settled",
+        situation(STALE, taints=TAINT, tainted_seconds=2),
+        {},
+        False,
+        OrderGeometry("n1", SAME),
+        None,
+    ),
+    (
+        "failed: leave it alone, open it, look again later",
+        situation({"failure": Failure("in-use", "x", 4.0)}, taints=TAINT, tainted_seconds=2),
+        WANT,
+        False,
+        UntaintNode("n1"),
+        4.0,
+    ),
+    ("failed and waited", situation({"failure": Failure("in-use", "x", 0.0)}), WANT, False, TaintNode("n1"), None),
+    (
+        "plugin did not come back: the kubelet's word counts",
+        situation(STALE | {"failure": Failure("plugin-late", "x", 8.0)}, taints=TAINT, tainted_seconds=40),
+        {},
+        False,
+        UntaintNode("n1"),
+        8.0,
+    ),
+    (
+        "agent silent under the taint: wait",
+        situation({"connected": False, "silent_seconds": 20.0}, taints=TAINT),
+        WANT,
+        False,
+        None,
+        40.0,
+    ),
+    (
+        "agent silent for long",
+        situation({"connected": False, "silent_seconds": 61.0}, taints=TAINT),
+        WANT,
+        False,
+        UntaintNode("n1"),
+        None,
+    ),
+    ("agent silent, no taint", situation({"connected": False}), WANT, False, None, None),
+    ("label gone under the taint", situation(labels={}, taints=TAINT), {}, False, UntaintNode("n1"), None),
+    ("not labelled", situation(labels={}), WANT, False, None, None),
+    ("no agent", replace(situation(), agent=None), WANT, False, None, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("item", "wanted", "expected", "decision", "wake"), [row[1:] for row in STEPS], ids=[r[0] for r in STEPS]
+)
+def test_next_step(
+    item: Node,
+    wanted: dict[int, Geometry],
+    expected: bool,
+    decision: Decision | None,
+    wake: float | None,
+) -> None:
+    plan = Plan(geometries={"n1": wanted} if wanted else {})
+    step = repartition.step(item, plan, expected=expected, settle_seconds=1.0)
+    assert step.decisions == ((decision,) if decision else ())
+    assert step.wake_seconds == (pytest.approx(wake) if wake is not None else None)
+
+
+def test_annotations_follow_state_and_plan() -> None:
+    item = node(
+        "n1",
+        [gpu(0, "1g.5gb@0u 1g.5gb@1f 1g.5gb+me@2f")],
+        annotations={
+            f"{names.GROUP}/status-gpu-0-7g.40gb-free": "1",
+            f"{names.GROUP}/status-gpu-0-1g.5gb-used": "1",
+            f"{names.GROUP}/other": "kept",
+        },
+    )
+    decision = repartition.shown_geometry(item, Plan(geometries={"n1": {0: (Placement(0, "1g.5gb"),)}}))
+    assert decision is not None
+    assert decision.annotations == {
+        f"{names.GROUP}/spec-gpu-0-1g.5gb": "1",
+        f"{names.GROUP}/status-gpu-0-1g.5gb-free": "1",
+        f"{names.GROUP}/status-gpu-0-1g.5gb.me-free": "1",
+        f"{names.GROUP}/status-gpu-0-7g.40gb-free": None,
+    }
+    present = {key: value for key, value in decision.annotations.items() if value is not None}
+    settled = replace(item, annotations={**present, f"{names.GROUP}/status-gpu-0-1g.5gb-used": "1"})
+    assert repartition.shown_geometry(settled, Plan(geometries={"n1": {0: (Placement(0, "1g.5gb"),)}})) is None
+    assert repartition.shown_geometry(replace(item, labels={}), Plan()) is None
+
+
+def test_node_events_name_what_to_do() -> None:
+    labels = {names.AUTO_MIG_LABEL: "true", names.MIG_CONFIG_LABEL: "all-1g.5gb"}
+    item = node(
+        "n1",
+        [replace(gpu(0), problem="MIG is off")],
+        {"failure": Failure("in-use", "held by pid 3", 2.0)},
+        labels=labels,
+    )
+    events = list(repartition.node_events(item))
+    assert [event.reason for event in events] == ["MigManagerNode", "MigApplyFailed", "MigGpuProblem"]
+    assert "all-disabled" in events[0].message
+    assert "held by pid 3" in events[1].message
+    assert list(repartition.node_events(replace(item, labels={}))) == []
