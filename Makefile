@@ -1,0 +1,43 @@
+# What people and CI run. Everything else is a detail of these.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := proto brain nodeagent webhook deploy tests
+
+.PHONY: help env demo test unit e2e lint proto bench clean
+help: ## This list
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+env: .venv/.done ## The Python environment, in .venv
+.venv/.done: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: env ## A real cluster on this machine, with simulated GPUs, being repartitioned (KEEP=1 leaves it up)
+	$(BIN)/python -m deploy.local.demo $(if $(KEEP),--keep)
+
+test: lint unit e2e ## All that CI checks
+
+unit: env ## Unit and component tests
+	$(BIN)/pytest -q tests/unit tests/component
+
+e2e: env ## End-to-end tests on a real control plane with real kubelets (builds them once)
+	$(BIN)/python -m deploy.local binaries
+	$(BIN)/pytest -q tests/e2e
+
+lint: env ## Style, types, import contracts, generated code
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+	proto/generate.sh --check
+
+proto: env ## Generates code from the .proto files
+	proto/generate.sh
+
+bench: env ## Prints the figures that the documentation names
+	$(BIN)/python -m tests.bench
+
+clean: ## Removes the Python environment and caches of tools
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
