@@ -10,6 +10,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import cast
 
 from brain.model import resources
 from brain.model.resources import Resources
@@ -170,5 +171,6 @@ def spec_problems(spec: Mapping[str, object]) -> list[str]:
     for (side, name), value in exact.items():
         limit = exact.get(("max", name))
         if side == "min" and limit is not None and value > limit:
-            problems.append(f"spec.min[{name}]: {value} is more than spec.max[{name}], which is {limit}")
+            least, most = (cast("Mapping[str, object]", spec[each])[name] for each in ("min", "max"))
+            problems.append(f"spec.min[{name}]: {least} is more than spec.max[{name}], which is {most}")
     return problems

@@ -1,0 +1,76 @@
+"""Quantities as exact integers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brain.model import quota, resources
+from n8s import names
+
+# (resource, quantity, amount)
+AMOUNTS = [
+    ("cpu", "500m", 500),
+    ("cpu", "2", 2000),
+    ("cpu", 2, 2000),
+    ("cpu", "0.1", 100),
+    ("cpu", "1u", 1),
+    ("memory", "1Gi", 1 << 30),
+    ("memory", "1G", 10**9),
+    ("memory", "1.5Ki", 1536),
+    ("memory", "100m", 1),
+    ("memory", "1e3", 1000),
+    ("memory", "1E", 10**18),
+    ("memory", "12E2", 1200),
+    ("nvidia.com/gpu", "-1", -1),
+    ("memory", "-100m", -1),
+    ("memory", "9223372036854775807", 9223372036854775807),
+]
+
+
+@pytest.mark.parametrize(("resource", "text", "amount"), AMOUNTS)
+def test_amounts(resource: str, text: str | int, amount: int) -> None:
+    assert resources.amount(resource, text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "x", "1 Gi", "1Kib", "--1", "1.2.3", "Gi", "1e", None])
+def test_no_quantity(text: str) -> None:
+    with pytest.raises(resources.QuantityError, match="is not a Kubernetes quantity"):
+        resources.amount("cpu", text)
+
+
+@given(st.sampled_from(["cpu", "memory"]), st.integers(min_value=0, max_value=1 << 62))
+def test_what_is_written_reads_the_same(resource: str, amount: int) -> None:
+    assert resources.amount(resource, resources.quantity(resource, amount)) == amount
+
+
+def test_gpu_memory_counts_every_suffix() -> None:
+    request = {
+        "nvidia.com/mig-1g.10gb": 2,
+        "nvidia.com/mig-1g.24gb.me.all": 1,
+        "nvidia.com/mig-2g.48gb-me": 1,
+        "cpu": 5,
+    }
+    assert resources.with_gpu_memory(request, 32)[names.GPU_MEMORY] == 92
+    assert resources.with_gpu_memory({"nvidia.com/gpu": 2}, 16)[names.GPU_MEMORY] == 32
+    assert names.GPU_MEMORY not in resources.with_gpu_memory({"cpu": 5, names.GPU_MEMORY: 7}, 32)
+
+
+# (spec, what is wrong with it)
+SPECS: list[tuple[dict[str, object], list[str]]] = [
+    ({"min": {"cpu": "1"}, "max": {"cpu": "2"}}, []),
+    ({"min": {"cpu": "1"}, "max": {"memory": "1Gi"}}, []),
+    ({"min": {"cpu": "2"}, "max": {"cpu": "1500m"}}, ["spec.min[cpu]: 2 is more than spec.max[cpu], which is 1500m"]),
+    ({"min": {"nvidia.com/gpu": "-1"}}, ["spec.min[nvidia.com/gpu]: -1 is negative"]),
+    ({"min": {names.GPU_MEMORY: "1.5"}}, [f"spec.min[{names.GPU_MEMORY}]: 1.5 must be a whole number"]),
+    ({"min": {"cpu": "lots"}}, ["spec.min[cpu]: 'lots' is not a Kubernetes quantity such as 2, 500m or 8Gi"]),
+    ({"min": {}}, ["spec.min: name at least one resource"]),
+    ({}, ["spec.min: name at least one resource"]),
+    ({"min": ["cpu"]}, ["spec.min: expected resource names with quantities"]),
+]
+
+
+@pytest.mark.parametrize(("spec", "problems"), SPECS)
+def test_spec_problems(spec: dict[str, object], problems: list[str]) -> None:
+    assert quota.spec_problems(spec) == problems
