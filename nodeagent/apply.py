@@ -216,7 +216,7 @@ class Applier:
 
         await tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_passes),
-            wait=tenacity.wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.05),
+            wait=tenacity.wait_exponential(multiplier=0.05, max=1.0),
             stop=lambda tries: halt.is_set() or (tries.seconds_since_start or 0.0) >= self._in_use_seconds,
             sleep=pause,
             reraise=True,
