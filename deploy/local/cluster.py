@@ -1,0 +1,308 @@
+"""The whole cluster, as a value to enter and leave: for the demo, the tests and the command line.
+
+    with Cluster() as cluster:
+        cluster.kubectl("get", "nodes")
+
+On the way out, however that happens, nothing is left: a watchdog process kills what belongs to the cluster and removes
+its directory as soon as this process is gone or has called :meth:`Cluster.stop`. It refuses to bring an old directory
+back to life: a cluster is made new each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from n8s import names
+
+from . import binaries, config, crilog
+from .controlplane import ControlPlane
+from .errors import CommandError, LocalError, StartError
+from .node import Node
+from .process import MARKER
+from .workload import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+GUARD_PORT: Final = 61
+"""Port whose listener says that a 127.x.0.0/16 is taken; any fixed number that nobody else uses would do."""
+PLUGIN_MANIFEST: Final = Path(__file__).with_name("device-plugin.yaml")
+READY_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 0.1
+HIDDEN: Final = ("/var/lib", "/var/log", "/run", "/proc", "/sys")
+"""Where the cluster's directory cannot lie: nodes see something else there."""
+
+
+class Cluster:
+    """A control plane and nodes on this machine."""
+
+    def __init__(
+        self,
+        nodes: Path = config.DEFAULT,
+        *,
+        state: Path | None = None,
+        keep: bool = False,
+        status_seconds: float = 10.0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Describes it; :meth:`start` makes it.
+
+        Args:
+            nodes: YAML file with the nodes, see :mod:`.config`.
+            state: directory for everything it writes; must be empty or absent. None: a temporary one.
+            keep: leave the directory when the cluster ends; its logs are worth reading.
+            status_seconds: how often kubelets report their status; 10 is the kubelet's default.
+            say: takes lines of progress.
+        """
+        self._specs = config.load(nodes)
+        self._wanted_state = state
+        self._keep = keep
+        self._status_seconds = status_seconds
+        self._say = say
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._guard: socket.socket | None = None
+        self.id = secrets.token_hex(8)
+        """Marks all processes of this cluster, in their environment."""
+        self.nodes: dict[str, Node] = {}
+        """By name."""
+
+    # Life.
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Makes the cluster and returns when all nodes are ready and the device plugin serves on them.
+
+        Raises:
+            LocalError: it could not be made; nothing of it is left.
+        """
+        if os.geteuid() != 0:
+            raise LocalError("the local cluster needs root: its nodes are mount namespaces")
+        self.binaries = binaries.ensure(self._say)
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
+        began = time.monotonic()
+        self.state = self._directory()
+        self._guard, prefix = _take_network()
+        self.address = f"{prefix}.0.1"
+        """Loopback address that is this cluster's alone: for everything that is not on a node."""
+        self._start_watchdog()
+        environ = self._environment()
+        self._say(f"control plane on {self.address}, state in {self.state}")
+        for number, spec in enumerate(self._specs, 1):
+            where = self.state / "nodes" / spec.name
+            kubelet = self.binaries["kubelet"]
+            self.nodes[spec.name] = Node(spec, where, f"{prefix}.{number}", self._status_seconds, kubelet, environ)
+        self.control_plane = ControlPlane(self.state / "control-plane", self.address, self.binaries, environ)
+        for each in self.nodes.values():
+            each.start_runtime()
+        self.control_plane.start()
+        for each in self.nodes.values():
+            each.start_kubelet(self.control_plane.authority, self.control_plane.url)
+        self.apply(PLUGIN_MANIFEST.read_text())
+        self.wait_for("all nodes are ready", self._nodes_ready, READY_SECONDS)
+        self.wait_for("the default service account exists", self._default_account_exists, READY_SECONDS)
+        for each in self.nodes.values():
+            if each.hardware is not None:
+                self.wait_for(f"the device plugin serves on {each.name}", partial(_devices_there, each), READY_SECONDS)
+                self._publish_devices(each)
+        self._say(f"{len(self.nodes)} nodes ready after {time.monotonic() - began:.1f} s")
+
+    def stop(self) -> None:
+        """Ends everything and removes the directory unless it is to be kept. May be called again."""
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            self._watchdog.stdin.close()
+            self._watchdog.wait()
+            self._watchdog = None
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+    # Use.
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Kubeconfig of the administrator."""
+        return self.control_plane.kubeconfig
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """This process's environment, with ``KUBECONFIG`` and the cluster's programs first in ``PATH``."""
+        folders = dict.fromkeys(str(path.parent) for path in self.binaries.values())
+        path = os.pathsep.join([*folders, os.environ.get("PATH", "")])
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+    def run(self, *argv: str, stdin: str = "", timeout: float = 120.0) -> str:
+        """Runs a command with :attr:`environ` and returns its standard output.
+
+        Raises:
+            CommandError: it failed, or took more than ``timeout`` seconds.
+        """
+        try:
+            done = subprocess.run(
+                argv, input=stdin, env=self.environ, capture_output=True, text=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CommandError(list(argv), -1, f"no end within {timeout:g} s") from error
+        if done.returncode != 0:
+            raise CommandError(list(argv), done.returncode, done.stderr or done.stdout)
+        return done.stdout
+
+    def kubectl(self, *args: str, stdin: str = "", timeout: float = 120.0) -> str:
+        """Runs kubectl as administrator and returns what it prints.
+
+        Raises:
+            CommandError: with kubectl's message.
+        """
+        return self.run(str(self.binaries["kubectl"]), *args, stdin=stdin, timeout=timeout)
+
+    def get(self, *args: str) -> dict[str, Any]:
+        """``kubectl get ... -o json``, decoded."""
+        document: dict[str, Any] = json.loads(self.kubectl("get", *args, "-o", "json"))
+        return document
+
+    def apply(self, manifest: str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
+        """Applies YAML or JSON text, one object, or several, and returns what kubectl says."""
+        if not isinstance(manifest, str):
+            items = [manifest] if not isinstance(manifest, list | tuple) else manifest
+            manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        return self.kubectl("apply", "-f", "-", stdin=manifest)
+
+    def create_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
+        """Creates a namespace and waits for its default service account, without which it takes no pods."""
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}})
+        self.wait_for(f"namespace {name} takes pods", lambda: self._exists("serviceaccount", "default", name), 30)
+
+    def logs(self, pod: str, namespace: str = "default", container: str = "") -> str:
+        """What a pod's containers wrote, each run under a heading, oldest first.
+
+        Raises:
+            CommandError: there is no such pod.
+        """
+        document = self.get("pod", pod, "-n", namespace)
+        where = self.nodes.get(document["spec"].get("nodeName", ""))
+        if where is None:
+            return ""
+        text = ""
+        for path in where.logs(namespace, pod, document["metadata"]["uid"]):
+            if container in ("", path.parent.name):
+                with path.open(errors="replace") as lines:
+                    text += f"=== {path.parent.name}, run {path.stem}\n" + crilog.plain_text(lines)
+        return text
+
+    def wait_for(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
+        """Waits until a condition holds.
+
+        Args:
+            what: the condition in words, for the message.
+            condition: looked at every :data:`LOOK_SECONDS`.
+            timeout: seconds.
+
+        Raises:
+            StartError: the time is over.
+        """
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self._check_processes()
+            if time.monotonic() > deadline:
+                raise StartError("cluster", f"not within {timeout:g} s: {what}")
+            time.sleep(LOOK_SECONDS)
+
+    # Inside.
+
+    def _directory(self) -> Path:
+        if self._wanted_state is None:
+            return Path(tempfile.mkdtemp(prefix="nebulnetes-"))
+        state = self._wanted_state.absolute()
+        if any(state.is_relative_to(place) for place in HIDDEN):
+            raise LocalError(f"the state cannot lie in {state}: nodes see something else there")
+        if state.exists() and any(state.iterdir()):
+            raise LocalError(f"{state} is not empty: a cluster is made new each time, so name an empty directory")
+        state.mkdir(parents=True, exist_ok=True)
+        return state
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
+        return {**inherited, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", MARKER: self.id}
+
+    def _start_watchdog(self) -> None:
+        directory = "" if self._keep else str(self.state)
+        argv = [sys.executable, "-m", "deploy.local.watchdog", self.id, directory]
+        self._watchdog = subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True)
+
+    def _check_processes(self) -> None:
+        running = [*self.control_plane.processes.values()]
+        running += [process for each in self.nodes.values() for process in (each.runtime, each.kubelet)]
+        for process in running:
+            if process.ended_by_itself():
+                raise StartError(process.name, "has ended", process.log_tail())
+
+    def _exists(self, kind: str, name: str, namespace: str) -> bool:
+        return bool(self.kubectl("get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "name"))
+
+    def _default_account_exists(self) -> bool:
+        return self._exists("serviceaccount", "default", "default")
+
+    def _nodes_ready(self) -> bool:
+        ready = 0
+        for item in self.get("nodes")["items"]:
+            conditions = {c["type"]: c["status"] for c in item["status"].get("conditions", [])}
+            ready += conditions.get("Ready") == "True"
+        return ready == len(self.nodes)
+
+    def _publish_devices(self, where: Node) -> None:
+        """Writes to the node's status what its kubelet would report within :attr:`_status_seconds`."""
+        counts = Counter(names.mig_resource(device.profile) for device in where.hardware.mig_devices())
+        quantities = {resource: str(count) for resource, count in counts.items()}
+        patch = json.dumps({"status": {"capacity": quantities, "allocatable": quantities}})
+        self.kubectl("patch", "node", where.name, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def _devices_there(where: Node) -> bool:
+    """Whether the kubelet offers exactly the devices that the hardware has."""
+    try:
+        return where.device_ids() == {device.uuid for device in where.hardware.mig_devices()}
+    except StartError:
+        return False
+
+
+def _take_network() -> tuple[socket.socket, str]:
+    """Takes a 127.x.0.0/16 that no other cluster has.
+
+    Returns:
+        The socket that says so as long as it is open, and the first two parts of the addresses.
+    """
+    for second in range(2, 255):
+        guard = socket.socket()
+        try:
+            guard.bind((f"127.{second}.255.254", GUARD_PORT))
+            guard.listen(1)
+        except OSError:
+            guard.close()
+        else:
+            return guard, f"127.{second}"
+    raise LocalError("no free network below 127.0.0.0/8: too many clusters run on this machine")

@@ -1,0 +1,253 @@
+"""One node: a mount namespace, and in it a real kubelet, the stand-in runtime and simulated GPUs.
+
+The kubelet's directories are compiled in (its device-plugin directory above all), so nodes on one machine are told apart
+by what their processes see at ``/var/lib`` and ``/var/log``. A process that does nothing holds the namespace, so that
+kubelet and runtime may each be restarted alone and find the volumes that the other has mounted. Sysctls that a kubelet
+would write are covered by files: the machine stays as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import yaml
+
+from n8s import names
+from n8s.kubelet import podresources_pb2, podresources_pb2_grpc
+from nodeagent.gpu.simulated import SimulatedNode
+
+from .errors import StartError
+from .process import Process, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .config import Gpus, NodeSpec
+    from .pki import Authority
+
+SIMULATION_DIR: Final = "/var/lib/nebulnetes-sim"
+"""Where a node's containers find its GPUs, as a hostPath."""
+CRI_SOCKET: Final = "/var/lib/nebulnetes-cri.sock"
+START_SECONDS: Final = 30.0
+SYSCTLS: Final = {
+    "vm/overcommit_memory": "1",
+    "vm/panic_on_oom": "0",
+    "kernel/panic": "10",
+    "kernel/panic_on_oops": "1",
+    "kernel/keys/root_maxkeys": "1000000",
+    "kernel/keys/root_maxbytes": "25000000",
+}
+"""What a kubelet sets where it finds something else."""
+FAMILIES: Final = {
+    "A": "ampere",
+    "H": "hopper",
+    "GH": "hopper",
+    "B": "blackwell",
+    "GB": "blackwell",
+    "RTX": "blackwell",
+}
+"""Architecture by the letters that a model's name starts with."""
+HOLDER: Final = """
+set -e
+mount --bind "$1/varlib" /var/lib
+mount --bind "$1/varlog" /var/log
+cd "$1/sysctl"
+for f in $(find . -type f); do if [ -e "/proc/sys/$f" ]; then mount --bind "$f" "/proc/sys/$f"; fi; done
+cd /
+: >"$1/namespace"
+exec sleep infinity
+"""
+
+
+class Node:
+    """A node of the cluster. Its kubelet and runtime may be stopped and started."""
+
+    def __init__(
+        self,
+        spec: NodeSpec,
+        directory: Path,
+        network: str,
+        status_seconds: float,
+        kubelet: Path,
+        environ: Mapping[str, str],
+    ) -> None:
+        """Lays the node's directory and hardware down; :meth:`start` runs it.
+
+        Args:
+            spec: name and GPUs.
+            directory: of this node; made here.
+            network: first three parts of its addresses, e.g. ``127.5.1``: the kubelet has .1, pods the rest.
+            status_seconds: how often the kubelet reports its status (``nodeStatusUpdateFrequency``).
+            kubelet: the program.
+            environ: environment of the processes.
+        """
+        self.name = spec.name
+        self.spec = spec
+        self.directory = directory
+        self._environ = dict(environ)
+        self._network = network
+        self._status_seconds = status_seconds
+        self._kubelet_binary = kubelet
+        for private in ("varlib", "varlog"):
+            (directory / private).mkdir(parents=True)
+        for name, value in SYSCTLS.items():
+            covered = directory / "sysctl" / name
+            covered.parent.mkdir(parents=True, exist_ok=True)
+            covered.write_text(value + "\n")
+        self.hardware: SimulatedNode | None = None
+        """The node's GPUs; None where it has none."""
+        if spec.gpus is not None:
+            where = self.on_machine(SIMULATION_DIR)
+            self.hardware = SimulatedNode.install(where, [(spec.gpus.model.key, spec.gpus.count)])
+        script = ["unshare", "--mount", "--propagation", "private", "bash", "-c", HOLDER, "holder", str(directory)]
+        self._holder = Process(f"{self.name}/namespace", script, directory / "namespace.log", environ)
+        self.runtime: Process
+        """The stand-in container runtime; there once the node has started."""
+        self.kubelet: Process
+        """The kubelet; there once it has started."""
+
+    def on_machine(self, path: str) -> Path:
+        """Where the machine has a path that the node sees below ``/var/lib`` or ``/var/log``."""
+        for private, seen in (("varlib", "/var/lib/"), ("varlog", "/var/log/")):
+            if path.startswith(seen):
+                return self.directory / private / path.removeprefix(seen)
+        raise ValueError(f"{path} is not the node's own")
+
+    def start_runtime(self) -> None:
+        """Starts the namespace and the runtime; needs no API server.
+
+        Raises:
+            StartError: one of them did not come up.
+        """
+        self._holder.start()
+        self._holder.wait_until((self.directory / "namespace").exists, "set up", START_SECONDS)
+        flags = ["--socket", CRI_SOCKET, "--network", self._network, "--hardware", SIMULATION_DIR]
+        argv = [*self._inside(), sys.executable, "-m", "deploy.local.runtime", *flags]
+        self.runtime = Process(f"{self.name}/runtime", argv, self.directory / "runtime.log", self._environ)
+        self.runtime.start()
+
+    def start_kubelet(self, authority: Authority, server: str) -> None:
+        """Starts the kubelet, with a client certificate of its own.
+
+        Args:
+            authority: signs the certificate; also what the kubelet trusts.
+            server: URL of the API server.
+
+        Raises:
+            StartError: the runtime did not come up.
+        """
+        self.runtime.wait_until(self.on_machine(CRI_SOCKET).exists, "serving", START_SECONDS)
+        user = f"system:node:{self.name}"
+        kubeconfig = authority.kubeconfig(f"kubelet-{self.name}", server, user, ["system:nodes"])
+        config = self.directory / "kubelet.yaml"
+        config.write_text(yaml.safe_dump(self._kubelet_configuration(authority.cert)))
+        flags = [
+            f"--config={config}",
+            f"--kubeconfig={kubeconfig}",
+            f"--hostname-override={self.name}",
+            "--root-dir=/var/lib/kubelet",
+            "--cert-dir=/var/lib/kubelet/pki",
+            "-v=2",
+        ]
+        if self.spec.gpus is not None:
+            labels = gpu_labels(self.spec.gpus)
+            flags.append("--node-labels=" + ",".join(f"{key}={value}" for key, value in labels.items()))
+        argv = [*self._inside(), str(self._kubelet_binary), *flags]
+        self.kubelet = Process(f"{self.name}/kubelet", argv, self.directory / "kubelet.log", self._environ)
+        self.kubelet.start()
+
+    def device_ids(self) -> set[str]:
+        """UUIDs of the MIG devices that the kubelet could give to pods, by its PodResources API.
+
+        Raises:
+            StartError: the kubelet does not answer.
+        """
+        socket = self._seen_from_outside("/var/lib/kubelet/pod-resources/kubelet.sock")
+        with grpc.insecure_channel(f"unix://{socket}") as channel:
+            stub = podresources_pb2_grpc.PodResourcesListerStub(channel)
+            try:
+                answer = stub.GetAllocatableResources(podresources_pb2.AllocatableResourcesRequest(), timeout=2)
+            except grpc.RpcError as error:
+                raise StartError(self.kubelet.name, f"does not answer on PodResources: {error}") from error
+        return {uuid for device in answer.devices for uuid in device.device_ids}
+
+    def logs(self, namespace: str, pod: str, uid: str) -> list[Path]:
+        """Log files of a pod's containers, by container and then by restart."""
+        directory = self.on_machine("/var/log/pods") / f"{namespace}_{pod}_{uid}"
+        return sorted(directory.glob("*/*.log"), key=lambda path: (path.parent.name, int(path.stem)))
+
+    def _seen_from_outside(self, path: str) -> str:
+        """A path of the node, as a name that is short enough for a unix socket wherever the node's directory lies."""
+        return f"/proc/{self._holder.pid}/root{path}"
+
+    def _inside(self) -> list[str]:
+        """Command prefix that enters the node's mount namespace."""
+        if not self._holder.alive():
+            raise StartError(self._holder.name, "has ended", self._holder.log_tail())
+        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
+
+    def _kubelet_configuration(self, client_ca: Path) -> dict[str, object]:
+        address = f"{self._network}.1"
+        nothing = {
+            signal: "0%"
+            for signal in ("nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree")
+        }
+        return {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "address": address,
+            "port": free_port(address),
+            "healthzBindAddress": address,
+            "healthzPort": free_port(address),
+            "authentication": {
+                "anonymous": {"enabled": False},
+                "webhook": {"enabled": True},
+                "x509": {"clientCAFile": str(client_ca)},
+            },
+            "authorization": {"mode": "Webhook"},
+            "containerRuntimeEndpoint": f"unix://{CRI_SOCKET}",
+            "nodeStatusUpdateFrequency": f"{self._status_seconds:g}s",
+            # No cgroups: nothing here is limited, so nothing is to be set up or checked.
+            "failCgroupV1": False,
+            "cgroupDriver": "cgroupfs",
+            "cgroupsPerQOS": False,
+            "enforceNodeAllocatable": [],
+            "failSwapOn": False,
+            "oomScoreAdj": 0,
+            # The machine's network and disks are not the node's.
+            "makeIPTablesUtilChains": False,
+            "resolvConf": "",
+            "evictionHard": {"memory.available": "1Mi", **nothing},
+            "imageGCHighThresholdPercent": 100,
+            "volumeStatsAggPeriod": "0s",
+            "volumePluginDir": "/var/lib/kubelet/volumeplugins",
+            # Many pods at once are normal in tests, and the API server is near.
+            "serializeImagePulls": False,
+            "registryPullQPS": 0,
+            "eventRecordQPS": 0,
+            "kubeAPIQPS": 200,
+            "kubeAPIBurst": 400,
+        }
+
+
+def gpu_labels(gpus: Gpus) -> dict[str, str]:
+    """What NVIDIA's GPU feature discovery says of a node with these GPUs, with MIG strategy ``mixed``.
+
+    Its labels per MIG profile are left out: it refreshes them once a minute, and nothing here reads them.
+    """
+    model = gpus.model
+    whole = model.largest.memory_mib or 0
+    letters = model.key.split("-")[0].rstrip("0123456789")
+    return {
+        "nvidia.com/gpu.present": "true",
+        names.GPU_PRODUCT_LABEL: model.product_names[0],
+        "nvidia.com/gpu.count": str(gpus.count),
+        "nvidia.com/gpu.memory": str(whole),
+        "nvidia.com/gpu.family": FAMILIES[letters],
+        "nvidia.com/gpu.replicas": "1",
+        "nvidia.com/mig.capable": "true",
+        names.MIG_STRATEGY_LABEL: "mixed",
+    }

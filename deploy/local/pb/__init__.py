@@ -1,0 +1,1 @@
+"""Code generated from the .proto files beside it; nothing here is written by hand."""

@@ -1,0 +1,25 @@
+"""Cleans up after a cluster, whatever ended the process that made it.
+
+It waits for the end of its standard input, which the owner holds open: a closed pipe is the one sign of death that
+no signal can suppress. Then it kills the cluster's processes and removes its directory. It knows nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+from .process import kill_members
+
+
+def main() -> None:
+    """Arguments: the cluster's id, and the directory to remove; an empty one is kept."""
+    cluster_id, directory = sys.argv[1:3]
+    sys.stdin.buffer.read()
+    kill_members(cluster_id)
+    if directory:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
