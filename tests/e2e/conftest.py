@@ -1,0 +1,32 @@
+"""One cluster with the chart installed for all end-to-end tests; each test has a namespace of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from deploy.local import chart
+from deploy.local.cluster import Cluster
+from tests.e2e.lab import Lab
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    with Cluster(Path(__file__).with_name("nodes.yaml"), say=print) as cluster:
+        release = chart.install(cluster)
+        with grpc.insecure_channel(release.brain_address) as channel:
+            yield Lab(cluster, release.brain_address, channel)
+
+
+@pytest.fixture
+def namespace(lab: Lab) -> Iterator[str]:
+    """A fresh namespace; what ran in it is gone afterwards."""
+    name = f"test-{uuid.uuid4().hex[:6]}"
+    lab.cluster.create_namespace(name)
+    yield name
+    lab.cluster.kubectl("delete", "pods", "--all", "-n", name, "--wait=true")
+    lab.cluster.kubectl("delete", "namespace", name, "--wait=false")

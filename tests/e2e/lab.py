@@ -1,0 +1,206 @@
+"""What the end-to-end tests do to a cluster and ask of it, in the words of its users."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from deploy.local.cluster import Cluster
+from deploy.local.errors import CommandError
+from n8s import names
+from n8s.v1 import gpu_pb2, inventory_pb2, inventory_pb2_grpc
+
+NEBULNETES = "nebulnetes"
+"""The release's namespace."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A cluster with the chart installed.
+
+    Attributes:
+        cluster: the cluster.
+        brain: address of the brain's gRPC server.
+        channel: a channel to it.
+    """
+
+    cluster: Cluster
+    brain: str
+    channel: grpc.Channel
+
+    @property
+    def inventory(self) -> inventory_pb2_grpc.InventoryServiceStub:
+        """The inventory, as any client sees it."""
+        return inventory_pb2_grpc.InventoryServiceStub(self.channel)
+
+    # Nodes.
+
+    @contextlib.contextmanager
+    def enabled(self, *nodes: str) -> Iterator[None]:
+        """The nodes carry the label while this lasts; their agents are connected when it begins."""
+        for node in nodes:
+            self.cluster.kubectl("label", "node", node, f"{names.AUTO_MIG_LABEL}=true", "--overwrite")
+        for node in nodes:
+            self.until(f"the agent of {node} is connected", lambda node=node: self.node(node).agent.connected)
+        try:
+            yield
+        finally:
+            for node in nodes:
+                self.cluster.kubectl("label", "node", node, f"{names.AUTO_MIG_LABEL}-")
+            for node in nodes:
+                self.until(f"the agent of {node} is gone", lambda node=node: not self.node(node).agent.connected)
+
+    def node(self, name: str) -> inventory_pb2.Node:
+        """A node as the inventory shows it."""
+        return self.inventory.GetNode(inventory_pb2.GetNodeRequest(name=name), timeout=10, wait_for_ready=True)
+
+    def gpus(self, node: str) -> list[gpu_pb2.Gpu]:
+        """A node's GPUs as the inventory shows them."""
+        return list(self.node(node).gpus)
+
+    def geometry(self, node: str) -> list[list[str]]:
+        """What each GPU of a node holds by the hardware itself, as ``profile@start``."""
+        hardware = self.cluster.nodes[node].hardware
+        assert hardware is not None
+        return [sorted(f"{each.profile}@{each.start}" for each in gpu.instances) for gpu in hardware.gpus()]
+
+    def raw_node(self, name: str) -> dict[str, Any]:
+        """The node object."""
+        return self.cluster.get("node", name)
+
+    def open(self, node: str) -> bool:
+        """Whether the node carries no taint of ours."""
+        return all(
+            taint["key"] != names.REPARTITIONING_TAINT for taint in self.raw_node(node)["spec"].get("taints", [])
+        )
+
+    # Pods.
+
+    def create(self, namespace: str, *pods: Mapping[str, Any]) -> None:
+        """Creates pods made by :func:`pod`."""
+        self.cluster.apply([{**each, "metadata": {**each["metadata"], "namespace": namespace}} for each in pods])
+
+    def pod(self, namespace: str, name: str) -> dict[str, Any]:
+        """The pod object."""
+        return self.cluster.get("pod", name, "-n", namespace)
+
+    def running(self, namespace: str, *pods: str, seconds: int = 40) -> None:
+        """Waits until pods are Running; when one is not, says what is known of it."""
+        try:
+            self._wait(namespace, pods, "jsonpath={.status.phase}=Running", seconds)
+        except CommandError as error:
+            lines = [self.cluster.kubectl("get", "pods", "-n", namespace, "-o", "wide")]
+            lines += [f"{name}: {self.events(namespace, name)}" for name in pods]
+            lines += [f"{node}: {self.geometry(node)} open={self.open(node)}" for node in self.cluster.nodes]
+            raise AssertionError("\n".join([str(error), *lines])) from error
+
+    def delete(self, namespace: str, *pods: str) -> None:
+        """Deletes pods and waits until they are gone."""
+        self.cluster.kubectl("delete", "pod", "-n", namespace, "--wait=true", *pods)
+
+    def unschedulable(self, namespace: str, *pods: str, seconds: int = 20) -> None:
+        """Waits until the scheduler has said that it finds no room for pods."""
+        self._wait(namespace, pods, "condition=PodScheduled=False", seconds)
+
+    def device(self, namespace: str, name: str) -> gpu_pb2.Instance:
+        """The instance that a pod holds, by the inventory."""
+        found = [
+            instance
+            for item in self.inventory.ListGpus(inventory_pb2.ListGpusRequest()).gpus
+            for instance in item.gpu.instances
+            if (instance.holder.namespace, instance.holder.pod) == (namespace, name)
+        ]
+        assert len(found) == 1, f"{namespace}/{name} holds {found}"
+        return found[0]
+
+    def held(self, namespace: str, name: str) -> gpu_pb2.Instance:
+        """The instance that a pod holds, once the inventory shows it."""
+        self.until(
+            f"the inventory shows what {namespace}/{name} holds",
+            lambda: any(
+                (instance.holder.namespace, instance.holder.pod) == (namespace, name)
+                for item in self.inventory.ListGpus(inventory_pb2.ListGpusRequest()).gpus
+                for instance in item.gpu.instances
+            ),
+        )
+        return self.device(namespace, name)
+
+    def events(self, namespace: str, name: str) -> dict[str, str]:
+        """Messages of a pod's events by reason, the last of each."""
+        items = self.cluster.get("events", "-n", namespace, "--field-selector", f"involvedObject.name={name}")["items"]
+        return {
+            item["reason"]: item["message"]
+            for item in sorted(items, key=lambda item: item["metadata"]["creationTimestamp"])
+        }
+
+    # Processes.
+
+    def pod_of(self, component: str, node: str = "") -> str:
+        """Name of the running pod of a component of the chart (``brain``, ``agent``, ``webhook``), on a node."""
+        selector = f"app.kubernetes.io/component={component}"
+        items = self.cluster.get("pods", "-n", NEBULNETES, "-l", selector)["items"]
+        found = [
+            item["metadata"]["name"]
+            for item in items
+            if node in ("", item["spec"].get("nodeName")) and "deletionTimestamp" not in item["metadata"]
+        ]
+        assert found, f"no pod of {component} on {node or 'any node'}"
+        return str(found[0])
+
+    # Time.
+
+    def until(self, what: str, condition: Callable[[], object], seconds: float = 40.0) -> None:
+        """Waits until a condition holds, looking ten times a second."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+            time.sleep(0.1)
+
+    def _wait(self, namespace: str, pods: tuple[str, ...], condition: str, seconds: int) -> None:
+        names_ = [f"pod/{name}" for name in pods]
+        self.cluster.kubectl("wait", "-n", namespace, f"--for={condition}", f"--timeout={seconds}s", *names_)
+
+
+def pod(
+    name: str,
+    mig: Mapping[str, int] | None = None,
+    *,
+    node: str = "",
+    request: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
+    """A pod that asks for MIG profiles by name, on a node if one is named; it runs until it is deleted."""
+    limits = {names.mig_resource(profile): str(count) for profile, count in (mig or {}).items()}
+    container = {
+        "name": "main",
+        "image": "example/work:1",
+        "env": [{"name": key, "value": value} for key, value in (environ or {}).items()],
+        "resources": {"limits": limits, "requests": dict(request or {})},
+    }
+    chosen = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1, **chosen, **spec},
+    }
+
+
+def quota(name: str, minimum: Mapping[str, Any], maximum: Mapping[str, Any] | None = None, **spec: Any) -> str:
+    """An ElasticQuota, or a CompositeElasticQuota when it lists namespaces, as JSON."""
+    kind = names.COMPOSITE_ELASTIC_QUOTA if "namespaces" in spec else names.ELASTIC_QUOTA
+    limits = {"min": dict(minimum)} | ({"max": dict(maximum)} if maximum else {})
+    document = {
+        "apiVersion": f"{names.GROUP}/{names.VERSION}",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": limits | spec,
+    }
+    return json.dumps(document)

@@ -1,0 +1,155 @@
+"""Pods that wait for MIG devices get them, on a real control plane and real kubelets; GPUs are simulated."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from n8s import names
+from n8s.v1 import gpu_pb2
+from tests.e2e.lab import Lab, pod
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_waiting_pod_gets_its_instance_and_neighbours_stay(lab: Lab, namespace: str) -> None:
+    with lab.enabled("h100"):
+        lab.create(namespace, pod("neighbour", {"7g.80gb": 1}, node="h100"))
+        lab.running(namespace, "neighbour")
+        before = lab.pod(namespace, "neighbour")
+        holds = lab.held(namespace, "neighbour").uuid
+
+        lab.create(namespace, pod("small", {"1g.10gb": 1}, node="h100"))
+        lab.running(namespace, "small")
+
+        after = lab.pod(namespace, "neighbour")
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        assert after["status"]["containerStatuses"] == before["status"]["containerStatuses"]
+        assert lab.held(namespace, "neighbour").uuid == holds
+        hardware = lab.cluster.nodes["h100"].hardware
+        assert hardware is not None
+        known = {device.uuid: device.profile for device in hardware.mig_devices()}
+        assert known[lab.held(namespace, "small").uuid] == "1g.10gb"
+        assert "1g.10gb at slot 6" in lab.events(namespace, "small")["MigRepartitioning"]
+        lab.until("the node is open again", lambda: lab.open("h100"))
+        annotations = lab.raw_node("h100")["metadata"]["annotations"]
+        shown = {key.removeprefix(f"{names.GROUP}/"): value for key, value in annotations.items() if names.GROUP in key}
+        assert sorted(key.split("-", 3)[3] for key in shown if key.startswith("status")) == [
+            "1g.10gb-used",
+            "7g.80gb-used",
+        ]
+        assert sorted(key.split("-", 3)[3] for key in shown if key.startswith("spec")) == ["1g.10gb", "7g.80gb"]
+
+
+def test_seven_small_ones_then_a_big_one_then_around_what_runs(lab: Lab, namespace: str) -> None:
+    with lab.enabled("a100"):
+        small = [f"small-{number}" for number in range(7)]
+        lab.create(namespace, *(pod(name, {"1g.5gb": 1}, node="a100") for name in small))
+        lab.running(namespace, *small)
+        assert lab.geometry("a100") == [[f"1g.5gb@{slot}" for slot in range(7)]]
+
+        lab.delete(namespace, *small)
+        lab.create(namespace, pod("big", {"7g.40gb": 1}, node="a100"))
+        lab.running(namespace, "big")
+        assert lab.geometry("a100") == [["7g.40gb@0"]]
+
+        lab.delete(namespace, "big")
+        lab.create(namespace, *(pod(name, {"1g.5gb": 1}, node="a100") for name in small))
+        lab.running(namespace, *small)
+        at_four = next(name for name in small if lab.held(namespace, name).start == 4)
+        stays = lab.held(namespace, at_four).uuid
+        lab.delete(namespace, *(name for name in small if name != at_four))
+        lab.create(namespace, pod("three", {"3g.20gb": 1}, node="a100"))
+        lab.running(namespace, "three")
+        assert lab.held(namespace, "three").start == 0
+        assert lab.held(namespace, at_four).uuid == stays
+
+
+def test_a_node_is_ours_only_while_it_is_labelled(lab: Lab, namespace: str) -> None:
+    untouched = lab.geometry("a30"), lab.raw_node("a30")["metadata"].get("annotations", {})
+    lab.create(namespace, pod("waits", {"1g.6gb": 1}, node="a30"))
+    lab.until("the pod is told why", lambda: "MigNoRoom" in lab.events(namespace, "waits"))
+    assert "a30 is not labelled n8s.nebuly.ai/auto-mig-enabled=true" in lab.events(namespace, "waits")["MigNoRoom"]
+    assert (lab.geometry("a30"), lab.raw_node("a30")["metadata"].get("annotations", {})) == untouched
+    assert lab.open("a30")
+
+    with lab.enabled("a30"):
+        lab.running(namespace, "waits")
+        lab.until("the node is open again", lambda: lab.open("a30"))
+    left = lab.geometry("a30")
+    lab.create(namespace, pod("late", {"2g.12gb": 2}, node="a30"))
+    lab.until("the pod is told why", lambda: "MigNoRoom" in lab.events(namespace, "late"))
+    assert lab.geometry("a30") == left
+    assert lab.open("a30")
+    assert lab.pod(namespace, "late")["status"]["phase"] == "Pending"
+
+
+def test_pods_that_can_never_fit_are_told_and_do_not_stop_others(lab: Lab, namespace: str) -> None:
+    with lab.enabled("h100"):
+        lab.create(
+            namespace,
+            pod("no-profile", {"9g.99gb": 1}),
+            pod("no-node", {"1g.10gb": 1}, nodeSelector={"zone": "nowhere"}),
+            pod("too-big", {"1g.10gb": 1}, request={"cpu": "900"}),
+            pod("fits", {"2g.20gb": 1}, node="h100"),
+        )
+        lab.running(namespace, "fits")
+        expected = {
+            "no-profile": "h100 has no GPU that can hold nvidia.com/mig-9g.99gb",
+            "no-node": "h100 does not match the pod's node selector",
+            "too-big": "h100 has too little cpu",
+        }
+        for name, reason in expected.items():
+            lab.until(f"{name} is told why", lambda name=name: "MigNoRoom" in lab.events(namespace, name))
+            assert reason in lab.events(namespace, name)["MigNoRoom"].replace("a100, ", "").replace("a30, ", "")
+
+
+def test_one_pod_with_instances_on_both_gpus(lab: Lab, namespace: str) -> None:
+    with lab.enabled("h100"):
+        lab.create(namespace, pod("wide", {"4g.40gb": 2}, node="h100"))
+        lab.running(namespace, "wide")
+        assert [held == ["4g.40gb@0"] for held in lab.geometry("h100")] == [True, True]
+
+
+def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
+    hardware = lab.cluster.nodes["h100"].hardware
+    assert hardware is not None
+    with lab.enabled("h100"):
+        lab.create(namespace, pod("neighbour", {"7g.80gb": 1}, node="h100"))
+        lab.running(namespace, "neighbour")
+        holds = lab.held(namespace, "neighbour").uuid
+        hardware.set_times(create_seconds=1.0, destroy_seconds=1.0)
+        try:
+            lab.create(namespace, pod("three", {"3g.40gb": 2}, node="h100"))
+            lab.until("an order is under way", lambda: lab.node("h100").ordered)
+            time.sleep(1.5)
+            lab.cluster.kill("nebulnetes", lab.pod_of("agent", "h100"))
+            lab.running(namespace, "three", seconds=60)
+        finally:
+            hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
+        assert lab.held(namespace, "neighbour").uuid == holds
+        assert lab.pod(namespace, "neighbour")["status"]["containerStatuses"][0]["restartCount"] == 0
+        states = {instance.state for gpu in lab.gpus("h100") for instance in gpu.instances}
+        assert gpu_pb2.INSTANCE_STATE_BROKEN not in states
+        lab.until("the node is open again", lambda: lab.open("h100"))
+
+
+def test_a_brain_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
+    hardware = lab.cluster.nodes["a100"].hardware
+    assert hardware is not None
+    with lab.enabled("a100"):
+        hardware.set_times(create_seconds=1.0, destroy_seconds=1.0)
+        try:
+            lab.create(namespace, pod("one", {"1g.5gb": 1}, node="a100"))
+            lab.until("an order is under way", lambda: lab.node("a100").ordered)
+            lab.cluster.kill("nebulnetes", lab.pod_of("brain"))
+            lab.running(namespace, "one", seconds=60)
+        finally:
+            hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
+        lab.until("the node is open again", lambda: lab.open("a100"))
+        holds = lab.held(namespace, "one").uuid
+
+        lab.create(namespace, pod("two", {"2g.10gb": 1}, node="a100"))
+        lab.running(namespace, "two")
+        assert lab.held(namespace, "one").uuid == holds
