@@ -26,12 +26,21 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition in a quota's status, as Kubernetes means it."""
+    """A condition in a quota's status, as Kubernetes means it.
+
+    Attributes:
+        type: its type.
+        status: whether it holds.
+        reason: why, in one word.
+        message: why, for people.
+        since: when the status last changed (RFC 3339); empty where that is not known. Plays no part in comparisons.
+    """
 
     type: str
     status: bool
     reason: str
     message: str = ""
+    since: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Watches the Kubernetes API and keeps what the decisions need of it. Writes nothing, decides nothing."""

@@ -1,0 +1,219 @@
+"""From the API's objects, as raw JSON, to the model's values. Pure.
+
+Each function takes one object's bytes and raises :class:`ConvertError` where they cannot be understood; the
+caller leaves that object out and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Final, TypeVar
+
+import msgspec
+
+from brain.errors import BrainError
+from brain.model import resources
+from brain.model.node import Node, Taint
+from brain.model.pod import NodeSelectorTerm, Pod, Requirement, Toleration
+from brain.model.quota import Condition, Kind, Quota, QuotaStatus, spec_problems
+from brain.model.request import Container, pod_request
+from brain.observe import schema
+from n8s import names
+
+T = TypeVar("T")
+
+_ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - compared, not listened on
+
+_metadata = msgspec.json.Decoder(schema.Metadata)
+_node = msgspec.json.Decoder(schema.Node)
+_pod = msgspec.json.Decoder(schema.Pod)
+_quota = msgspec.json.Decoder(schema.Quota)
+
+
+class ConvertError(BrainError):
+    """An object that cannot be understood; the text says which field and why."""
+
+
+def node(raw: bytes | msgspec.Raw) -> Node:
+    """A node, without what its agent says.
+
+    Raises:
+        ConvertError: it cannot be understood.
+    """
+    decoded = _decode(_node, raw)
+    own = f"{names.GROUP}/"
+    return Node(
+        name=decoded.metadata.name,
+        uid=decoded.metadata.uid,
+        labels=decoded.metadata.labels,
+        annotations={key: value for key, value in decoded.metadata.annotations.items() if key.startswith(own)},
+        taints=tuple(Taint(taint.key, taint.value, taint.effect) for taint in decoded.spec.taints),
+        unschedulable=decoded.spec.unschedulable,
+        ready=any(held.type == "Ready" and held.status == "True" for held in decoded.status.conditions),
+        capacity=_amounts(decoded.status.capacity),
+        allocatable=_amounts(decoded.status.allocatable),
+    )
+
+
+def pod(raw: bytes | msgspec.Raw) -> Pod:
+    """A pod.
+
+    Raises:
+        ConvertError: it cannot be understood.
+    """
+    decoded = _decode(_pod, raw)
+    spec = decoded.spec
+    refusal = next((held for held in decoded.status.conditions if held.type == "PodScheduled"), None)
+    unschedulable = refusal is not None and refusal.status == "False" and refusal.reason == "Unschedulable"
+    return Pod(
+        namespace=decoded.metadata.namespace,
+        name=decoded.metadata.name,
+        uid=decoded.metadata.uid,
+        created=_seconds(decoded.metadata.creation_timestamp),
+        request=pod_request(
+            map(_container, spec.containers),
+            map(_container, spec.init_containers),
+            _amounts(spec.overhead),
+            Container(_amounts(spec.resources.requests), _amounts(spec.resources.limits)) if spec.resources else None,
+        ),
+        labels=decoded.metadata.labels,
+        phase=decoded.status.phase,
+        node=spec.node_name,
+        nominated=decoded.status.nominated_node_name,
+        terminating=decoded.metadata.deletion_timestamp is not None,
+        gated=bool(spec.scheduling_gates),
+        unschedulable=unschedulable,
+        scheduler_message=refusal.message if refusal is not None and unschedulable else "",
+        priority=spec.priority or 0,
+        node_selector=spec.node_selector,
+        node_affinity=_affinity(spec.affinity),
+        tolerations=tuple(Toleration(t.key, t.operator, t.value, t.effect) for t in spec.tolerations),
+        host_ports=_host_ports(spec),
+    )
+
+
+def elastic_quota(raw: bytes | msgspec.Raw) -> Quota:
+    """An ElasticQuota.
+
+    Raises:
+        ConvertError: it cannot be understood.
+    """
+    return _any_quota(Kind.SINGLE, raw)
+
+
+def composite_elastic_quota(raw: bytes | msgspec.Raw) -> Quota:
+    """A CompositeElasticQuota.
+
+    Raises:
+        ConvertError: it cannot be understood.
+    """
+    return _any_quota(Kind.COMPOSITE, raw)
+
+
+def key(metadata: schema.Metadata) -> str:
+    """``namespace/name``, or the name alone where there is no namespace."""
+    return f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
+
+
+def _any_quota(kind: Kind, raw: bytes | msgspec.Raw) -> Quota:
+    decoded = _decode(_quota, raw)
+    problems = spec_problems(decoded.spec)
+    namespaces: tuple[str, ...] = (decoded.metadata.namespace,)
+    if kind is Kind.COMPOSITE:
+        listed = decoded.spec.get("namespaces")
+        if isinstance(listed, list) and listed and all(isinstance(name, str) for name in listed):
+            namespaces = tuple(dict.fromkeys(listed))
+        else:
+            namespaces = ()
+            problems.append("spec.namespaces: name at least one namespace")
+    status = decoded.status
+    return Quota(
+        kind=kind,
+        namespace=decoded.metadata.namespace,
+        name=decoded.metadata.name,
+        namespaces=namespaces,
+        min={} if problems else resources.parse(decoded.spec["min"]),
+        max={} if problems else resources.parse(decoded.spec.get("max") or {}),
+        created=_seconds(decoded.metadata.creation_timestamp),
+        uid=decoded.metadata.uid,
+        generation=decoded.metadata.generation,
+        problems=tuple(problems),
+        status=QuotaStatus(
+            used=_amounts(status.used),
+            conditions=tuple(
+                Condition(held.type, held.status == "True", held.reason, held.message, held.last_transition_time or "")
+                for held in sorted(status.conditions, key=lambda held: held.type)
+            ),
+            generation=status.observed_generation,
+        ),
+    )
+
+
+def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | msgspec.Raw) -> T:
+    try:
+        return decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ConvertError(str(error)) from error
+
+
+def _amounts(quantities: Mapping[str, str | int]) -> dict[str, int]:
+    try:
+        return resources.parse(quantities)
+    except resources.QuantityError as error:
+        raise ConvertError(str(error)) from error
+
+
+def _seconds(moment: datetime | None) -> int:
+    return int(moment.timestamp()) if moment is not None else 0
+
+
+def _container(container: schema.Container) -> Container:
+    asked = container.resources
+    return Container(_amounts(asked.requests), _amounts(asked.limits), container.restart_policy == "Always")
+
+
+def _affinity(affinity: schema.Affinity | None) -> tuple[NodeSelectorTerm, ...] | None:
+    node_affinity = affinity.node_affinity if affinity else None
+    required = node_affinity.required_during_scheduling_ignored_during_execution if node_affinity else None
+    if required is None:
+        return None
+    return tuple(
+        NodeSelectorTerm(_requirements(term.match_expressions), _requirements(term.match_fields))
+        for term in required.node_selector_terms
+    )
+
+
+def _requirements(listed: Iterable[schema.Requirement]) -> tuple[Requirement, ...]:
+    return tuple(Requirement(entry.key, entry.operator, tuple(entry.values)) for entry in listed)
+
+
+def _host_ports(spec: schema.PodSpec) -> frozenset[tuple[str, str, int]]:
+    """Ports of all that runs on, sidecars included; the scheduler looks at no other init container's."""
+    lasting = [*spec.containers, *(c for c in spec.init_containers if c.restart_policy == "Always")]
+    return frozenset(
+        (port.protocol, port.host_ip or _ANY_ADDRESS, port.host_port)
+        for container in lasting
+        for port in container.ports
+        if port.host_port
+    )
+
+
+Convert = Callable[[bytes | msgspec.Raw], T]
+"""From one object's JSON to a value."""
+
+
+def metadata_of(raw: bytes | msgspec.Raw) -> schema.Metadata:
+    """The metadata of an object of any kind.
+
+    Raises:
+        ConvertError: it has none that can be read.
+    """
+    return _decode(_headed, raw).metadata
+
+
+class _Headed(msgspec.Struct, frozen=True, gc=False):
+    metadata: schema.Metadata
+
+
+_headed = msgspec.json.Decoder(_Headed)

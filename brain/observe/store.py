@@ -1,0 +1,123 @@
+"""What the brain knows of the cluster now, and the snapshots made of it.
+
+Objects are converted once, when they change; a snapshot only joins them with what the agents say. A change that
+leaves the model's value as it was (most of a kubelet's heart-beats) wakes nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
+
+from brain.model.node import Agent, Node
+from brain.model.pod import Pod
+from brain.model.quota import Quota
+from brain.model.snapshot import Snapshot
+
+T = TypeVar("T")
+
+
+class Agents(Protocol):
+    """What the agents say."""
+
+    def agents(self, now: float) -> Mapping[str, Agent]:
+        """By node name, at a moment of the monotonic clock."""
+
+
+class Table(Generic[T]):
+    """The current objects of one resource, by key."""
+
+    def __init__(self, changed: Callable[[str, T | None], None]) -> None:
+        """``changed`` is told the key and the new value (None: gone) of each that really changed."""
+        self.values: dict[str, T] = {}
+        self.synced = asyncio.Event()
+        self._changed = changed
+
+    def replace(self, values: Mapping[str, T]) -> None:
+        """These are all that there are."""
+        for key in self.values.keys() - values.keys():
+            self.remove(key)
+        for key, value in values.items():
+            self.put(key, value)
+        self.synced.set()
+
+    def put(self, key: str, value: T) -> None:
+        """One is new or has changed."""
+        if self.values.get(key) != value:
+            self.values[key] = value
+            self._changed(key, value)
+
+    def remove(self, key: str) -> None:
+        """One is gone."""
+        if self.values.pop(key, None) is not None:
+            self._changed(key, None)
+
+
+class Store:
+    """The cluster as the API server shows it.
+
+    Attributes:
+        nodes: nodes, without what their agents say.
+        pods: pods.
+        elastic_quotas: quotas of one namespace.
+        composites: quotas of several.
+        changed: set at each change; who waits for it clears it.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """``clock`` is monotonic, in seconds."""
+        self.changed = asyncio.Event()
+        self.nodes: Table[Node] = Table(self._node_changed)
+        self.pods: Table[Pod] = Table(self._wake)
+        self.elastic_quotas: Table[Quota] = Table(self._wake)
+        self.composites: Table[Quota] = Table(self._wake)
+        self._clock = clock
+        self._tainted_since: dict[str, float] = {}
+        self._untainted_since: dict[str, float] = {}
+
+    async def synced(self) -> None:
+        """Returns once each resource has been listed."""
+        for table in (self.nodes, self.pods, self.elastic_quotas, self.composites):
+            await table.synced.wait()
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether each resource has been listed."""
+        return all(table.synced.is_set() for table in (self.nodes, self.pods, self.elastic_quotas, self.composites))
+
+    def snapshot(self, now: float, agents: Agents) -> Snapshot:
+        """The cluster at a moment of the monotonic clock."""
+        known = agents.agents(now)
+        return Snapshot(
+            nodes=tuple(self._joined(node, known.get(node.name), now) for node in self.nodes.values.values()),
+            pods=tuple(self.pods.values.values()),
+            quotas=(*self.elastic_quotas.values.values(), *self.composites.values.values()),
+        )
+
+    def _joined(self, node: Node, agent: Agent | None, now: float) -> Node:
+        tainted = self._tainted_since.get(node.name)
+        untainted = self._untainted_since.get(node.name)
+        if agent is None and tainted is None and untainted is None:
+            return node
+        return replace(
+            node,
+            agent=agent,
+            tainted_seconds=0.0 if tainted is None else now - tainted,
+            untainted_seconds=float("inf") if untainted is None else now - untainted,
+        )
+
+    def _node_changed(self, name: str, node: Node | None) -> None:
+        if node is None:
+            self._tainted_since.pop(name, None)
+            self._untainted_since.pop(name, None)
+        elif node.repartitioning:
+            self._tainted_since.setdefault(name, self._clock())
+            self._untainted_since.pop(name, None)
+        elif self._tainted_since.pop(name, None) is not None:
+            self._untainted_since[name] = self._clock()
+        self.changed.set()
+
+    def _wake(self, _key: str, _value: object) -> None:
+        self.changed.set()
