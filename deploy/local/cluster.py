@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from n8s import names
 
-from . import binaries, config, crilog
+from . import binaries, chart, config, crilog
 from .controlplane import ControlPlane
 from .errors import CommandError, LocalError, StartError
 from .node import Node
@@ -36,9 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
+DESCRIPTION: Final = "cluster.json"
+"""File of the directory that says who watches over it."""
 GUARD_PORT: Final = 61
 """Port whose listener says that a 127.x.0.0/16 is taken; any fixed number that nobody else uses would do."""
 PLUGIN_MANIFEST: Final = Path(__file__).with_name("device-plugin.yaml")
+PREFIX: Final = "nebulnetes-"
+"""Of the names of temporary directories."""
 READY_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.1
 HIDDEN: Final = ("/var/lib", "/var/log", "/run", "/proc", "/sys")
@@ -55,7 +60,7 @@ class Cluster:
         state: Path | None = None,
         keep: bool = False,
         status_seconds: float = 10.0,
-        say: Callable[[str], None] = lambda line: None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         """Describes it; :meth:`start` makes it.
 
@@ -64,15 +69,14 @@ class Cluster:
             state: directory for everything it writes; must be empty or absent. None: a temporary one.
             keep: leave the directory when the cluster ends; its logs are worth reading.
             status_seconds: how often kubelets report their status; 10 is the kubelet's default.
-            say: takes lines of progress.
+            say: takes lines of progress; None: nobody does.
         """
         self._specs = config.load(nodes)
         self._wanted_state = state
         self._keep = keep
         self._status_seconds = status_seconds
-        self._say = say
+        self._say = say or (lambda _: None)
         self._watchdog: subprocess.Popen[bytes] | None = None
-        self._guard: socket.socket | None = None
         self.id = secrets.token_hex(8)
         """Marks all processes of this cluster, in their environment."""
         self.nodes: dict[str, Node] = {}
@@ -107,29 +111,38 @@ class Cluster:
     def _start(self) -> None:
         began = time.monotonic()
         self.state = self._directory()
-        self._guard, prefix = _take_network()
+        guard, prefix = _take_network()
+        with guard:
+            self._start_watchdog(guard)
         self.address = f"{prefix}.0.1"
         """Loopback address that is this cluster's alone: for everything that is not on a node."""
-        self._start_watchdog()
         environ = self._environment()
         self._say(f"control plane on {self.address}, state in {self.state}")
-        for number, spec in enumerate(self._specs, 1):
-            where = self.state / "nodes" / spec.name
-            kubelet = self.binaries["kubelet"]
-            self.nodes[spec.name] = Node(spec, where, f"{prefix}.{number}", self._status_seconds, kubelet, environ)
         self.control_plane = ControlPlane(self.state / "control-plane", self.address, self.binaries, environ)
+        for number, spec in enumerate(self._specs, 1):
+            self.nodes[spec.name] = Node(
+                spec,
+                self.state / "nodes" / spec.name,
+                network=f"{prefix}.{number}",
+                status_seconds=self._status_seconds,
+                kubelet=self.binaries["kubelet"],
+                authority=self.control_plane.authority,
+                server=self.control_plane.url,
+                environ=environ,
+            )
+        self.release = chart.Release(self)
+        """Nebulnetes itself; ``release.install()`` brings it in."""
         for each in self.nodes.values():
             each.start_runtime()
         self.control_plane.start()
         for each in self.nodes.values():
-            each.start_kubelet(self.control_plane.authority, self.control_plane.url)
+            each.start_kubelet()
         self.apply(PLUGIN_MANIFEST.read_text())
         self.wait_for("all nodes are ready", self._nodes_ready, READY_SECONDS)
         self.wait_for("the default service account exists", self._default_account_exists, READY_SECONDS)
         for each in self.nodes.values():
-            if each.hardware is not None:
-                self.wait_for(f"the device plugin serves on {each.name}", partial(_devices_there, each), READY_SECONDS)
-                self._publish_devices(each)
+            self.wait_for(f"the device plugin serves on {each.name}", partial(_devices_there, each), READY_SECONDS)
+            self._publish_devices(each)
         self._say(f"{len(self.nodes)} nodes ready after {time.monotonic() - began:.1f} s")
 
     def stop(self) -> None:
@@ -138,9 +151,25 @@ class Cluster:
             self._watchdog.stdin.close()
             self._watchdog.wait()
             self._watchdog = None
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
+
+    def detach(self) -> None:
+        """Lets the cluster outlive this process. ``python -m deploy.local down`` ends it then."""
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            self._watchdog.stdin.write(b"+")
+            self._watchdog.stdin.close()
+            self._watchdog = None
+
+    def check(self) -> None:
+        """Looks whether all processes that should run do.
+
+        Raises:
+            StartError: one has ended by itself.
+        """
+        running = [*self.control_plane.processes.values()]
+        running += [process for each in self.nodes.values() for process in each.processes]
+        for process in running:
+            if process.ended_by_itself():
+                raise StartError(process.name, "has ended", process.log_tail())
 
     # Use.
 
@@ -156,15 +185,27 @@ class Cluster:
         path = os.pathsep.join([*folders, os.environ.get("PATH", "")])
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
-    def run(self, *argv: str, stdin: str = "", timeout: float = 120.0) -> str:
+    def run(self, *argv: str, stdin: str = "", timeout: float = 120.0, environ: Mapping[str, str] | None = None) -> str:
         """Runs a command with :attr:`environ` and returns its standard output.
+
+        Args:
+            argv: the command.
+            stdin: what it reads.
+            timeout: seconds.
+            environ: further variables.
 
         Raises:
             CommandError: it failed, or took more than ``timeout`` seconds.
         """
         try:
             done = subprocess.run(
-                argv, input=stdin, env=self.environ, capture_output=True, text=True, timeout=timeout, check=False
+                argv,
+                input=stdin,
+                env={**self.environ, **(environ or {})},
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise CommandError(list(argv), -1, f"no end within {timeout:g} s") from error
@@ -227,7 +268,7 @@ class Cluster:
         """
         deadline = time.monotonic() + timeout
         while not condition():
-            self._check_processes()
+            self.check()
             if time.monotonic() > deadline:
                 raise StartError("cluster", f"not within {timeout:g} s: {what}")
             time.sleep(LOOK_SECONDS)
@@ -236,7 +277,7 @@ class Cluster:
 
     def _directory(self) -> Path:
         if self._wanted_state is None:
-            return Path(tempfile.mkdtemp(prefix="nebulnetes-"))
+            return Path(tempfile.mkdtemp(prefix=PREFIX))
         state = self._wanted_state.absolute()
         if any(state.is_relative_to(place) for place in HIDDEN):
             raise LocalError(f"the state cannot lie in {state}: nodes see something else there")
@@ -249,17 +290,14 @@ class Cluster:
         inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
         return {**inherited, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", MARKER: self.id}
 
-    def _start_watchdog(self) -> None:
+    def _start_watchdog(self, guard: socket.socket) -> None:
         directory = "" if self._keep else str(self.state)
         argv = [sys.executable, "-m", "deploy.local.watchdog", self.id, directory]
-        self._watchdog = subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True)
-
-    def _check_processes(self) -> None:
-        running = [*self.control_plane.processes.values()]
-        running += [process for each in self.nodes.values() for process in (each.runtime, each.kubelet)]
-        for process in running:
-            if process.ended_by_itself():
-                raise StartError(process.name, "has ended", process.log_tail())
+        self._watchdog = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True, pass_fds=[guard.fileno()]
+        )
+        about = {"id": self.id, "watchdog": self._watchdog.pid}
+        (self.state / DESCRIPTION).write_text(json.dumps(about))
 
     def _exists(self, kind: str, name: str, namespace: str) -> bool:
         return bool(self.kubectl("get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "name"))
@@ -280,6 +318,31 @@ class Cluster:
         quantities = {resource: str(count) for resource, count in counts.items()}
         patch = json.dumps({"status": {"capacity": quantities, "allocatable": quantities}})
         self.kubectl("patch", "node", where.name, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def end(state: Path) -> None:
+    """Ends the cluster in a directory, whoever made it, and returns when it is gone.
+
+    Raises:
+        LocalError: there is none.
+    """
+    try:
+        about = json.loads((state / DESCRIPTION).read_text())
+    except OSError as error:
+        raise LocalError(f"there is no cluster in {state}") from error
+    command = Path(f"/proc/{about['watchdog']}/cmdline")
+
+    def watched() -> bool:
+        try:
+            return about["id"].encode() in command.read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    if not watched():
+        raise LocalError(f"the cluster in {state} has ended already")
+    os.kill(about["watchdog"], signal.SIGTERM)
+    while watched():
+        time.sleep(LOOK_SECONDS)
 
 
 def _devices_there(where: Node) -> bool:

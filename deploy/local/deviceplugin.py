@@ -1,8 +1,8 @@
 """Stands in for NVIDIA's device plugin, with mixed strategy, on simulated GPUs.
 
-It copies the habit that matters here: it looks at the hardware when it starts, and never again until it restarts -
-which SIGHUP makes it do in process, and a new ``kubelet.sock`` too. Between those it lists what it saw, even when that is
-gone. Resources without devices are not served. It knows no GPU models and no health checks.
+It copies the habit that matters here: it looks at the hardware when it starts, and not again until it restarts, which
+SIGHUP makes it do in process, and a new ``kubelet.sock`` too. In between it lists what it saw, even when that is gone.
+Resources without devices are not served. It knows no GPU models and no health checks.
 """
 # ruff: noqa: N802, ARG002 -- names and signatures are those of the protocol
 
@@ -174,7 +174,12 @@ def main() -> None:
         again, end = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, again.set)
-        loop.add_signal_handler(signal.SIGTERM, lambda: (end.set(), again.set()))
+
+        def terminate() -> None:
+            end.set()
+            again.set()
+
+        loop.add_signal_handler(signal.SIGTERM, terminate)
         await run(args.device_plugin_dir, SimulatedNode(args.hardware), again, end)
 
     asyncio.run(serve())

@@ -1,9 +1,9 @@
 """One node: a mount namespace, and in it a real kubelet, the stand-in runtime and simulated GPUs.
 
-The kubelet's directories are compiled in (its device-plugin directory above all), so nodes on one machine are told apart
-by what their processes see at ``/var/lib`` and ``/var/log``. A process that does nothing holds the namespace, so that
-kubelet and runtime may each be restarted alone and find the volumes that the other has mounted. Sysctls that a kubelet
-would write are covered by files: the machine stays as it is.
+The kubelet's directories are compiled in (its device-plugin directory above all), so nodes on one machine are told
+apart by what their processes see at ``/var/lib`` and ``/var/log``. A process that does nothing holds the namespace, so
+that kubelet and runtime may each be restarted alone and find the volumes that the other has mounted. Sysctls that a
+kubelet would write are covered by files: the machine stays as it is.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ mount --bind "$1/varlog" /var/log
 cd "$1/sysctl"
 for f in $(find . -type f); do if [ -e "/proc/sys/$f" ]; then mount --bind "$f" "/proc/sys/$f"; fi; done
 cd /
-: >"$1/namespace"
+: >"$1/mounted"
 exec sleep infinity
 """
 
@@ -69,9 +69,12 @@ class Node:
         self,
         spec: NodeSpec,
         directory: Path,
+        *,
         network: str,
         status_seconds: float,
         kubelet: Path,
+        authority: Authority,
+        server: str,
         environ: Mapping[str, str],
     ) -> None:
         """Lays the node's directory and hardware down; :meth:`start` runs it.
@@ -82,68 +85,35 @@ class Node:
             network: first three parts of its addresses, e.g. ``127.5.1``: the kubelet has .1, pods the rest.
             status_seconds: how often the kubelet reports its status (``nodeStatusUpdateFrequency``).
             kubelet: the program.
+            authority: signs the kubelet's client certificate, and is whom the kubelet trusts.
+            server: URL of the API server.
             environ: environment of the processes.
         """
         self.name = spec.name
         self.spec = spec
         self.directory = directory
-        self._environ = dict(environ)
         self._network = network
         self._status_seconds = status_seconds
-        self._kubelet_binary = kubelet
         for private in ("varlib", "varlog"):
             (directory / private).mkdir(parents=True)
         for name, value in SYSCTLS.items():
             covered = directory / "sysctl" / name
             covered.parent.mkdir(parents=True, exist_ok=True)
             covered.write_text(value + "\n")
-        self.hardware: SimulatedNode | None = None
-        """The node's GPUs; None where it has none."""
-        if spec.gpus is not None:
-            where = self.on_machine(SIMULATION_DIR)
-            self.hardware = SimulatedNode.install(where, [(spec.gpus.model.key, spec.gpus.count)])
+        gpus = [] if spec.gpus is None else [(spec.gpus.model.key, spec.gpus.count)]
+        self.hardware = SimulatedNode.install(self.on_machine(SIMULATION_DIR), gpus)
+        """The node's GPUs, be they none."""
         script = ["unshare", "--mount", "--propagation", "private", "bash", "-c", HOLDER, "holder", str(directory)]
         self._holder = Process(f"{self.name}/namespace", script, directory / "namespace.log", environ)
-        self.runtime: Process
-        """The stand-in container runtime; there once the node has started."""
-        self.kubelet: Process
-        """The kubelet; there once it has started."""
-
-    def on_machine(self, path: str) -> Path:
-        """Where the machine has a path that the node sees below ``/var/lib`` or ``/var/log``."""
-        for private, seen in (("varlib", "/var/lib/"), ("varlog", "/var/log/")):
-            if path.startswith(seen):
-                return self.directory / private / path.removeprefix(seen)
-        raise ValueError(f"{path} is not the node's own")
-
-    def start_runtime(self) -> None:
-        """Starts the namespace and the runtime; needs no API server.
-
-        Raises:
-            StartError: one of them did not come up.
-        """
-        self._holder.start()
-        self._holder.wait_until((self.directory / "namespace").exists, "set up", START_SECONDS)
-        flags = ["--socket", CRI_SOCKET, "--network", self._network, "--hardware", SIMULATION_DIR]
-        argv = [*self._inside(), sys.executable, "-m", "deploy.local.runtime", *flags]
-        self.runtime = Process(f"{self.name}/runtime", argv, self.directory / "runtime.log", self._environ)
-        self.runtime.start()
-
-    def start_kubelet(self, authority: Authority, server: str) -> None:
-        """Starts the kubelet, with a client certificate of its own.
-
-        Args:
-            authority: signs the certificate; also what the kubelet trusts.
-            server: URL of the API server.
-
-        Raises:
-            StartError: the runtime did not come up.
-        """
-        self.runtime.wait_until(self.on_machine(CRI_SOCKET).exists, "serving", START_SECONDS)
-        user = f"system:node:{self.name}"
-        kubeconfig = authority.kubeconfig(f"kubelet-{self.name}", server, user, ["system:nodes"])
-        config = self.directory / "kubelet.yaml"
+        self._namespace = directory / "namespace"
+        inside = ["nsenter", f"--mount={self._namespace}", "--"]
+        served = ["--socket", CRI_SOCKET, "--network", network, "--hardware", SIMULATION_DIR]
+        program = [sys.executable, "-m", "deploy.local.runtime", *served]
+        self.runtime = Process(f"{self.name}/runtime", [*inside, *program], directory / "runtime.log", environ)
+        """The stand-in container runtime. When it starts anew, the kubelet makes all containers again."""
+        config = directory / "kubelet.yaml"
         config.write_text(yaml.safe_dump(self._kubelet_configuration(authority.cert)))
+        kubeconfig = authority.kubeconfig(f"kubelet-{self.name}", server, f"system:node:{self.name}", ["system:nodes"])
         flags = [
             f"--config={config}",
             f"--kubeconfig={kubeconfig}",
@@ -152,12 +122,45 @@ class Node:
             "--cert-dir=/var/lib/kubelet/pki",
             "-v=2",
         ]
-        if self.spec.gpus is not None:
-            labels = gpu_labels(self.spec.gpus)
+        if spec.gpus is not None:
+            labels = gpu_labels(spec.gpus)
             flags.append("--node-labels=" + ",".join(f"{key}={value}" for key, value in labels.items()))
-        argv = [*self._inside(), str(self._kubelet_binary), *flags]
-        self.kubelet = Process(f"{self.name}/kubelet", argv, self.directory / "kubelet.log", self._environ)
+        self.kubelet = Process(
+            f"{self.name}/kubelet", [*inside, str(kubelet), *flags], directory / "kubelet.log", environ
+        )
+        """The kubelet. Containers go on without it."""
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """All that make the node, in the order in which they start."""
+        return (self._holder, self.runtime, self.kubelet)
+
+    def start_runtime(self) -> None:
+        """Makes the namespace and starts the runtime in it; does not wait for that.
+
+        Raises:
+            StartError: the namespace could not be made.
+        """
+        self._holder.start()
+        self._holder.wait_until((self.directory / "mounted").exists, "set up", START_SECONDS)
+        self._namespace.symlink_to(f"/proc/{self._holder.pid}/ns/mnt")
+        self.runtime.start()
+
+    def start_kubelet(self) -> None:
+        """Starts the kubelet when the runtime serves.
+
+        Raises:
+            StartError: the runtime does not.
+        """
+        self.runtime.wait_until(self.on_machine(CRI_SOCKET).exists, "serving", START_SECONDS)
         self.kubelet.start()
+
+    def on_machine(self, path: str) -> Path:
+        """Where the machine has a path that the node sees below ``/var/lib`` or ``/var/log``."""
+        for private, seen in (("varlib", "/var/lib/"), ("varlog", "/var/log/")):
+            if path.startswith(seen):
+                return self.directory / private / path.removeprefix(seen)
+        raise ValueError(f"{path} is not the node's own")
 
     def device_ids(self) -> set[str]:
         """UUIDs of the MIG devices that the kubelet could give to pods, by its PodResources API.
@@ -183,18 +186,9 @@ class Node:
         """A path of the node, as a name that is short enough for a unix socket wherever the node's directory lies."""
         return f"/proc/{self._holder.pid}/root{path}"
 
-    def _inside(self) -> list[str]:
-        """Command prefix that enters the node's mount namespace."""
-        if not self._holder.alive():
-            raise StartError(self._holder.name, "has ended", self._holder.log_tail())
-        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
-
     def _kubelet_configuration(self, client_ca: Path) -> dict[str, object]:
         address = f"{self._network}.1"
-        nothing = {
-            signal: "0%"
-            for signal in ("nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree")
-        }
+        disks = ("nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree")
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -220,7 +214,7 @@ class Node:
             # The machine's network and disks are not the node's.
             "makeIPTablesUtilChains": False,
             "resolvConf": "",
-            "evictionHard": {"memory.available": "1Mi", **nothing},
+            "evictionHard": {"memory.available": "1Mi", **dict.fromkeys(disks, "0%")},
             "imageGCHighThresholdPercent": 100,
             "volumeStatsAggPeriod": "0s",
             "volumePluginDir": "/var/lib/kubelet/volumeplugins",

@@ -79,10 +79,8 @@ class Process:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, sig)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(grace)
-        except subprocess.TimeoutExpired:
-            pass
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
@@ -141,7 +139,7 @@ def kill_members(cluster_id: str, timeout: float = 10.0) -> None:
 
 
 def free_port(address: str) -> int:
-    """A TCP port that nobody listens on at this address. Nobody else binds on a cluster's addresses, so it stays free."""
+    """A TCP port that nobody listens on at this address; it stays free, as nobody else uses a cluster's addresses."""
     with socket.socket() as probe:
         probe.bind((address, 0))
         port: int = probe.getsockname()[1]

@@ -87,12 +87,12 @@ class Container:
 class Runtime(rpc.RuntimeServiceServicer):
     """The runtime service of one node."""
 
-    def __init__(self, network: str, hardware: SimulatedNode | None) -> None:
+    def __init__(self, network: str, hardware: SimulatedNode) -> None:
         """An empty runtime.
 
         Args:
             network: first three parts of the pods' addresses, e.g. ``127.5.1``.
-            hardware: the node's GPUs; None where it has none.
+            hardware: the node's GPUs, be they none.
         """
         self._network = network
         self._hardware = hardware
@@ -348,7 +348,7 @@ class Runtime(rpc.RuntimeServiceServicer):
     def _hold(self, container: Container) -> int | None:
         """Opens the container's MIG devices and returns under which number; None where it has none."""
         given = [d for d in container.environ.get("NVIDIA_VISIBLE_DEVICES", "").split(",") if d.startswith("MIG-")]
-        if not given or self._hardware is None:
+        if not given:
             return None
         holder = container.workload.pid
         if holder is None:
@@ -360,7 +360,7 @@ class Runtime(rpc.RuntimeServiceServicer):
     async def _watch(self, container: Container, holder: int | None) -> None:
         """Waits for the container's end; only then are its devices free."""
         code = await container.workload.wait()
-        if holder is not None and self._hardware is not None:
+        if holder is not None:
             self._hardware.release(holder)
         container.exit_code, container.reason = code, "Error" if code else "Completed"
         container.finished, container.state = time.time_ns(), pb.CONTAINER_EXITED
@@ -432,11 +432,11 @@ def _workload(pod: pb.PodSandboxConfig, config: pb.ContainerConfig, environ: Map
     ]
     return RealProcess(
         [*argv, *config.args],
-        "" if config.command else entry.process_name,
-        {**python_environment(), **environ},
-        mounts.commands(wanted),
-        config.working_dir or str(REPOSITORY),
-        Path(path or os.devnull),
+        name="" if config.command else entry.process_name,
+        environ={**python_environment(), **environ},
+        mounts=mounts.commands(wanted),
+        cwd=config.working_dir or str(REPOSITORY),
+        log=Path(path or os.devnull),
     )
 
 
@@ -479,12 +479,9 @@ def _new_id() -> str:
     return uuid.uuid4().hex * 2
 
 
-def _hardware(directory: str) -> SimulatedNode | None:
+def _hardware(directory: str) -> SimulatedNode:
     """The node's GPUs with nothing open: a runtime that starts has no containers."""
-    try:
-        hardware = SimulatedNode(directory)
-    except FileNotFoundError:
-        return None
+    hardware = SimulatedNode(directory)
     for gpu in hardware.gpus():
         for instance in gpu.instances:
             for pid in instance.processes:
@@ -503,7 +500,6 @@ async def serve(socket: str, runtime: Runtime, until: Callable[[asyncio.Event], 
     server = grpc.aio.server()
     rpc.add_RuntimeServiceServicer_to_server(runtime, server)
     rpc.add_ImageServiceServicer_to_server(Images(), server)
-    Path(socket).unlink(missing_ok=True)
     server.add_insecure_port(f"unix://{socket}")
     stop = asyncio.Event()
     until(stop)
@@ -518,8 +514,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.runtime", description=__doc__)
     parser.add_argument("--socket", required=True, help="unix socket to serve on")
     parser.add_argument("--network", required=True, help="first three parts of pod addresses, e.g. 127.5.1")
-    parser.add_argument("--hardware", required=True, help="directory of the simulated GPUs; may hold none")
+    parser.add_argument("--hardware", required=True, help="directory of the simulated GPUs")
     args = parser.parse_args()
+    Path(args.socket).unlink(missing_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
     async def run() -> None:

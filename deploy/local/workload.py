@@ -137,7 +137,14 @@ class RealProcess:
     """A process in a session and a mount namespace of its own, which dies with the runtime."""
 
     def __init__(
-        self, argv: Sequence[str], name: str, environ: Mapping[str, str], mounts: Sequence[str], cwd: str, log: Path
+        self,
+        argv: Sequence[str],
+        *,
+        name: str,
+        environ: Mapping[str, str],
+        mounts: Sequence[str],
+        cwd: str,
+        log: Path,
     ) -> None:
         """Describes it.
 

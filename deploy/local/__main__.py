@@ -1,0 +1,103 @@
+"""The command line of the local cluster; see README.md beside this file. It refuses to know more than its library."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from . import binaries, cluster, config
+from .errors import LocalError
+
+
+def main() -> None:
+    """Runs one command; errors of ours end as one message and status 1."""
+    args = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
+    try:
+        args.run(args)
+    except LocalError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.local",
+        description="A Kubernetes cluster on this machine, with real kubelets, simulated MIG GPUs and no containers.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    up = commands.add_parser(
+        "up",
+        help="bring a cluster up and keep it until Ctrl-C",
+        description="Brings a cluster up with Nebulnetes in it and keeps it until Ctrl-C, which removes everything.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    up.add_argument("--config", type=Path, default=config.DEFAULT, metavar="FILE", help="YAML file with the nodes")
+    up.add_argument("--state", type=Path, metavar="DIR", help="empty directory for all files, else a temporary one")
+    up.add_argument("--keep", action="store_true", help="leave the files when the cluster ends, to read its logs")
+    up.add_argument("--no-chart", action="store_true", help="do not install Nebulnetes")
+    up.add_argument("--detach", action="store_true", help="return when the cluster is up; `down` ends it")
+    up.add_argument(
+        "--status-seconds",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="how often kubelets report their status (the kubelet's own default is 10)",
+    )
+    up.set_defaults(run=_up)
+
+    down = commands.add_parser("down", help="end a cluster", description="Ends a cluster, from another terminal too.")
+    down.add_argument("--state", type=Path, metavar="DIR", help="its directory; not needed where only one runs")
+    down.set_defaults(run=_down)
+
+    build = commands.add_parser(
+        "binaries",
+        help="find or build the programs",
+        description="Finds the programs in KUBEBUILDER_ASSETS or the cache, builds what is missing, says where they are.",
+    )
+    build.set_defaults(run=lambda _: _say(binaries.report(binaries.ensure(_say))))
+    return parser
+
+
+def _up(args: argparse.Namespace) -> None:
+    made = cluster.Cluster(args.config, state=args.state, keep=args.keep, status_seconds=args.status_seconds, say=_say)
+    with made:
+        if not args.no_chart:
+            made.release.install()
+            _say(
+                f"Nebulnetes is installed in namespace nebulnetes; inventory (gRPC) at {made.release.inventory_address}"
+            )
+        _say(f"logs: {made.state}/control-plane/*.log, {made.state}/nodes/*/*.log, {made.state}/nodes/*/varlog/pods/")
+        _say(f"\nexport KUBECONFIG={made.kubeconfig}\nkubectl: {made.binaries['kubectl']}")
+        if args.detach:
+            made.detach()
+            _say(f"\nend it with: python -m deploy.local down --state {made.state}")
+            return
+        _say("\nCtrl-C ends the cluster.")
+        while not threading.Event().wait(1.0):
+            made.check()
+
+
+def _down(args: argparse.Namespace) -> None:
+    if args.state is None:
+        found = sorted(Path(tempfile.gettempdir()).glob(f"{cluster.PREFIX}*/{cluster.DESCRIPTION}"))
+        if len(found) != 1:
+            listed = "".join(f"\n  {path.parent}" for path in found)
+            raise LocalError(f"{len(found)} clusters in {tempfile.gettempdir()}: name one with --state{listed}")
+        args.state = found[0].parent
+    cluster.end(args.state)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
