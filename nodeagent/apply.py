@@ -175,8 +175,8 @@ class Applier:
         try:
             await asyncio.to_thread(self._driver.destroy, gpu, instance)
         except InUseError as error:
-            holder = f"processes {list(error.processes)}" if error.processes else f"an open handle ({error.detail})"
-            raise HeldError(gpu, str(instance.placement), holder, passing=True) from error
+            by = f"processes {list(error.processes)}" if error.processes else f"an open handle ({error.detail})"
+            raise HeldError(gpu, str(instance.placement), f"held by {by}", passing=True) from error
 
     async def _check_free(self, gpu: int, instance: Instance) -> None:
         """Ask kubelet and driver whether an instance is free.
@@ -191,14 +191,14 @@ class Applier:
         try:
             holder = (await self._kubelet.account()).holders.get(instance.uuid)
         except KubeletError as error:
-            raise HeldError(gpu, what, f"nobody knows whom: {error}", passing=True) from error
+            raise HeldError(gpu, what, f"perhaps held, {error}", passing=True) from error
         if holder is not None:
-            raise HeldError(gpu, what, str(holder), passing=False)
+            raise HeldError(gpu, what, f"held by {holder}", passing=False)
         now = next((one for one in (await self._read(gpu)).instances if one.id == instance.id), None)
         if now is None:
             raise NotFoundError(gpu, f"{what} is gone")
         if now.processes:
-            raise HeldError(gpu, what, f"processes {list(now.processes)}", passing=True)
+            raise HeldError(gpu, what, f"held by processes {list(now.processes)}", passing=True)
 
     async def _read(self, gpu: int) -> Gpu:
         return next(one for one in await asyncio.to_thread(self._driver.read) if one.index == gpu)

@@ -59,15 +59,15 @@ class HeldError(AgentError):
     Attributes:
         gpu: Index of the GPU.
         what: The instance, e.g. ``3g.20gb at 4``.
-        holder: What holds it, for people.
+        why: What holds it, or why nobody can tell, for people.
         passing: Whether it may pass by itself within seconds; a pod that has the instance keeps it.
     """
 
-    def __init__(self, gpu: int, what: str, holder: str, *, passing: bool) -> None:
-        super().__init__(f"GPU {gpu}: {what} is held by {holder}")
+    def __init__(self, gpu: int, what: str, why: str, *, passing: bool) -> None:
+        super().__init__(f"GPU {gpu}: {what} must stay: {why}")
         self.gpu = gpu
         self.what = what
-        self.holder = holder
+        self.why = why
         self.passing = passing
 
 

@@ -71,7 +71,7 @@ class Reporter:
     def finished(self, result: agent_pb2.OrderResult) -> None:
         """An order has ended: tell the state that holds now, then its result."""
         self._results.append(result)
-        self.ask()
+        self.wake()
 
     def restart(self) -> None:
         """A new session begins: whatever was in line is old. The state is told anew, then how the last order ended.
@@ -94,12 +94,13 @@ class Reporter:
         """Look and tell, until cancelled."""
         while True:
             self._woken.clear()
-            asked, self._asked = self._asked, False
+            # The results that are told after this look are of orders that ended before it.
             results, self._results = self._results, []
             view = await self._reader.look()
             self._note(view)
             state = view.state(self._orders.applying)
-            if asked or state != self._last_state:
+            asked, self._asked = self._asked, False
+            if asked or results or state != self._last_state:
                 self._last_state = state
                 self._put_state(state)
             for result in results:

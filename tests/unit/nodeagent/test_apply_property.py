@@ -69,7 +69,7 @@ def cases(draw: st.DrawFn) -> Case:
     gpus = draw(st.integers(1, 2))
     held = [fill(model, draw(tries)) for _ in range(gpus)]
     wanted = [fill(model, draw(tries)) for _ in range(gpus)]
-    if draw(st.integers(0, 9)) == 0:  # now and then what no hardware can hold
+    if draw(st.integers(0, 15)) == 9:  # now and then what no hardware can hold
         name = models()[model].largest.name
         wanted[-1] = [*wanted[-1], (name, 0), (name, 0)]
     uses: st.SearchStrategy[Use] = st.sampled_from(["free", "free", "free", "free", "pod", "process", "both", "broken"])
@@ -83,7 +83,7 @@ def cases(draw: st.DrawFn) -> Case:
             st.lists(st.tuples(st.sampled_from(FAULTY), st.sampled_from(errors), st.integers(1, 3)), max_size=3)
             | st.just([])
         ),
-        kubelet_silent=draw(st.integers(0, 7)) == 0,
+        kubelet_silent=draw(st.integers(0, 15)) == 9,
     )
 
 

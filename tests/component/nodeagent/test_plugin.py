@@ -1,0 +1,145 @@
+"""Finding and telling the device plugin, with real processes and the real /proc."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nodeagent import plugin as plugin_module
+from nodeagent.gpu.driver import Placement
+from nodeagent.gpu.simulated import SimulatedNode
+from nodeagent.gpu.simulated_driver import SimulatedDriver
+from nodeagent.kubelet import pod_resources
+from nodeagent.node import device_ids
+from nodeagent.plugin import SignalledPlugin
+from tests.component.nodeagent.standins import kubelet_serving, plugin_running
+from tests.unit.nodeagent.standins import MemoryKubelet
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from nodeagent.kubelet import DeviceIds
+
+
+PROGRAM = f"nvidia-device-plugin-{os.getpid()}"
+"""Plugins of local clusters on this machine see the tests' directories too, and are left in peace."""
+
+
+@pytest.fixture(autouse=True)
+def _own_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin_module, "PROGRAM", PROGRAM)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "device-plugins"
+    path.mkdir()
+    return path
+
+
+def plugin_of(directory: Path, deadline_seconds: float = 10) -> SignalledPlugin:
+    return SignalledPlugin(MemoryKubelet(), directory, deadline_seconds=deadline_seconds)
+
+
+@contextlib.asynccontextmanager
+async def named(directory: Path, program: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process of that program's name that listens on nothing; it dies of SIGHUP."""
+    script = directory.parent / program
+    script.write_text("import sys\nprint('ready', flush=True)\nsys.stdin.read()\n")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+async def test_the_process_that_listens_in_the_directory_is_it(directory: Path) -> None:
+    plugin = plugin_of(directory)
+    assert plugin.find() == []
+    async with plugin_running(directory) as process:
+        assert plugin.find() == [process.pid]
+    assert plugin.find() == []
+
+
+@pytest.mark.parametrize("socket", ["kubelet.sock", "rdma-shared.sock"])
+async def test_the_kubelet_and_other_vendors_are_not(directory: Path, socket: str) -> None:
+    async with plugin_running(directory, socket=socket):
+        assert plugin_of(directory).find() == []
+
+
+async def test_one_that_listens_in_another_nodes_directory_is_not(directory: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    async with plugin_running(other) as process:
+        assert plugin_of(directory).find() == []
+        assert plugin_of(other).find() == [process.pid]
+
+
+async def test_a_directory_that_does_not_exist_has_none(tmp_path: Path) -> None:
+    assert plugin_of(tmp_path / "none").find() == []
+
+
+async def test_a_plugin_without_devices_is_known_by_its_name(directory: Path) -> None:
+    async with named(directory, PROGRAM) as idle, named(directory, "something-else"):
+        assert plugin_of(directory).find() == [idle.pid]
+        async with plugin_running(directory) as process:
+            assert plugin_of(directory).find() == [process.pid]
+
+
+async def test_a_process_that_is_not_ready_for_the_signal_is_spared(directory: Path) -> None:
+    async def wanted() -> DeviceIds:
+        return {"nvidia.com/mig-1g.5gb": frozenset({"MIG-a"})}
+
+    async with named(directory, PROGRAM) as process:
+        missing = await plugin_of(directory, 0.3).settle(wanted, asyncio.Event())
+        assert "mig-1g.5gb" in missing
+        assert process.returncode is None
+
+
+async def test_the_plugin_looks_again_only_when_devices_differ(directory: Path, tmp_path: Path) -> None:
+    node = SimulatedNode.install(tmp_path / "sim", [("A100-40GB", 1)])
+    driver = SimulatedDriver(node)
+    devices_file, socket = tmp_path / "devices.json", tmp_path / "k.sock"
+
+    async def wanted() -> DeviceIds:
+        return device_ids(driver.read())
+
+    async with (
+        kubelet_serving(socket, devices_file),
+        pod_resources(str(socket)) as kubelet,
+        plugin_running(directory, simulation=tmp_path / "sim", devices_file=devices_file),
+    ):
+        plugin = SignalledPlugin(kubelet, directory)
+        written = devices_file.stat().st_ino
+        assert await plugin.settle(wanted, asyncio.Event()) == ""
+        assert devices_file.stat().st_ino == written
+        (whole,) = driver.read()[0].instances
+        driver.destroy(0, whole)
+        driver.create(0, Placement(4, "3g.20gb"))
+        assert await plugin.settle(wanted, asyncio.Event()) == ""
+        assert (await kubelet.account()).allocatable == await wanted()
+
+
+async def test_a_plugin_that_is_still_to_come_is_waited_for(directory: Path, tmp_path: Path) -> None:
+    node = SimulatedNode.install(tmp_path / "sim", [("A100-40GB", 1)])
+    devices_file, socket = tmp_path / "devices.json", tmp_path / "k.sock"
+
+    async def wanted() -> DeviceIds:
+        return device_ids(SimulatedDriver(node).read())
+
+    async with kubelet_serving(socket, devices_file), pod_resources(str(socket)) as kubelet:
+        settling = asyncio.create_task(SignalledPlugin(kubelet, directory).settle(wanted, asyncio.Event()))
+        async with plugin_running(directory, simulation=tmp_path / "sim", devices_file=devices_file):
+            assert await settling == ""

@@ -1,0 +1,96 @@
+"""The agent's program as a process: starts, serves health and metrics, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from n8s.v1 import agent_pb2
+from nodeagent.gpu.simulated import SimulatedNode
+from tests.component.nodeagent.standins import brain_serving, kubelet_serving, plugin_running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def program(path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    (path / "device-plugins").mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "nodeagent", "--node-name", "n1"),
+        *("--brain-address", f"unix://{path}/brain.sock"),
+        *("--simulation-dir", str(path / "sim")),
+        *("--pod-resources-socket", str(path / "k.sock")),
+        *("--device-plugin-dir", str(path / "device-plugins")),
+        *arguments,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def test_health_metrics_and_a_stop_in_the_middle_of_an_order(tmp_path: Path) -> None:
+    node = SimulatedNode.install(tmp_path / "sim", [("A100-40GB", 1)], create_seconds=0.4)
+    port = free_port()
+    async with (
+        brain_serving(f"unix://{tmp_path}/brain.sock") as brain,
+        program(tmp_path, "--http-listen", f"127.0.0.1:{port}") as process,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+    ):
+        await brain.until(2)
+        async with http.get("/healthz") as answer:
+            assert answer.status == 200
+        async with http.get("/readyz") as answer:
+            assert answer.status == 503
+            assert "kubelet does not answer" in await answer.text()
+        async with (
+            kubelet_serving(tmp_path / "k.sock", tmp_path / "devices.json"),
+            plugin_running(tmp_path / "device-plugins"),
+        ):
+            brain.ask()
+            await brain.state(lambda state: not state.problem)
+            async with http.get("/readyz") as answer:
+                assert answer.status == 200
+            async with http.get("/metrics") as answer:
+                text = await answer.text()
+                assert "n8s_agent_connected 1.0" in text
+                assert 'n8s_agent_instances{state="free"} 1.0' in text
+
+            # The device plugin shows nothing, so the order waits for it after the hardware is done.
+            brain.order(1, [("3g.20gb", 4)])
+            await brain.state(lambda state: state.applying == 1)
+            process.send_signal(signal.SIGTERM)
+            result = await brain.result(1)
+            assert result.outcome == agent_pb2.OUTCOME_FAILED
+            assert "the agent was stopped" in result.message
+            _, log = await process.communicate()
+    assert process.returncode == 0
+    assert [(device.profile, device.start) for device in node.mig_devices()] == [("3g.20gb", 4)]
+    assert len(node.gpus()[0].instances) == 1  # none without compute instance
+    lines = log.decode().splitlines()
+    assert all(line.startswith("time=") for line in lines)
+    assert any("order ended id=1" in line for line in lines)
+
+
+async def test_a_setting_that_cannot_work_ends_it_with_a_word(tmp_path: Path) -> None:
+    async with program(tmp_path) as process:
+        _, log = await process.communicate()
+    assert process.returncode == 2
+    assert log.decode() == f"n8s-agent: --simulation-dir: {tmp_path}/sim holds no simulated hardware\n"

@@ -1,0 +1,163 @@
+"""An agent's parts together, against a stand-in kubelet, device plugin and brain, over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from n8s.v1 import agent_pb2, gpu_pb2
+from nodeagent.apply import Applier
+from nodeagent.gpu.simulated import SimulatedNode
+from nodeagent.gpu.simulated_driver import SimulatedDriver
+from nodeagent.kubelet import pod_resources
+from nodeagent.node import NodeReader
+from nodeagent.orders import Orders
+from nodeagent.plugin import SignalledPlugin
+from nodeagent.report import Reporter
+from nodeagent.session import Greeting, Sessions, connect
+from tests.component.nodeagent.standins import (
+    StandInBrain,
+    StandInKubelet,
+    brain_serving,
+    kubelet_serving,
+    plugin_running,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+ONES = [("1g.5gb", start) for start in range(7)]
+
+
+@dataclass
+class World:
+    node: SimulatedNode
+    kubelet: StandInKubelet
+    brain: StandInBrain
+
+
+@contextlib.asynccontextmanager
+async def world(path: Path, *, poll_seconds: float = 0.05) -> AsyncIterator[World]:
+    node = SimulatedNode.install(path / "sim", [("A100-40GB", 2)])
+    plugins = path / "device-plugins"
+    plugins.mkdir()
+    driver = SimulatedDriver(node)
+    brain_address = f"unix://{path}/brain.sock"
+    async with (
+        kubelet_serving(path / "k.sock", path / "devices.json") as served,
+        plugin_running(plugins, simulation=path / "sim", devices_file=path / "devices.json"),
+        pod_resources(str(path / "k.sock")) as kubelet,
+        brain_serving(brain_address) as brain,
+    ):
+        orders = Orders(Applier(driver, kubelet, SignalledPlugin(kubelet, plugins), in_use_seconds=20))
+        reporter = Reporter(NodeReader(driver, kubelet), orders, poll_seconds=poll_seconds)
+        greeting = Greeting(node="n1", agent_version="0", driver="simulated", boot_id=driver.boot_id)
+        sessions = Sessions(partial(connect, brain_address), greeting, orders, reporter)
+        tasks = [asyncio.create_task(one) for one in (reporter.run(), sessions.run(), orders.work(reporter))]
+        try:
+            yield World(node, served, brain)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def kinds(brain: StandInBrain) -> list[str | None]:
+    return [message.WhichOneof("body") for message in brain.said]
+
+
+def outcome(result: agent_pb2.OrderResult) -> str:
+    return agent_pb2.Outcome.Name(result.outcome).removeprefix("OUTCOME_")
+
+
+async def test_hello_then_the_state_then_silence(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        await asyncio.sleep(0.2)  # four looks
+        assert kinds(w.brain) == ["hello", "state"]
+        hello, state = w.brain.hellos[0], w.brain.states[0]
+        assert (hello.node, hello.boot_id, hello.driver, hello.epoch) == ("n1", w.node.boot_id, "simulated", 0)
+        assert [instance.state for gpu in state.gpus for instance in gpu.instances] == [
+            gpu_pb2.INSTANCE_STATE_FREE,
+            gpu_pb2.INSTANCE_STATE_FREE,
+        ]
+        assert len(state.allocatable[0].device_ids) == 2
+        w.brain.ask()
+        await w.brain.until(3)
+        assert w.brain.states[1] == state
+
+
+async def test_an_order_is_carried_out_and_the_truth_comes_before_the_result(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        w.brain.order(1, ONES, epoch=3)
+        result = await w.brain.result(1)
+        assert (outcome(result), result.epoch, result.message) == ("APPLIED", 3, "")
+        said = kinds(w.brain)
+        assert said[said.index("result") - 1] == "state"
+        state = w.brain.states[-1]
+        assert state.applying == 0
+        assert [(i.profile, i.start) for i in state.gpus[0].instances] == ONES
+        assert {a.name: set(a.device_ids) for a in state.allocatable} == {
+            "nvidia.com/mig-1g.5gb": {i.uuid for i in state.gpus[0].instances},
+            "nvidia.com/mig-7g.40gb": {i.uuid for i in state.gpus[1].instances},
+        }
+        assert any(state.applying == 1 for state in w.brain.states)
+        w.brain.order(9, [], epoch=2)
+        assert outcome(await w.brain.result(9)) == "REFUSED"
+
+
+async def test_use_is_told_as_it_comes_and_states_flow_while_an_order_waits(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        whole, other = w.node.mig_devices()
+        w.node.hold(whole.uuid, 4711)
+        await w.brain.state(lambda state: list(state.gpus[0].instances[0].processes) == [4711])
+        w.brain.order(1, ONES)  # waits for the process
+        await w.brain.state(lambda state: state.applying == 1)
+        w.kubelet.give(other.uuid, other.profile, "late")
+        state = await w.brain.state(lambda state: state.gpus[1].instances[0].holder.pod == "late")
+        assert state.applying == 1
+        w.brain.order(2, [("7g.40gb", 0)])
+        assert outcome(await w.brain.result(1)) == "REPLACED"
+        assert outcome(await w.brain.result(2)) == "APPLIED"
+        assert {device.uuid for device in w.node.mig_devices()} == {whole.uuid, other.uuid}
+
+
+async def test_a_session_that_ends_is_opened_again_and_says_it_all_again(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        w.brain.order(1, ONES, epoch=7)
+        await w.brain.result(1)
+        said = len(w.brain.said)
+        w.brain.refuse = 1  # the next is replaced at once
+        w.brain.end_session()
+        await w.brain.until(said + 3)
+        assert w.brain.sessions == 3
+        assert kinds(w.brain)[said:] == ["hello", "state", "result"]
+        assert w.brain.hellos[-1].epoch == 7
+
+
+async def test_an_order_goes_on_while_the_brain_is_away(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        w.node.hold(w.node.mig_devices()[0].uuid, 1)
+        w.brain.order(1, ONES)
+        await w.brain.state(lambda state: state.applying == 1)
+        w.brain.end_session()
+        w.node.release(1)
+        assert outcome(await w.brain.result(1)) == "APPLIED"
+        assert len(w.brain.hellos) >= 2
+
+
+async def test_after_a_reboot_of_the_hardware_nothing_is_there_and_an_order_brings_it_back(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        w.node.reboot()
+        await w.brain.state(lambda state: not any(gpu.instances for gpu in state.gpus))
+        w.brain.order(1, ONES, ONES)
+        assert outcome(await w.brain.result(1)) == "APPLIED"
