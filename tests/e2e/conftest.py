@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deploy.local import chart
+from deploy.local.chart import Release
 from deploy.local.cluster import Cluster
 from tests.e2e.lab import Lab
 
@@ -17,9 +17,10 @@ from tests.e2e.lab import Lab
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     with Cluster(Path(__file__).with_name("nodes.yaml"), say=print) as cluster:
-        release = chart.install(cluster)
-        with grpc.insecure_channel(release.brain_address) as channel:
-            yield Lab(cluster, release.brain_address, channel)
+        release = Release(cluster)
+        release.install()
+        with grpc.insecure_channel(release.inventory_address) as channel:
+            yield Lab(cluster, release.inventory_address, channel)
 
 
 @pytest.fixture

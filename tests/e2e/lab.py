@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from deploy.local.cluster import Cluster
 from deploy.local.errors import CommandError
+from deploy.local.process import MARKER
 from n8s import names
 from n8s.v1 import gpu_pb2, inventory_pb2, inventory_pb2_grpc
+from nodeagent.gpu.simulated import SimulatedNode
 
 NEBULNETES = "nebulnetes"
 """The release's namespace."""
@@ -47,14 +53,14 @@ class Lab:
         for node in nodes:
             self.cluster.kubectl("label", "node", node, f"{names.AUTO_MIG_LABEL}=true", "--overwrite")
         for node in nodes:
-            self.until(f"the agent of {node} is connected", lambda node=node: self.node(node).agent.connected)
+            self.until(f"the agent of {node} is connected", partial(self._connected, node))
         try:
             yield
         finally:
             for node in nodes:
                 self.cluster.kubectl("label", "node", node, f"{names.AUTO_MIG_LABEL}-")
             for node in nodes:
-                self.until(f"the agent of {node} is gone", lambda node=node: not self.node(node).agent.connected)
+                self.until(f"the agent of {node} is gone", partial(self._gone, node))
 
     def node(self, name: str) -> inventory_pb2.Node:
         """A node as the inventory shows it."""
@@ -66,9 +72,16 @@ class Lab:
 
     def geometry(self, node: str) -> list[list[str]]:
         """What each GPU of a node holds by the hardware itself, as ``profile@start``."""
-        hardware = self.cluster.nodes[node].hardware
-        assert hardware is not None
-        return [sorted(f"{each.profile}@{each.start}" for each in gpu.instances) for gpu in hardware.gpus()]
+        held: list[list[str]] = [[] for _ in self.hardware(node).gpus()]
+        for device in self.hardware(node).mig_devices():
+            held[device.gpu].append(f"{device.profile}@{device.start}")
+        return [sorted(each) for each in held]
+
+    def hardware(self, node: str) -> SimulatedNode:
+        """The simulated GPUs themselves."""
+        found = self.cluster.nodes[node].hardware
+        assert found is not None
+        return found
 
     def raw_node(self, name: str) -> dict[str, Any]:
         """The node object."""
@@ -139,19 +152,24 @@ class Lab:
             for item in sorted(items, key=lambda item: item["metadata"]["creationTimestamp"])
         }
 
+    def event(self, namespace: str, name: str, reason: str) -> str:
+        """The message of a pod's event of a reason, once it is there."""
+        self.until(f"{namespace}/{name} has an event {reason}", lambda: reason in self.events(namespace, name))
+        return self.events(namespace, name)[reason]
+
     # Processes.
 
-    def pod_of(self, component: str, node: str = "") -> str:
-        """Name of the running pod of a component of the chart (``brain``, ``agent``, ``webhook``), on a node."""
-        selector = f"app.kubernetes.io/component={component}"
-        items = self.cluster.get("pods", "-n", NEBULNETES, "-l", selector)["items"]
-        found = [
-            item["metadata"]["name"]
-            for item in items
-            if node in ("", item["spec"].get("nodeName")) and "deletionTimestamp" not in item["metadata"]
-        ]
-        assert found, f"no pod of {component} on {node or 'any node'}"
-        return str(found[0])
+    def kill(self, module: str, *arguments: str) -> None:
+        """Kills the processes of this cluster that run a module of ours with such arguments."""
+        killed = 0
+        for proc in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (proc / "cmdline").read_text().split("\0")
+                ours = f"{MARKER}={self.cluster.id}" in (proc / "environ").read_text().split("\0")
+                if ours and "-m" in line and line[line.index("-m") + 1] == module and {*arguments} <= {*line}:
+                    os.kill(int(proc.name), signal.SIGKILL)
+                    killed += 1
+        assert killed, f"no process runs {module} {arguments}"
 
     # Time.
 
@@ -161,6 +179,12 @@ class Lab:
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
             time.sleep(0.1)
+
+    def _connected(self, node: str) -> bool:
+        return self.node(node).agent.connected
+
+    def _gone(self, node: str) -> bool:
+        return not self._connected(node)
 
     def _wait(self, namespace: str, pods: tuple[str, ...], condition: str, seconds: int) -> None:
         names_ = [f"pod/{name}" for name in pods]

@@ -27,9 +27,7 @@ def test_a_waiting_pod_gets_its_instance_and_neighbours_stay(lab: Lab, namespace
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
         assert after["status"]["containerStatuses"] == before["status"]["containerStatuses"]
         assert lab.held(namespace, "neighbour").uuid == holds
-        hardware = lab.cluster.nodes["h100"].hardware
-        assert hardware is not None
-        known = {device.uuid: device.profile for device in hardware.mig_devices()}
+        known = {device.uuid: device.profile for device in lab.hardware("h100").mig_devices()}
         assert known[lab.held(namespace, "small").uuid] == "1g.10gb"
         assert "1g.10gb at slot 6" in lab.events(namespace, "small")["MigRepartitioning"]
         lab.until("the node is open again", lambda: lab.open("h100"))
@@ -69,8 +67,8 @@ def test_seven_small_ones_then_a_big_one_then_around_what_runs(lab: Lab, namespa
 def test_a_node_is_ours_only_while_it_is_labelled(lab: Lab, namespace: str) -> None:
     untouched = lab.geometry("a30"), lab.raw_node("a30")["metadata"].get("annotations", {})
     lab.create(namespace, pod("waits", {"1g.6gb": 1}, node="a30"))
-    lab.until("the pod is told why", lambda: "MigNoRoom" in lab.events(namespace, "waits"))
-    assert "a30 is not labelled n8s.nebuly.ai/auto-mig-enabled=true" in lab.events(namespace, "waits")["MigNoRoom"]
+    message = lab.event(namespace, "waits", "MigNoRoom")
+    assert "a30 is not labelled n8s.nebuly.ai/auto-mig-enabled=true" in message
     assert (lab.geometry("a30"), lab.raw_node("a30")["metadata"].get("annotations", {})) == untouched
     assert lab.open("a30")
 
@@ -79,7 +77,7 @@ def test_a_node_is_ours_only_while_it_is_labelled(lab: Lab, namespace: str) -> N
         lab.until("the node is open again", lambda: lab.open("a30"))
     left = lab.geometry("a30")
     lab.create(namespace, pod("late", {"2g.12gb": 2}, node="a30"))
-    lab.until("the pod is told why", lambda: "MigNoRoom" in lab.events(namespace, "late"))
+    lab.event(namespace, "late", "MigNoRoom")
     assert lab.geometry("a30") == left
     assert lab.open("a30")
     assert lab.pod(namespace, "late")["status"]["phase"] == "Pending"
@@ -101,8 +99,8 @@ def test_pods_that_can_never_fit_are_told_and_do_not_stop_others(lab: Lab, names
             "too-big": "h100 has too little cpu",
         }
         for name, reason in expected.items():
-            lab.until(f"{name} is told why", lambda name=name: "MigNoRoom" in lab.events(namespace, name))
-            assert reason in lab.events(namespace, name)["MigNoRoom"].replace("a100, ", "").replace("a30, ", "")
+            message = lab.event(namespace, name, "MigNoRoom")
+            assert reason in message.replace("a100, ", "").replace("a30, ", "")
 
 
 def test_one_pod_with_instances_on_both_gpus(lab: Lab, namespace: str) -> None:
@@ -113,8 +111,7 @@ def test_one_pod_with_instances_on_both_gpus(lab: Lab, namespace: str) -> None:
 
 
 def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
-    hardware = lab.cluster.nodes["h100"].hardware
-    assert hardware is not None
+    hardware = lab.hardware("h100")
     with lab.enabled("h100"):
         lab.create(namespace, pod("neighbour", {"7g.80gb": 1}, node="h100"))
         lab.running(namespace, "neighbour")
@@ -124,7 +121,7 @@ def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> 
             lab.create(namespace, pod("three", {"3g.40gb": 2}, node="h100"))
             lab.until("an order is under way", lambda: lab.node("h100").ordered)
             time.sleep(1.5)
-            lab.cluster.kill("nebulnetes", lab.pod_of("agent", "h100"))
+            lab.kill("nodeagent", "--node-name=h100")
             lab.running(namespace, "three", seconds=60)
         finally:
             hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
@@ -136,14 +133,13 @@ def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> 
 
 
 def test_a_brain_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
-    hardware = lab.cluster.nodes["a100"].hardware
-    assert hardware is not None
+    hardware = lab.hardware("a100")
     with lab.enabled("a100"):
         hardware.set_times(create_seconds=1.0, destroy_seconds=1.0)
         try:
             lab.create(namespace, pod("one", {"1g.5gb": 1}, node="a100"))
             lab.until("an order is under way", lambda: lab.node("a100").ordered)
-            lab.cluster.kill("nebulnetes", lab.pod_of("brain"))
+            lab.kill("brain")
             lab.running(namespace, "one", seconds=60)
         finally:
             hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
