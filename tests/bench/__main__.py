@@ -1,0 +1,32 @@
+"""Prints the figures that the documentation names: ``python -m tests.bench [NAME...]``; without names, all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from tests.bench import latency
+
+BENCHES: Final[Mapping[str, Callable[[], None]]] = {
+    "latency": latency.main,
+}
+
+
+def main() -> int:
+    """Runs the benches asked for, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHES)} (default: all)")
+    chosen = parser.parse_args().names or list(BENCHES)
+    unknown = sorted(set(chosen) - set(BENCHES))
+    if unknown:
+        parser.error(f"no bench named {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    for name in chosen:
+        print(f"== {name}")
+        BENCHES[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
