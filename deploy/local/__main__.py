@@ -9,7 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from . import binaries, cluster, config
+from . import binaries, chart, cluster, config
 from .errors import LocalError
 
 
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser(
         "binaries",
         help="find or build the programs",
-        description="Finds the programs in KUBEBUILDER_ASSETS or the cache, builds what is missing, says where they are.",
+        description="Finds the programs in KUBEBUILDER_ASSETS or the cache, builds those that are missing.",
     )
     build.set_defaults(run=lambda _: _say(binaries.report(binaries.ensure(_say))))
     return parser
@@ -69,10 +69,9 @@ def _up(args: argparse.Namespace) -> None:
     made = cluster.Cluster(args.config, state=args.state, keep=args.keep, status_seconds=args.status_seconds, say=_say)
     with made:
         if not args.no_chart:
-            made.release.install()
-            _say(
-                f"Nebulnetes is installed in namespace nebulnetes; inventory (gRPC) at {made.release.inventory_address}"
-            )
+            release = chart.Release(made)
+            release.install()
+            _say(f"Nebulnetes is installed in namespace nebulnetes; inventory (gRPC) at {release.inventory_address}")
         _say(f"logs: {made.state}/control-plane/*.log, {made.state}/nodes/*/*.log, {made.state}/nodes/*/varlog/pods/")
         _say(f"\nexport KUBECONFIG={made.kubeconfig}\nkubectl: {made.binaries['kubectl']}")
         if args.detach:

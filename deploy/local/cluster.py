@@ -10,6 +10,7 @@ back to life: a cluster is made new each time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from n8s import names
 
-from . import binaries, chart, config, crilog
+from . import binaries, config, crilog
 from .controlplane import ControlPlane
 from .errors import CommandError, LocalError, StartError
 from .node import Node
@@ -130,8 +131,6 @@ class Cluster:
                 server=self.control_plane.url,
                 environ=environ,
             )
-        self.release = chart.Release(self)
-        """Nebulnetes itself; ``release.install()`` brings it in."""
         for each in self.nodes.values():
             each.start_runtime()
         self.control_plane.start()
@@ -254,6 +253,21 @@ class Cluster:
                 with path.open(errors="replace") as lines:
                     text += f"=== {path.parent.name}, run {path.stem}\n" + crilog.plain_text(lines)
         return text
+
+    def kill(self, namespace: str, pod: str) -> None:
+        """Kills the processes of a pod's containers (SIGKILL), as a crash would; the kubelet starts them again.
+
+        Raises:
+            CommandError: there is no such pod.
+            StartError: it has no process: its containers are records, or do not run.
+        """
+        where = self.get("pod", pod, "-n", namespace)["spec"].get("nodeName", "")
+        pids = self.nodes[where].pids(namespace, pod) if where in self.nodes else []
+        if not pids:
+            raise StartError(f"pod {namespace}/{pod}", "has no process to kill")
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def wait_for(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
         """Waits until a condition holds.

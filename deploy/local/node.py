@@ -19,6 +19,7 @@ from n8s.kubelet import podresources_pb2, podresources_pb2_grpc
 from nodeagent.gpu.simulated import SimulatedNode
 
 from .errors import StartError
+from .pb import cri_pb2, cri_pb2_grpc
 from .process import Process, free_port
 
 if TYPE_CHECKING:
@@ -177,6 +178,24 @@ class Node:
                 raise StartError(self.kubelet.name, f"does not answer on PodResources: {error}") from error
         return {uuid for device in answer.devices for uuid in device.device_ids}
 
+    def pids(self, namespace: str, pod: str) -> list[int]:
+        """Ids of the processes that a pod's running containers are; records have none.
+
+        Raises:
+            StartError: the runtime does not answer.
+        """
+        labels = {"io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.name": pod}
+        with grpc.insecure_channel(f"unix://{self._seen_from_outside(CRI_SOCKET)}") as channel:
+            stub = cri_pb2_grpc.RuntimeServiceStub(channel)
+            wanted = cri_pb2.ContainerFilter(label_selector=labels)
+            try:
+                listed = stub.ListContainers(cri_pb2.ListContainersRequest(filter=wanted), timeout=5).containers
+                requests = [cri_pb2.ContainerStatusRequest(container_id=each.id, verbose=True) for each in listed]
+                answers = [stub.ContainerStatus(request, timeout=5) for request in requests]
+            except grpc.RpcError as error:
+                raise StartError(self.runtime.name, f"does not answer: {error}") from error
+        return [int(answer.info["pid"]) for answer in answers if "pid" in answer.info]
+
     def logs(self, namespace: str, pod: str, uid: str) -> list[Path]:
         """Log files of a pod's containers, by container and then by restart."""
         directory = self.on_machine("/var/log/pods") / f"{namespace}_{pod}_{uid}"
@@ -230,16 +249,18 @@ class Node:
 def gpu_labels(gpus: Gpus) -> dict[str, str]:
     """What NVIDIA's GPU feature discovery says of a node with these GPUs, with MIG strategy ``mixed``.
 
-    Its labels per MIG profile are left out: it refreshes them once a minute, and nothing here reads them.
+    Its labels per MIG profile are left out: it refreshes them once a minute, and nothing here reads them. The GPU's
+    memory in MiB is left out where the catalogue does not know it.
     """
     model = gpus.model
-    whole = model.largest.memory_mib or 0
+    whole = model.largest.memory_mib
+    memory = {} if whole is None else {"nvidia.com/gpu.memory": str(whole)}
     letters = model.key.split("-")[0].rstrip("0123456789")
     return {
         "nvidia.com/gpu.present": "true",
         names.GPU_PRODUCT_LABEL: model.product_names[0],
         "nvidia.com/gpu.count": str(gpus.count),
-        "nvidia.com/gpu.memory": str(whole),
+        **memory,
         "nvidia.com/gpu.family": FAMILIES[letters],
         "nvidia.com/gpu.replicas": "1",
         "nvidia.com/mig.capable": "true",

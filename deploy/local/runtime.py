@@ -282,8 +282,11 @@ class Runtime(rpc.RuntimeServiceServicer):
         return pb.ListContainersResponse(containers=containers)
 
     async def ContainerStatus(self, request: pb.ContainerStatusRequest, context: Context) -> pb.ContainerStatusResponse:
-        """How it stands."""
-        return pb.ContainerStatusResponse(status=_status(await self._container(request.container_id, context)))
+        """How it stands; verbose, with the id of its process as ``pid`` while it has one."""
+        container = await self._container(request.container_id, context)
+        pid = container.workload.pid if container.state == pb.CONTAINER_RUNNING else None
+        info = {"pid": str(pid)} if request.verbose and pid is not None else {}
+        return pb.ContainerStatusResponse(status=_status(container), info=info)
 
     async def UpdateContainerResources(
         self, request: pb.UpdateContainerResourcesRequest, context: Context
