@@ -24,12 +24,14 @@ class Profile:
         size: slots that an instance takes.
         starts: slots where an instance may start.
         max_count: most instances on one GPU.
+        memory_mib: memory of an instance in MiB; 0 where that is not known.
     """
 
     name: str
     size: int
     starts: tuple[int, ...]
     max_count: int
+    memory_mib: int = 0
 
     @property
     def resource(self) -> str:

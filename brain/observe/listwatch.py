@@ -189,7 +189,7 @@ class ListWatch(Generic[T]):
             try:
                 yield convert.key(convert.metadata_of(item)), self._convert(item)
             except ConvertError as error:
-                _log.error("object left out: cannot be read resource=%s problem=%r", self._resource, str(error))
+                _log.error("object left out", extra={"resource": self._resource, "problem": str(error)})
 
     def _raise(self, status: _Status) -> None:
         raise RefusedError("GET", self._path, status.message, status=status.code, reason=status.reason)
@@ -197,7 +197,7 @@ class ListWatch(Generic[T]):
     def _well(self) -> None:
         self._backoff.failures = 0
         if self._told is not None:
-            _log.info("watched again resource=%s", self._resource)
+            _log.info("watched again", extra={"resource": self._resource})
             self._told = None
 
     def _tell(self, error: ApiError) -> None:
@@ -205,11 +205,8 @@ class ListWatch(Generic[T]):
         if status == _GONE or self._told == (type(error), status):
             return
         self._told = (type(error), status)
+        told = {"resource": self._resource, "problem": error.problem}
         if status == 403:
-            _log.error(
-                "no right to watch: give the brain list and watch resource=%s problem=%r", self._resource, error.problem
-            )
+            _log.error("no right to watch: give the brain list and watch on the resource", extra=told)
         else:
-            _log.warning(
-                "watch failed, tried again with back-off resource=%s problem=%r", self._resource, error.problem
-            )
+            _log.warning("watch failed, tried again with back-off", extra=told)

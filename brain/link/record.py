@@ -1,0 +1,120 @@
+"""What is known of one node's agent, apart from the stream it speaks on. No I/O; time comes in as a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from brain import wire
+from brain.model.mig import Geometry
+from brain.model.node import Agent, Failure
+from n8s.v1 import agent_pb2
+
+FIRST_RETRY_SECONDS: Final = 2.0
+"""How long a node is left alone after its first failed order; doubled with each that follows."""
+LONGEST_RETRY_SECONDS: Final = 120.0
+
+
+class Record:
+    """One node's agent: its last report, the order in flight, how the last order ended.
+
+    It outlives the session: a silent agent's node is judged by what was last known of it.
+    """
+
+    def __init__(self, hello: agent_pb2.Hello, now: float) -> None:
+        self.connected = False
+        self.heard = now
+        self._hello = hello
+        self._reported: Agent | None = None
+        self._fresh = False
+        self._sent: tuple[int, int] | None = None
+        self._ordered: Mapping[int, Geometry] | None = None
+        self._applying = 0
+        self._failures = 0
+        self._failure: tuple[str, str] | None = None
+        self._retry_at = 0.0
+        self._applied_at: float | None = None
+
+    def hello(self, hello: agent_pb2.Hello, now: float) -> None:
+        """The agent opens a session. Until its state follows, it counts as silent.
+
+        What was ordered is forgotten: an agent that restarted has no order, one that did not says what it applies.
+        """
+        self.connected = True
+        self.heard = now
+        self._hello = hello
+        self._fresh = False
+        self._sent = self._ordered = None
+        self._applying = 0
+
+    def state(self, state: agent_pb2.NodeState, now: float) -> bool:
+        """The agent reports. Returns whether that says anything new."""
+        report = Agent(
+            connected=True,
+            silent_seconds=0.0,
+            gpus=tuple(sorted(map(wire.gpu_from, state.gpus), key=lambda gpu: gpu.index)),
+            allocatable={entry.name: frozenset(entry.device_ids) for entry in state.allocatable},
+            problem=state.problem,
+            version=self._hello.agent_version,
+            driver=self._hello.driver,
+        )
+        new = not self._fresh or report != self._reported or state.applying != self._applying
+        self.heard = now
+        self._fresh = True
+        if report != self._reported:
+            self._reported = report
+        self._applying = state.applying
+        return new
+
+    def sent(self, order: agent_pb2.Order, geometries: Mapping[int, Geometry]) -> None:
+        """An order is on its way to the agent; it replaces the one before."""
+        self._sent = (order.epoch, order.id)
+        self._ordered = geometries
+
+    def result(self, result: agent_pb2.OrderResult, now: float) -> str:
+        """An order has ended.
+
+        Returns:
+            How, in a word; empty where it is not the one in flight, so that its end says nothing any more.
+        """
+        self.heard = now
+        outcome = wire.OUTCOMES.get(result.outcome, "failed")
+        if result.id == self._applying:
+            self._applying = 0
+        if outcome == "applied":
+            self._applied_at = now
+        if self._sent != (result.epoch, result.id):
+            return ""
+        self._sent = self._ordered = None
+        if outcome == "applied":
+            self._failure = None
+            self._failures = 0
+        elif outcome != "replaced":
+            self._failure = (outcome, result.message)
+            self._retry_at = now + min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 16))
+            self._failures += 1
+        return outcome
+
+    def agent(self, now: float) -> Agent | None:
+        """What the decisions get to see; None until the agent has reported once.
+
+        An order that the agent applies and that this brain did not send (a former leader's, or one from before a
+        session broke) counts as in flight with a geometry that is not known.
+        """
+        if self._reported is None:
+            return None
+        ordered = self._ordered
+        if ordered is None and self._applying:
+            ordered = {}
+        failure = None
+        if self._failure is not None:
+            failure = Failure(*self._failure, max(0.0, self._retry_at - now))
+        return replace(
+            self._reported,
+            connected=self.connected and self._fresh,
+            silent_seconds=now - self.heard,
+            ordered=ordered,
+            failure=failure,
+            applied_seconds=float("inf") if self._applied_at is None else now - self._applied_at,
+        )
