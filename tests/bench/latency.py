@@ -70,10 +70,9 @@ def _round(lab: Lab, number: int) -> dict[str, float]:
     marks = Marks()
     api = config.new_client_from_config(str(lab.cluster.kubeconfig))
     stop = threading.Event()
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
     watchers = [
-        threading.Thread(
-            target=_watch, args=(api, f"/api/v1/namespaces/{NAMESPACE}/pods", name, stop, _pod_marks(marks))
-        ),
+        threading.Thread(target=_watch, args=(api, pods, name, stop, _pod_marks(marks))),
         threading.Thread(target=_watch, args=(api, "/api/v1/nodes", NODE, stop, _node_marks(marks, resource))),
         threading.Thread(target=_hardware, args=(lab, profile, stop, marks)),
     ]
@@ -91,9 +90,7 @@ def _round(lab: Lab, number: int) -> dict[str, float]:
         for each in watchers:
             each.join()
     at = marks.at
-    lab.until(
-        "the device is free again", lambda: all(not i.holder.pod for gpu in lab.gpus(NODE) for i in gpu.instances)
-    )
+    lab.until("the device is free", lambda: not any(i.holder.pod for gpu in lab.gpus(NODE) for i in gpu.instances))
     return {
         "unschedulable": at["unschedulable"] - at["created"],
         "decide": at["tainted"] - at["unschedulable"],
@@ -118,17 +115,10 @@ def _watch(
 
 def _objects(api: client.ApiClient, path: str, name: str) -> Iterator[dict[str, Any]]:
     """One object's states as they come; ends after 30 s or when the API server closes the watch."""
-    query = [("watch", "true"), ("fieldSelector", f"metadata.name={name}"), ("timeoutSeconds", "30")]
-    answer = api.call_api(
-        path,
-        "GET",
-        query_params=query,
-        auth_settings=["BearerToken"],
-        _preload_content=False,
-        _return_http_data_only=True,
-    )
+    url = f"{api.configuration.host}{path}?watch=true&timeoutSeconds=30&fieldSelector=metadata.name%3D{name}"
+    answer = api.rest_client.pool_manager.request("GET", url, preload_content=False)
     buffer = b""
-    for chunk in answer.stream(decode_content=False):
+    for chunk in answer.stream():
         *lines, buffer = (buffer + chunk).split(b"\n")
         for line in lines:
             yield json.loads(line)["object"]
