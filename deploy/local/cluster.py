@@ -308,7 +308,13 @@ class Cluster:
         directory = "" if self._keep else str(self.state)
         argv = [sys.executable, "-m", "deploy.local.watchdog", self.id, directory]
         self._watchdog = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True, pass_fds=[guard.fileno()]
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,  # it may outlive who reads this process's output
+            stderr=subprocess.DEVNULL,
+            cwd=REPOSITORY,
+            start_new_session=True,
+            pass_fds=[guard.fileno()],
         )
         about = {"id": self.id, "watchdog": self._watchdog.pid}
         (self.state / DESCRIPTION).write_text(json.dumps(about))

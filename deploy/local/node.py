@@ -233,6 +233,8 @@ class Node:
             # The machine's network and disks are not the node's.
             "makeIPTablesUtilChains": False,
             "resolvConf": "",
+            "clusterDNS": ["10.96.0.10"],  # nobody answers there, but without it each pod gets a warning
+            "clusterDomain": "cluster.local",
             "evictionHard": {"memory.available": "1Mi", **dict.fromkeys(disks, "0%")},
             "imageGCHighThresholdPercent": 100,
             "volumeStatsAggPeriod": "0s",
