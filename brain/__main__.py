@@ -1,0 +1,147 @@
+"""Starts the brain: builds every object and wires them together. The one place that knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+import grpc
+
+from brain import logs
+from brain.act.actor import Actor
+from brain.act.events import Teller
+from brain.config import Config, parse
+from brain.decide.loop import Settings
+from brain.errors import BrainError, ConfigError
+from brain.kube import Kube
+from brain.lease import Lease
+from brain.link.service import Link
+from brain.loop import Loop
+from brain.metrics import Metrics
+from brain.observe.store import Store
+from brain.observe.watch import watch
+from brain.serve.http import application, serving_http
+from brain.serve.inventory import Inventory
+from brain.serve.server import serving
+from n8s.v1 import agent_pb2, agent_pb2_grpc, inventory_pb2, inventory_pb2_grpc
+
+_log = logging.getLogger("brain")
+
+SERVICES = (
+    agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
+    inventory_pb2.DESCRIPTOR.services_by_name["InventoryService"].full_name,
+)
+
+
+class Brain:
+    """One brain: it watches all the time, and decides and serves while it leads."""
+
+    def __init__(self, config: Config, kube: Kube) -> None:
+        self._config = config
+        self._kube = kube
+        self._metrics = Metrics()
+        self._store = Store(time.monotonic)
+        self._lease = Lease(kube, config.lease_namespace, config.identity, self._metrics)
+
+    @property
+    def unready(self) -> str:
+        """Why it does not serve; empty when it leads and has seen the whole cluster."""
+        if not self._lease.leading:
+            return "standby: another brain leads, or none yet"
+        return "" if self._store.is_synced else "the cluster has not been listed yet"
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Runs until stopped; on the way out the work ends first, then the Lease is released.
+
+        Raises:
+            OSError: the address for HTTP cannot be listened on.
+            BrainError: the address for gRPC cannot be listened on.
+        """
+        listen = self._config.http_listen
+        async with (
+            serving_http(application(self, self._metrics.registry), listen.host, listen.port),
+            asyncio.TaskGroup() as group,
+        ):
+            watching = group.create_task(watch(self._kube, self._store, self._metrics))
+            leading = group.create_task(self._lease.run(self._lead))
+            await stopped.wait()
+            _log.info("stops")
+            leading.cancel()
+            await asyncio.wait([leading])
+            watching.cancel()
+
+    async def _lead(self) -> None:
+        """What is done while leading: serve, and run the loop."""
+        link = Link(self._lease, self._store.changed.set, time.monotonic, self._metrics)
+        inventory = Inventory()
+        teller = Teller(self._kube, self._metrics, time.monotonic, _today)
+        actor = Actor(self._kube, link, teller, self._metrics, _today)
+        loop = Loop(
+            snapshot=lambda now: self._store.snapshot(now, link),
+            changed=self._store.changed,
+            actor=actor,
+            board=inventory,
+            settings=Settings(self._config.gpu_memory_gb, self._config.settle_seconds),
+            metrics=self._metrics,
+            clock=time.monotonic,
+        )
+
+        def register(server: grpc.aio.Server) -> None:
+            agent_pb2_grpc.add_AgentServiceServicer_to_server(link, server)
+            inventory_pb2_grpc.add_InventoryServiceServicer_to_server(inventory, server)
+
+        async with serving(str(self._config.grpc_listen), register, SERVICES):
+            with ExitStack() as closing:
+                closing.callback(link.close)
+                closing.callback(inventory.close)
+                await self._store.synced()
+                gc.collect()
+                gc.freeze()  # what was listed stays; the collector need not walk it again and again
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(loop.run())
+                    group.create_task(teller.run())
+
+
+def main() -> None:
+    """The command ``n8s-brain``."""
+    try:
+        config = parse()
+    except ConfigError as error:
+        sys.exit(f"n8s-brain: {error}")
+    logs.set_up(config.log_level)
+    try:
+        asyncio.run(_run(config))
+    except* (BrainError, OSError) as group:
+        for problem in _leaves(group):
+            _log.critical("cannot go on", extra={"problem": str(problem)})
+        sys.exit(1)
+
+
+async def _run(config: Config) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with await Kube.load(config.kubeconfig) as kube:
+        await Brain(config, kube).run(stopped)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+
+
+def _today() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    main()

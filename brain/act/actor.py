@@ -1,0 +1,119 @@
+"""Carries the decisions of one round out: orders at once, writes side by side, events in their own time.
+
+Objects that are gone or have changed since the snapshot are normal: the next round sees them. Everything else
+that fails is logged, once while it lasts, and makes the round count as incomplete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Final, Protocol
+
+from brain.act.events import Teller
+from brain.act.writes import Write, Written, write
+from brain.decide.decisions import Decision, EmitEvent, OrderGeometry
+from brain.errors import ApiError, RefusedError
+from brain.metrics import Metrics
+from brain.model.mig import Geometry
+
+_log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 16
+"""Writes under way at one time; the API server's fair queues give one client about as many."""
+WRITE_SECONDS: Final = 5.0
+"""Time-out of one write: a slow one must not hold the next round up for long."""
+_STALE: Final = frozenset({404, 409, 422})
+"""Gone, changed meanwhile, or another object of that name (a patch with another uid is answered 409 or 422)."""
+
+
+class Api(Protocol):
+    """What acting needs of the API server."""
+
+    async def call(self, method: str, path: str, *, body: object, content_type: str, seconds: float) -> bytes:
+        """One request; raises ApiError."""
+
+
+class Orders(Protocol):
+    """The way to the agents."""
+
+    def order(self, node: str, geometries: Mapping[int, Geometry]) -> bool:
+        """Hands a node's agent an order; False where it has no session."""
+
+
+class Actor:
+    """Carries decisions out."""
+
+    def __init__(
+        self, api: Api, orders: Orders, teller: Teller, metrics: Metrics, today: Callable[[], datetime]
+    ) -> None:
+        """``today`` is the time of day in UTC, for what is written to objects."""
+        self._api = api
+        self._orders = orders
+        self._teller = teller
+        self._metrics = metrics
+        self._today = today
+        self._free = asyncio.Semaphore(AT_ONCE)
+        self._told: set[tuple[str, str]] = set()
+
+    async def act(self, decisions: Iterable[Decision]) -> bool:
+        """Carries decisions out, and returns once all writes but the events' are done.
+
+        Returns:
+            Whether all went well; where not, the same should be decided again before long.
+        """
+        writes: list[Written] = []
+        well = True
+        for decision in decisions:
+            self._metrics.decisions.labels(type(decision).__name__).inc()
+            match decision:
+                case OrderGeometry(node, geometries):
+                    well &= self._orders.order(node, geometries)
+                case EmitEvent():
+                    self._teller.tell(decision)
+                case _:
+                    writes.append(decision)
+        results = await asyncio.gather(*map(self._write, writes))
+        return well and all(results)
+
+    async def _write(self, decision: Written) -> bool:
+        kind = type(decision).__name__
+        request = write(decision, self._today())
+        async with self._free:
+            try:
+                await send(self._api, request)
+            except ApiError as error:
+                result = self._failed(kind, error)
+            else:
+                result = "ok"
+                self._told = {told for told in self._told if told[0] != kind}
+        self._metrics.writes.labels(kind, result).inc()
+        return result == "ok"
+
+    def _failed(self, kind: str, error: ApiError) -> str:
+        told = {"decision": kind, "path": error.path, "problem": error.problem}
+        status = error.status if isinstance(error, RefusedError) else 0
+        if status in _STALE:
+            _log.debug("object has changed meanwhile", extra=told)
+            return "stale"
+        known = (kind, str(status))
+        if known not in self._told:
+            self._told.add(known)
+            if status == 403:
+                _log.error("no right to write: give the brain this right", extra=told | {"verb": error.method})
+            else:
+                _log.warning("write failed, decided again with back-off", extra=told)
+        return "forbidden" if status == 403 else "failed"
+
+
+async def send(api: Api, request: Write) -> None:
+    """Sends one request.
+
+    Raises:
+        ApiError: it did not take effect, as far as is known.
+    """
+    await api.call(
+        request.method, request.path, body=request.body, content_type=request.content_type, seconds=WRITE_SECONDS
+    )

@@ -1,0 +1,142 @@
+"""What each decision writes to the API server: the request, as a value. Pure.
+
+Patches only, so that fields this brain does not know stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from brain.decide.decisions import (
+    AnnotateNode,
+    EmitEvent,
+    LabelPod,
+    PublishDevices,
+    TaintNode,
+    UntaintNode,
+    UpdateQuota,
+)
+from brain.model import resources
+from brain.model.quota import Condition, Kind
+from n8s import names
+
+MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
+JSON: Final = "application/json"
+
+COMPONENT: Final = "nebulnetes"
+"""Who the events are from."""
+_EVENT_NAME: Final = 200
+"""Longest part of an event's name that is taken from its object; names are at most 253 characters long."""
+
+Written = TaintNode | UntaintNode | PublishDevices | AnnotateNode | LabelPod | UpdateQuota
+"""Decisions that are one patch each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One request.
+
+    Attributes:
+        method: the HTTP method.
+        path: at the API server.
+        body: sent as JSON.
+        content_type: says which kind of patch the body is.
+    """
+
+    method: str
+    path: str
+    body: object
+    content_type: str = MERGE
+
+
+def write(decision: Written, now: datetime) -> Write:
+    """The request that carries a decision out. ``now`` is in UTC."""
+    match decision:
+        case TaintNode(node):
+            taint = {"key": names.REPARTITIONING_TAINT, "effect": "NoSchedule"}
+            return _taints(node, taint)
+        case UntaintNode(node):
+            return _taints(node, {"key": names.REPARTITIONING_TAINT, "$patch": "delete"})
+        case PublishDevices(node, devices):
+            counts = {name: str(count) for name, count in sorted(devices.items())}
+            return Write("PATCH", f"{_node(node)}/status", {"status": {"capacity": counts, "allocatable": counts}})
+        case AnnotateNode(node, annotations):
+            return Write("PATCH", _node(node), {"metadata": {"annotations": dict(annotations)}})
+        case LabelPod(namespace, name, uid, label, value):
+            path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+            return Write("PATCH", path, {"metadata": {"uid": uid, "labels": {label: value}}})
+        case UpdateQuota():
+            return _quota_status(decision, now)
+
+
+def event(told: EmitEvent, now: datetime) -> Write:
+    """The Event that tells something. Its name follows from what it tells, so that the same is told once only."""
+    namespace = told.namespace or "default"
+    digest = hashlib.sha256("\0".join((told.uid, told.reason, told.message)).encode()).hexdigest()[:16]
+    when = _rfc3339(now)
+    involved = {
+        "apiVersion": "v1",
+        "kind": told.kind,
+        "namespace": told.namespace,
+        "name": told.name,
+        "uid": told.uid,
+    }
+    body = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{told.name[:_EVENT_NAME]}.{digest}", "namespace": namespace},
+        "involvedObject": {key: value for key, value in involved.items() if value},
+        "reason": told.reason,
+        "message": told.message[:1024],
+        "type": "Warning" if told.warning else "Normal",
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "firstTimestamp": when,
+        "lastTimestamp": when,
+        "count": 1,
+    }
+    return Write("POST", f"/api/v1/namespaces/{namespace}/events", body, JSON)
+
+
+def _node(name: str) -> str:
+    return f"/api/v1/nodes/{name}"
+
+
+def _taints(node: str, taint: dict[str, str]) -> Write:
+    """A strategic merge patch: the API server merges taints by key, so those of others stay (core/v1 NodeSpec)."""
+    return Write("PATCH", _node(node), {"spec": {"taints": [taint]}}, STRATEGIC)
+
+
+def _quota_status(decision: UpdateQuota, now: datetime) -> Write:
+    quota, status = decision.quota, decision.status
+    plural = names.ELASTIC_QUOTAS if quota.kind is Kind.SINGLE else names.COMPOSITE_ELASTIC_QUOTAS
+    path = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{quota.namespace}/{plural}/{quota.name}/status"
+    before = {condition.type: condition for condition in quota.status.conditions}
+    used: dict[str, str | None] = dict.fromkeys(sorted(quota.status.used.keys() - status.used.keys()))
+    used |= {name: resources.quantity(name, value) for name, value in sorted(status.used.items())}
+    conditions = [
+        {
+            "type": condition.type,
+            "status": "True" if condition.status else "False",
+            "reason": condition.reason,
+            "message": condition.message,
+            "observedGeneration": status.generation,
+            "lastTransitionTime": _since(condition, before.get(condition.type)) or _rfc3339(now),
+        }
+        for condition in status.conditions
+    ]
+    body = {"used": used, "conditions": conditions, "observedGeneration": status.generation}
+    return Write("PATCH", path, {"metadata": {"uid": quota.uid}, "status": body})
+
+
+def _since(condition: Condition, before: Condition | None) -> str:
+    """When a condition took its status, where that was before now; empty where it takes it now."""
+    return before.since if before is not None and before.status == condition.status else ""
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,97 @@
+"""The control loop: a change comes, a snapshot is made, decisions follow from it and are carried out.
+
+One round at a time, and only while this brain leads. Remembers nothing from round to round but how often in a
+row carrying out has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from brain.decide.decisions import Decision
+from brain.decide.loop import Settings, decide
+from brain.metrics import Metrics
+from brain.model.snapshot import Snapshot
+
+COALESCE_SECONDS: Final = 0.03
+"""Changes that come within this time are taken together."""
+FIRST_RETRY_SECONDS: Final = 1.0
+LONGEST_RETRY_SECONDS: Final = 30.0
+
+
+class Actor(Protocol):
+    """Who carries decisions out."""
+
+    async def act(self, decisions: Iterable[Decision]) -> bool:
+        """Carries them out; False where the same should be decided again before long."""
+
+
+class Board(Protocol):
+    """Where others read what the brain sees."""
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Shows the newest snapshot."""
+
+
+class Loop:
+    """The control loop."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Callable[[float], Snapshot],
+        changed: asyncio.Event,
+        actor: Actor,
+        board: Board,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        """``snapshot`` takes the moment, ``changed`` is set by whoever sees a change, ``clock`` is monotonic."""
+        self._snapshot = snapshot
+        self._changed = changed
+        self._actor = actor
+        self._board = board
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Rounds until cancelled, the first at once."""
+        failures = 0
+        while True:
+            self._changed.clear()
+            wake, well = await self._round()
+            failures = 0 if well else failures + 1
+            if failures:
+                retry = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 16))
+                wake = retry if wake is None else min(wake, retry)
+            try:
+                async with asyncio.timeout(wake):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            else:
+                await asyncio.sleep(COALESCE_SECONDS)
+
+    async def _round(self) -> tuple[float | None, bool]:
+        """One round: after how long to look again though nothing changed, and whether all was carried out."""
+        with self._timed("snapshot"):
+            snapshot = self._snapshot(self._clock())
+            self._board.publish(snapshot)
+        with self._timed("decide"):
+            decisions = decide(snapshot, self._settings)
+        self._metrics.waiting_pods.set(len(decisions.waiting))
+        with self._timed("act"):
+            well = await self._actor.act(decisions.decisions)
+        self._metrics.rounds.inc()
+        return decisions.wake_seconds, well
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = self._clock()
+        yield
+        self._metrics.stage_seconds.labels(stage).observe(self._clock() - began)

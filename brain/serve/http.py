@@ -1,0 +1,52 @@
+"""Health and metrics over HTTP, from the start, whether this brain leads or not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+
+class Standing(Protocol):
+    """How this brain stands."""
+
+    @property
+    def unready(self) -> str:
+        """Why it does not serve; empty when it leads and has seen the whole cluster."""
+
+
+def application(standing: Standing, registry: CollectorRegistry) -> web.Application:
+    """``/healthz`` (the process answers), ``/readyz`` (503 with the reason where it does not serve), ``/metrics``."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        unready = standing.unready
+        return web.Response(status=503 if unready else 200, text=f"{unready or 'ok'}\n")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    return app
+
+
+@asynccontextmanager
+async def serving_http(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
+    """Serves an application while the context lasts.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()
