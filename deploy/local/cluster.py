@@ -48,7 +48,7 @@ PREFIX: Final = "nebulnetes-"
 READY_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.1
 HIDDEN: Final = ("/var/lib", "/var/log", "/run", "/proc", "/sys")
-"""Where the cluster's directory cannot lie: nodes see something else there."""
+"""Where nothing that nodes need can lie: they see something else there."""
 
 
 class Cluster:
@@ -102,7 +102,11 @@ class Cluster:
         """
         if os.geteuid() != 0:
             raise LocalError("the local cluster needs root: its nodes are mount namespaces")
+        for what, path in (("the repository", REPOSITORY), ("Python", sys.prefix), ("Python", sys.base_prefix)):
+            _check_seen_on_nodes(what, Path(path))
         self.binaries = binaries.ensure(self._say)
+        for name, path in self.binaries.items():
+            _check_seen_on_nodes(name, path)
         try:
             self._start()
         except BaseException:
@@ -293,8 +297,7 @@ class Cluster:
         if self._wanted_state is None:
             return Path(tempfile.mkdtemp(prefix=PREFIX))
         state = self._wanted_state.absolute()
-        if any(state.is_relative_to(place) for place in HIDDEN):
-            raise LocalError(f"the state cannot lie in {state}: nodes see something else there")
+        _check_seen_on_nodes("the state", state)
         if state.exists() and any(state.iterdir()):
             raise LocalError(f"{state} is not empty: a cluster is made new each time, so name an empty directory")
         state.mkdir(parents=True, exist_ok=True)
@@ -363,6 +366,11 @@ def end(state: Path) -> None:
     os.kill(about["watchdog"], signal.SIGTERM)
     while watched():
         time.sleep(LOOK_SECONDS)
+
+
+def _check_seen_on_nodes(what: str, path: Path) -> None:
+    if any(path.is_relative_to(place) for place in HIDDEN):
+        raise LocalError(f"{what} cannot lie in {path}: nodes see something else below {', '.join(HIDDEN)}")
 
 
 def _devices_there(where: Node) -> bool:

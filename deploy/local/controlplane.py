@@ -89,7 +89,7 @@ class ControlPlane:
                 f"--service-account-private-key-file={service_account_key}",
                 f"--root-ca-file={self.authority.cert}",
                 "--use-service-account-credentials=true",
-                # Its client asks for a token per controller; the default of 20 requests a second costs 4 s of the start.
+                # It asks for a token per controller; at the default of 20 requests a second that takes 4 s.
                 "--kube-api-qps=200",
                 "--kube-api-burst=400",
                 "--controllers=*," + ",".join(f"-{name}" for name in SWITCHED_OFF),

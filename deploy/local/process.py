@@ -84,6 +84,7 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
+        self._popen = None
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
         """Waits for a condition that this process is to bring about.
