@@ -68,7 +68,7 @@ def _round(lab: Lab, number: int) -> dict[str, float]:
     profile = ("1g.5gb", "2g.10gb")[number % 2]
     resource, name = names.mig_resource(profile), f"p{number}"
     marks = Marks()
-    api = config.new_client_from_config(str(lab.cluster.kubeconfig))
+    api: client.ApiClient = config.new_client_from_config(str(lab.cluster.kubeconfig))  # type: ignore[no-untyped-call]
     stop = threading.Event()
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
     watchers = [
@@ -80,7 +80,7 @@ def _round(lab: Lab, number: int) -> dict[str, float]:
         each.start()
     body = pod(name, {profile: 1}, node=NODE)
     marks.set("created")
-    client.CoreV1Api(api).create_namespaced_pod(NAMESPACE, body)
+    lab.create(NAMESPACE, body)
     try:
         marks.wait("running")
         marks.wait("untainted")
