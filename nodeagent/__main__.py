@@ -89,10 +89,10 @@ def main() -> None:
     """The entry point of ``n8s-agent``; exits with 2 when a setting cannot work."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         settings = config.parse(sys.argv[1:])
-        logging.getLogger().setLevel(settings.log_level)
+        logger.setLevel(settings.log_level)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(run(settings))
     except ConfigError as error:

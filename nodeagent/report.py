@@ -54,7 +54,6 @@ class Reporter:
         self._woken = asyncio.Event()
         self._asked = False
         self._results: list[agent_pb2.OrderResult] = []
-        self._last_result: agent_pb2.OrderResult | None = None
         self._last_state: agent_pb2.NodeState | None = None
         self._line: deque[agent_pb2.AgentMessage] = deque()
         self._filled = asyncio.Event()
@@ -74,13 +73,11 @@ class Reporter:
         self.wake()
 
     def restart(self) -> None:
-        """A new session begins: whatever was in line is old. The state is told anew, then how the last order ended.
+        """A new session begins: whatever was in line is old, the state is told anew.
 
-        The last result may be told twice; the brain would otherwise never hear of one that was lost on the way.
+        The result of an order that ended meanwhile is not told: the brain takes the state for what it is.
         """
         self._line.clear()
-        if self._last_result is not None and not self._results:
-            self._results.append(self._last_result)
         self.ask()
 
     async def next_message(self) -> agent_pb2.AgentMessage:
@@ -103,9 +100,7 @@ class Reporter:
             if asked or results or state != self._last_state:
                 self._last_state = state
                 self._put_state(state)
-            for result in results:
-                self._last_result = result
-                self._line.append(agent_pb2.AgentMessage(result=result))
+            self._line.extend(agent_pb2.AgentMessage(result=result) for result in results)
             if self._line:
                 self._filled.set()
             with contextlib.suppress(TimeoutError):

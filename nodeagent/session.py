@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nodeagent.report import Reporter
 
 KEEPALIVE_SECONDS: Final = 20
-"""Between two pings on an idle connection; the brain's server must allow at least that many."""
+"""Between two pings; the brain's server must allow them (``grpc.http2.min_ping_interval_without_data_ms``)."""
 KEEPALIVE_TIMEOUT_SECONDS: Final = 10
 """For the answer to a ping; a connection without it is dead."""
 FIRST_RETRY_SECONDS: Final = 0.1
@@ -72,6 +72,7 @@ def connect(address: str) -> grpc.aio.Channel:
         options=[
             ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+            ("grpc.http2.max_pings_without_data", 0),  # else pings stop where there is nothing to say
             # gRPC's own back-off starts at a second, and a connection shared with an earlier channel leads to the
             # brain that has just turned us away.
             ("grpc.initial_reconnect_backoff_ms", int(FIRST_RETRY_SECONDS * 1000)),

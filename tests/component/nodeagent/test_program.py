@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from n8s.v1 import agent_pb2
+from n8s.v1 import agent_pb2, gpu_pb2
 from nodeagent.gpu.simulated import SimulatedNode
 from tests.component.nodeagent.standins import brain_serving, kubelet_serving, plugin_running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def program(path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    (path / "device-plugins").mkdir()
+    (path / "device-plugins").mkdir(exist_ok=True)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "nodeagent", "--node-name", "n1"),
         *("--brain-address", f"unix://{path}/brain.sock"),
@@ -87,6 +87,37 @@ async def test_health_metrics_and_a_stop_in_the_middle_of_an_order(tmp_path: Pat
     lines = log.decode().splitlines()
     assert all(line.startswith("time=") for line in lines)
     assert any("order ended id=1" in line for line in lines)
+
+
+async def test_killed_in_the_middle_of_an_order_it_begins_anew_from_what_is_there(tmp_path: Path) -> None:
+    sim, devices = tmp_path / "sim", tmp_path / "devices.json"
+    node = SimulatedNode.install(sim, [("A100-40GB", 1)], create_seconds=0.4)
+    ones = [("1g.5gb", start) for start in range(3)]
+    async with (
+        kubelet_serving(tmp_path / "k.sock", devices),
+        plugin_running(tmp_path, simulation=sim, devices_file=devices),
+        brain_serving(f"unix://{tmp_path}/brain.sock") as brain,
+    ):
+        async with program(tmp_path, "--http-listen", "127.0.0.1:0") as process:
+            await brain.until(2)
+            brain.order(1, ones)
+            await until(lambda: any(one.uuid is None for gpu in node.gpus() for one in gpu.instances))
+            process.kill()
+            await process.wait()
+        assert [one.uuid for one in node.gpus()[0].instances] == [None]
+        node.set_times(create_seconds=0, destroy_seconds=0)
+        async with program(tmp_path, "--http-listen", "127.0.0.1:0", "--device-plugin-dir", str(tmp_path)):
+            state = await brain.state(lambda state: not state.applying and len(brain.hellos) == 2)
+            assert [one.state for one in state.gpus[0].instances] == [gpu_pb2.INSTANCE_STATE_BROKEN]
+            brain.order(2, ones)
+            assert (await brain.result(2)).outcome == agent_pb2.OUTCOME_APPLIED
+    assert [(device.profile, device.start) for device in node.mig_devices()] == ones
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110, hardware tells nobody
+            await asyncio.sleep(0.02)
 
 
 async def test_a_setting_that_cannot_work_ends_it_with_a_word(tmp_path: Path) -> None:

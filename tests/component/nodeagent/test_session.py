@@ -136,9 +136,9 @@ async def test_a_session_that_ends_is_opened_again_and_says_it_all_again(tmp_pat
         said = len(w.brain.said)
         w.brain.refuse = 1  # the next is replaced at once
         w.brain.end_session()
-        await w.brain.until(said + 3)
+        await w.brain.until(said + 2)
         assert w.brain.sessions == 3
-        assert kinds(w.brain)[said:] == ["hello", "state", "result"]
+        assert kinds(w.brain)[said:] == ["hello", "state"]
         assert w.brain.hellos[-1].epoch == 7
 
 
@@ -150,8 +150,9 @@ async def test_an_order_goes_on_while_the_brain_is_away(tmp_path: Path) -> None:
         await w.brain.state(lambda state: state.applying == 1)
         w.brain.end_session()
         w.node.release(1)
-        assert outcome(await w.brain.result(1)) == "APPLIED"
-        assert len(w.brain.hellos) >= 2
+        state = await w.brain.state(lambda state: len(state.gpus[0].instances) == len(ONES) and not state.applying)
+        assert len(w.brain.hellos) == 2
+        assert len(state.allocatable) == 2
 
 
 async def test_after_a_reboot_of_the_hardware_nothing_is_there_and_an_order_brings_it_back(tmp_path: Path) -> None:
