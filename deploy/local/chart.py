@@ -26,6 +26,8 @@ NAME: Final = "nebulnetes"
 LOG_LINES: Final = 15
 """Lines of each container's log in an error."""
 LOOK_SECONDS: Final = 0.1
+GONE_SECONDS: Final = 60.0
+"""Time for pods to end; twice their usual grace period."""
 
 
 class Release:
@@ -79,8 +81,12 @@ class Release:
 
         Raises:
             CommandError: there is none, or helm refused.
+            StartError: a pod stays.
         """
-        self._helm("uninstall", NAME, "--namespace", NAMESPACE, "--wait")
+        self._helm("uninstall", NAME, "--namespace", NAMESPACE)
+        self._cluster.wait_for(
+            "the release's pods are gone", lambda: not self._cluster.get("pods", "-n", NAMESPACE)["items"], GONE_SECONDS
+        )
 
     def describe(self) -> str:
         """The release's pods: state, reasons, the ends of their logs, and the namespace's warnings."""
