@@ -22,8 +22,6 @@ from kubernetes.aio.client.rest import RESTClientObject
 from brain.errors import ConfigError, RefusedError, UnreachableError
 
 JSON: Final = "application/json"
-MERGE_PATCH: Final = "application/merge-patch+json"
-STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
 
 _CONNECT_SECONDS: Final = 5.0
 _CONNECTIONS: Final = 64

@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from brain.act.events import Teller
-from brain.act.writes import Write, Written, write
-from brain.decide.decisions import Decision, EmitEvent, OrderGeometry
+from brain.act.writes import JSON, Write, Written, node_path, taint, write
+from brain.decide.decisions import Decision, EmitEvent, OrderGeometry, TaintNode, UntaintNode
 from brain.errors import ApiError, RefusedError
 from brain.metrics import Metrics
 from brain.model.mig import Geometry
@@ -25,6 +25,7 @@ AT_ONCE: Final = 16
 """Writes under way at one time; the API server's fair queues give one client about as many."""
 WRITE_SECONDS: Final = 5.0
 """Time-out of one write: a slow one must not hold the next round up for long."""
+TAINT_ATTEMPTS: Final = 3
 _STALE: Final = frozenset({404, 409, 422})
 """Gone, changed meanwhile, or another object of that name (a patch with another uid is answered 409 or 422)."""
 
@@ -32,7 +33,9 @@ _STALE: Final = frozenset({404, 409, 422})
 class Api(Protocol):
     """What acting needs of the API server."""
 
-    async def call(self, method: str, path: str, *, body: object, content_type: str, seconds: float) -> bytes:
+    async def call(
+        self, method: str, path: str, *, body: object = None, content_type: str = JSON, seconds: float
+    ) -> bytes:
         """One request; raises ApiError."""
 
 
@@ -64,7 +67,7 @@ class Actor:
         Returns:
             Whether all went well; where not, the same should be decided again before long.
         """
-        writes: list[Written] = []
+        writes: list[Written | TaintNode | UntaintNode] = []
         well = True
         for decision in decisions:
             self._metrics.decisions.labels(type(decision).__name__).inc()
@@ -78,12 +81,14 @@ class Actor:
         results = await asyncio.gather(*map(self._write, writes))
         return well and all(results)
 
-    async def _write(self, decision: Written) -> bool:
+    async def _write(self, decision: Written | TaintNode | UntaintNode) -> bool:
         kind = type(decision).__name__
-        request = write(decision, self._today())
         async with self._free:
             try:
-                await send(self._api, request)
+                if isinstance(decision, TaintNode | UntaintNode):
+                    await self._taint(decision.node, wanted=isinstance(decision, TaintNode))
+                else:
+                    await self._send(write(decision, self._today()))
             except ApiError as error:
                 result = self._failed(kind, error)
             else:
@@ -91,6 +96,25 @@ class Actor:
                 self._told = {told for told in self._told if told[0] != kind}
         self._metrics.writes.labels(kind, result).inc()
         return result == "ok"
+
+    async def _taint(self, node: str, *, wanted: bool) -> None:
+        """Puts the taint on or takes it off; looks again where the node changes in between, as busy nodes do."""
+        for attempt in range(TAINT_ATTEMPTS):
+            request = taint(await self._api.call("GET", node_path(node), seconds=WRITE_SECONDS), wanted=wanted)
+            if request is None:
+                return
+            try:
+                await self._send(request)
+            except RefusedError as error:
+                if error.status != 409 or attempt == TAINT_ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    async def _send(self, request: Write) -> None:
+        await self._api.call(
+            request.method, request.path, body=request.body, content_type=request.content_type, seconds=WRITE_SECONDS
+        )
 
     def _failed(self, kind: str, error: ApiError) -> str:
         told = {"decision": kind, "path": error.path, "problem": error.problem}
@@ -106,14 +130,3 @@ class Actor:
             else:
                 _log.warning("write failed, decided again with back-off", extra=told)
         return "forbidden" if status == 403 else "failed"
-
-
-async def send(api: Api, request: Write) -> None:
-    """Sends one request.
-
-    Raises:
-        ApiError: it did not take effect, as far as is known.
-    """
-    await api.call(
-        request.method, request.path, body=request.body, content_type=request.content_type, seconds=WRITE_SECONDS
-    )

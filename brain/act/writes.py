@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from brain.decide.decisions import (
     AnnotateNode,
     EmitEvent,
     LabelPod,
     PublishDevices,
-    TaintNode,
-    UntaintNode,
     UpdateQuota,
 )
 from brain.model import resources
@@ -24,7 +24,6 @@ from brain.model.quota import Condition, Kind
 from n8s import names
 
 MERGE: Final = "application/merge-patch+json"
-STRATEGIC: Final = "application/strategic-merge-patch+json"
 JSON: Final = "application/json"
 
 COMPONENT: Final = "nebulnetes"
@@ -32,8 +31,22 @@ COMPONENT: Final = "nebulnetes"
 _EVENT_NAME: Final = 200
 """Longest part of an event's name that is taken from its object; names are at most 253 characters long."""
 
-Written = TaintNode | UntaintNode | PublishDevices | AnnotateNode | LabelPod | UpdateQuota
-"""Decisions that are one patch each."""
+Written = PublishDevices | AnnotateNode | LabelPod | UpdateQuota
+"""Decisions that are one patch each, whatever the object holds by now."""
+
+
+class _Metadata(msgspec.Struct, rename="camel", frozen=True):
+    name: str
+    resource_version: str
+
+
+class _NodeSpec(msgspec.Struct, frozen=True):
+    taints: list[dict[str, Any]] = []
+
+
+class _Node(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+    spec: _NodeSpec = _NodeSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +69,40 @@ class Write:
 def write(decision: Written, now: datetime) -> Write:
     """The request that carries a decision out. ``now`` is in UTC."""
     match decision:
-        case TaintNode(node):
-            taint = {"key": names.REPARTITIONING_TAINT, "effect": "NoSchedule"}
-            return _taints(node, taint)
-        case UntaintNode(node):
-            return _taints(node, {"key": names.REPARTITIONING_TAINT, "$patch": "delete"})
         case PublishDevices(node, devices):
             counts = {name: str(count) for name, count in sorted(devices.items())}
-            return Write("PATCH", f"{_node(node)}/status", {"status": {"capacity": counts, "allocatable": counts}})
+            return Write("PATCH", f"{node_path(node)}/status", {"status": {"capacity": counts, "allocatable": counts}})
         case AnnotateNode(node, annotations):
-            return Write("PATCH", _node(node), {"metadata": {"annotations": dict(annotations)}})
+            return Write("PATCH", node_path(node), {"metadata": {"annotations": dict(annotations)}})
         case LabelPod(namespace, name, uid, label, value):
             path = f"/api/v1/namespaces/{namespace}/pods/{name}"
             return Write("PATCH", path, {"metadata": {"uid": uid, "labels": {label: value}}})
         case UpdateQuota():
             return _quota_status(decision, now)
+
+
+def taint(node: bytes, *, wanted: bool) -> Write | None:
+    """The request that puts our taint on a node, or takes it off; None where the node is as wanted.
+
+    The API server replaces a node's list of taints as a whole, by every kind of patch (``NodeSpec.taints`` is
+    atomic). So the list is taken from the node as read, and written only if the node is still the same.
+
+    Args:
+        node: the node as the API server gave it.
+        wanted: whether the node should carry the taint.
+
+    Raises:
+        msgspec.DecodeError: that is no node.
+    """
+    read = msgspec.json.decode(node, type=_Node)
+    present = any(held.get("key") == names.REPARTITIONING_TAINT for held in read.spec.taints)
+    if present == wanted:
+        return None
+    taints = [held for held in read.spec.taints if held.get("key") != names.REPARTITIONING_TAINT]
+    if wanted:
+        taints.append({"key": names.REPARTITIONING_TAINT, "effect": "NoSchedule"})
+    body = {"metadata": {"resourceVersion": read.metadata.resource_version}, "spec": {"taints": taints or None}}
+    return Write("PATCH", node_path(read.metadata.name), body)
 
 
 def event(told: EmitEvent, now: datetime) -> Write:
@@ -102,13 +134,9 @@ def event(told: EmitEvent, now: datetime) -> Write:
     return Write("POST", f"/api/v1/namespaces/{namespace}/events", body, JSON)
 
 
-def _node(name: str) -> str:
+def node_path(name: str) -> str:
+    """The path of a node."""
     return f"/api/v1/nodes/{name}"
-
-
-def _taints(node: str, taint: dict[str, str]) -> Write:
-    """A strategic merge patch: the API server merges taints by key, so those of others stay (core/v1 NodeSpec)."""
-    return Write("PATCH", _node(node), {"spec": {"taints": [taint]}}, STRATEGIC)
 
 
 def _quota_status(decision: UpdateQuota, now: datetime) -> Write:
