@@ -189,7 +189,7 @@ class Applier:
         if instance.uuid is None:
             return  # without compute instance there is nothing that anybody could hold
         try:
-            holder = (await self._kubelet.account()).holders.get(instance.uuid)
+            holder = (await self._kubelet.holders()).get(instance.uuid)
         except KubeletError as error:
             raise HeldError(gpu, what, f"perhaps held, {error}", passing=True) from error
         if holder is not None:

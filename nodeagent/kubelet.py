@@ -7,11 +7,11 @@ that have ended; then a device counts as used for longer, which is the safe side
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CALL_SECONDS: Final = 2.0
 """Deadline of one call, in seconds. The kubelet answers within milliseconds or is in trouble."""
+TOO_FAST_SECONDS: Final = 0.03
+"""Pause after the kubelet's rate limit: 10 calls at once, then 100 a second, whoever makes them (Kubernetes,
+``pkg/kubelet/apis/podresources/constants.go``)."""
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """The kubelet's own limit for its answers."""
 
@@ -46,24 +49,18 @@ class Holder:
         return f"pod {self.namespace}/{self.pod} (container {self.container})"
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceAccount:
-    """The kubelet's account of MIG devices at one moment.
-
-    Attributes:
-        holders: By device id, the container that has it.
-        allocatable: The healthy devices that the kubelet knows.
-    """
-
-    holders: Mapping[str, Holder]
-    allocatable: DeviceIds
-
-
 class Kubelet(Protocol):
     """What the agent asks of the kubelet."""
 
-    async def account(self) -> DeviceAccount:
-        """Who holds which device, and which devices are known.
+    async def holders(self) -> Mapping[str, Holder]:
+        """By device id, the container that has it.
+
+        Raises:
+            KubeletError: It does not answer.
+        """
+
+    async def allocatable(self) -> DeviceIds:
+        """The healthy MIG devices that the kubelet knows, given away or not.
 
         Raises:
             KubeletError: It does not answer.
@@ -88,34 +85,39 @@ class PodResources:
         )
         self._stub = PodResourcesListerStub(self._channel)
 
-    async def account(self) -> DeviceAccount:
-        """See :class:`Kubelet`. A device given away between the two calls is at worst missing in ``allocatable``."""
-        try:
-            known: pb.AllocatableResourcesResponse = await self._stub.GetAllocatableResources(
-                pb.AllocatableResourcesRequest(), timeout=CALL_SECONDS
-            )
-            pods: pb.ListPodResourcesResponse = await self._stub.List(
-                pb.ListPodResourcesRequest(), timeout=CALL_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            raise KubeletError(self._socket, f"{error.code().name} {error.details()}") from error
-        allocatable: dict[str, set[str]] = {}
+    async def holders(self) -> Mapping[str, Holder]:
+        """See :class:`Kubelet`."""
+        pods: pb.ListPodResourcesResponse = await self._call(self._stub.List, pb.ListPodResourcesRequest())
+        return {
+            device: Holder(pod.namespace, pod.name, container.name)
+            for pod in pods.pod_resources
+            for container in pod.containers
+            for devices in container.devices
+            if devices.resource_name.startswith(names.MIG_PREFIX)
+            for device in devices.device_ids
+        }
+
+    async def allocatable(self) -> DeviceIds:
+        """See :class:`Kubelet`."""
+        known: pb.AllocatableResourcesResponse = await self._call(
+            self._stub.GetAllocatableResources, pb.AllocatableResourcesRequest()
+        )
+        ids: dict[str, set[str]] = {}
         for devices in known.devices:
             if devices.resource_name.startswith(names.MIG_PREFIX) and devices.device_ids:
-                allocatable.setdefault(devices.resource_name, set()).update(devices.device_ids)
-        return DeviceAccount(
-            holders=MappingProxyType(
-                {
-                    device: Holder(pod.namespace, pod.name, container.name)
-                    for pod in pods.pod_resources
-                    for container in pod.containers
-                    for devices in container.devices
-                    if devices.resource_name.startswith(names.MIG_PREFIX)
-                    for device in devices.device_ids
-                }
-            ),
-            allocatable=MappingProxyType({name: frozenset(ids) for name, ids in allocatable.items()}),
-        )
+                ids.setdefault(devices.resource_name, set()).update(devices.device_ids)
+        return {name: frozenset(uuids) for name, uuids in ids.items()}
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        deadline = asyncio.get_running_loop().time() + CALL_SECONDS
+        while True:
+            try:
+                return await method(request, timeout=CALL_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                limited = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                if not limited or asyncio.get_running_loop().time() >= deadline:
+                    raise KubeletError(self._socket, f"{error.code().name} {error.details()}") from error
+            await asyncio.sleep(TOO_FAST_SECONDS)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -15,10 +15,10 @@ from n8s.v1 import agent_pb2, gpu_pb2
 from nodeagent.errors import DriverError, KubeletError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from nodeagent.gpu.driver import Gpu, GpuDriver, Instance
-    from nodeagent.kubelet import DeviceAccount, DeviceIds, Kubelet
+    from nodeagent.kubelet import DeviceIds, Holder, Kubelet
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +27,25 @@ class NodeView:
 
     Attributes:
         gpus: By index; as last seen where the driver does not answer.
-        account: The kubelet's account; None where it does not answer.
+        holders: By device id, the container that has it; None where the kubelet does not answer.
+        allocatable: The devices that the kubelet knows; empty where it does not answer.
         problem: What keeps the agent from seeing; empty when nothing does.
         fresh: Whether ``gpus`` is what the driver says now.
     """
 
     gpus: tuple[Gpu, ...]
-    account: DeviceAccount | None
+    holders: Mapping[str, Holder] | None
+    allocatable: DeviceIds
     problem: str
     fresh: bool
 
     def state(self, applying: int) -> agent_pb2.NodeState:
         """The wire's form, with the id of the order being applied (0 when none is)."""
-        allocatable = self.account.allocatable if self.account else {}
         return agent_pb2.NodeState(
             gpus=[self._gpu(gpu) for gpu in self.gpus],
             allocatable=[
-                agent_pb2.AllocatableResource(name=name, device_ids=sorted(allocatable[name]))
-                for name in sorted(allocatable)
+                agent_pb2.AllocatableResource(name=name, device_ids=sorted(self.allocatable[name]))
+                for name in sorted(self.allocatable)
             ],
             problem=self.problem,
             applying=applying,
@@ -81,7 +82,7 @@ class NodeView:
             state=self._instance_state(instance),
             processes=instance.processes,
         )
-        holder = self.account.holders.get(instance.uuid) if self.account and instance.uuid else None
+        holder = self.holders.get(instance.uuid) if self.holders and instance.uuid else None
         if holder is not None:
             message.holder.CopyFrom(
                 gpu_pb2.Holder(namespace=holder.namespace, pod=holder.pod, container=holder.container)
@@ -95,9 +96,9 @@ class NodeView:
             return gpu_pb2.INSTANCE_STATE_BROKEN
         if instance.processes:
             return gpu_pb2.INSTANCE_STATE_USED
-        if self.account is None:
+        if self.holders is None:
             return gpu_pb2.INSTANCE_STATE_UNKNOWN
-        return gpu_pb2.INSTANCE_STATE_USED if instance.uuid in self.account.holders else gpu_pb2.INSTANCE_STATE_FREE
+        return gpu_pb2.INSTANCE_STATE_USED if instance.uuid in self.holders else gpu_pb2.INSTANCE_STATE_FREE
 
 
 class NodeReader:
@@ -112,9 +113,11 @@ class NodeReader:
         """The node now. Never raises for a driver or kubelet that fails; that is the view's ``problem``."""
         problems = []
         # The kubelet first: a device it calls free and that a process opens meanwhile shows in the driver's answer.
-        account: DeviceAccount | None = None
+        holders: Mapping[str, Holder] | None = None
+        allocatable: DeviceIds = {}
         try:
-            account = await self._kubelet.account()
+            allocatable = await self._kubelet.allocatable()
+            holders = await self._kubelet.holders()
         except KubeletError as error:
             problems.append(str(error))
         fresh = True
@@ -123,7 +126,9 @@ class NodeReader:
         except DriverError as error:
             fresh = False
             problems.append(str(error))
-        return NodeView(gpus=self._seen, account=account, problem="; ".join(problems), fresh=fresh)
+        return NodeView(
+            gpus=self._seen, holders=holders, allocatable=allocatable, problem="; ".join(problems), fresh=fresh
+        )
 
 
 def device_ids(gpus: Iterable[Gpu]) -> DeviceIds:

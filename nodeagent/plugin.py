@@ -107,7 +107,7 @@ class SignalledPlugin:
 
     async def _difference(self, wanted: DeviceIds) -> str:
         try:
-            shown = (await self._kubelet.account()).allocatable
+            shown = await self._kubelet.allocatable()
         except KubeletError as error:
             return str(error)
         lines = [

@@ -31,16 +31,27 @@ PLUGIN = Path(__file__).with_name("plugin_process.py")
 
 
 class StandInKubelet(PodResourcesListerServicer):
-    """Gives devices to pods as told; knows the devices that the plugin's file lists (resource to ids)."""
+    """Gives devices to pods as told, and knows the devices that the plugin's file lists (resource to ids).
+
+    It refuses the next ``too_fast`` questions for devices of pods, as by its rate limit.
+    """
 
     def __init__(self, devices_file: Path) -> None:
         self.devices_file = devices_file
         self.held: dict[str, tuple[str, str]] = {}
+        self.too_fast = 0
 
     def give(self, device: str, profile: str, pod: str) -> None:
         self.held[device] = (names.mig_resource(profile), pod)
 
-    async def List(self, request: object, context: object) -> kubelet_pb.ListPodResourcesResponse:  # noqa: ARG002, N802
+    async def List(  # noqa: N802
+        self,
+        request: object,  # noqa: ARG002
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> kubelet_pb.ListPodResourcesResponse:
+        if self.too_fast:
+            self.too_fast -= 1
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
         return kubelet_pb.ListPodResourcesResponse(
             pod_resources=[
                 kubelet_pb.PodResources(

@@ -129,7 +129,7 @@ async def test_the_plugin_looks_again_only_when_devices_differ(directory: Path, 
         driver.destroy(0, whole)
         driver.create(0, Placement(4, "3g.20gb"))
         assert await plugin.settle(wanted, asyncio.Event()) == ""
-        assert (await kubelet.account()).allocatable == await wanted()
+        assert await kubelet.allocatable() == await wanted()
 
 
 async def test_a_plugin_that_is_still_to_come_is_waited_for(directory: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nodeagent.errors import KubeletError
-from nodeagent.kubelet import DeviceAccount, DeviceIds, Holder
+from nodeagent.kubelet import DeviceIds, Holder
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,17 +19,22 @@ class MemoryKubelet:
     """Gives the account it is given; with ``silent`` it does not answer."""
 
     def __init__(self) -> None:
-        self.holders: dict[str, Holder] = {}
-        self.allocatable: DeviceIds = {}
+        self.held: dict[str, Holder] = {}
+        self.known: DeviceIds = {}
         self.silent = False
 
     def give(self, device: str, pod: str = "p") -> None:
-        self.holders[device] = Holder("default", pod, "main")
+        self.held[device] = Holder("default", pod, "main")
 
-    async def account(self) -> DeviceAccount:
+    async def holders(self) -> dict[str, Holder]:
         if self.silent:
             raise KubeletError("memory", "silent")
-        return DeviceAccount(holders=dict(self.holders), allocatable=dict(self.allocatable))
+        return dict(self.held)
+
+    async def allocatable(self) -> DeviceIds:
+        if self.silent:
+            raise KubeletError("memory", "silent")
+        return self.known
 
 
 class MemoryPlugin:
@@ -46,7 +51,7 @@ class MemoryPlugin:
                 await halt.wait()
             return self.late
         wanted = await devices()
-        if wanted != self.kubelet.allocatable:
-            self.kubelet.allocatable = wanted
+        if wanted != self.kubelet.known:
+            self.kubelet.known = wanted
             self.looked += 1
         return ""

@@ -34,7 +34,7 @@ async def test_each_state_of_an_instance(tmp_path: Path) -> None:
     node.hold(both.uuid, 2)
     broken_id = next(i.id for i in node.gpus()[0].instances if i.uuid == broken.uuid)
     node.destroy_compute_instance(0, broken_id)
-    kubelet.allocatable = {"nvidia.com/mig-1g.5gb": frozenset({"b", "a"})}
+    kubelet.known = {"nvidia.com/mig-1g.5gb": frozenset({"b", "a"})}
 
     reader = NodeReader(SimulatedDriver(node), kubelet)
     view = await reader.look()
