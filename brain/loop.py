@@ -18,6 +18,9 @@ from brain.model.snapshot import Snapshot
 
 COALESCE_SECONDS: Final = 0.03
 """Changes that come within this time are taken together."""
+GATHER_SECONDS: Final = 5.0
+"""For how long a brain that begins to lead waits for the agents of its nodes, which must find it first: deciding by
+those that came early would change their nodes for pods that fit on the others'."""
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 30.0
 
@@ -60,7 +63,8 @@ class Loop:
         self._clock = clock
 
     async def run(self) -> None:
-        """Rounds until cancelled, the first at once."""
+        """Rounds until cancelled, the first once the agents are there."""
+        await self._gather()
         failures = 0
         while True:
             self._changed.clear()
@@ -69,13 +73,26 @@ class Loop:
             if failures:
                 retry = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 16))
                 wake = retry if wake is None else min(wake, retry)
-            try:
-                async with asyncio.timeout(wake):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-            else:
-                await asyncio.sleep(COALESCE_SECONDS)
+            await self._wait(wake)
+
+    async def _gather(self) -> None:
+        end = self._clock() + GATHER_SECONDS
+        while (left := end - self._clock()) > 0:
+            self._changed.clear()
+            snapshot = self._snapshot(self._clock())
+            self._board.publish(snapshot)
+            if all(node.agent is not None for node in snapshot.nodes if node.enabled and node.ready):
+                return
+            await self._wait(left)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Returns a moment after the next change, or after so many seconds without one."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(COALESCE_SECONDS)
 
     async def _round(self) -> tuple[float | None, bool]:
         """One round: after how long to look again though nothing changed, and whether all was carried out."""

@@ -151,19 +151,17 @@ class Link(agent_pb2_grpc.AgentServiceServicer):
         self, node: str, session: _Session, messages: AsyncIterator[agent_pb2.AgentMessage], context: _Context
     ) -> None:
         """Reads and writes until either side is done; a stream that broke is an end like any other."""
-        tasks = [
-            asyncio.create_task(self._receive(node, session, messages)),
-            asyncio.create_task(session.send(context)),
-        ]
+        receiving = asyncio.create_task(self._receive(node, session, messages))
+        sending = asyncio.create_task(session.send(context))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([receiving, sending], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            receiving.cancel()
+            sending.cancel()
+            ended = await asyncio.gather(receiving, sending, return_exceptions=True)
         for error in ended:
-            if isinstance(error, Exception) and not isinstance(error, grpc.RpcError | asyncio.InvalidStateError):
-                raise error
+            if isinstance(error, Exception):
+                _log.info("stream broke", extra={"node": node, "problem": repr(error)})
 
     async def _receive(self, node: str, session: _Session, messages: AsyncIterator[agent_pb2.AgentMessage]) -> None:
         record = self._records[node]

@@ -36,6 +36,8 @@ IDLE_SECONDS: Final = 150.0
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
 _GONE: Final = 410
+_PASSING: Final = frozenset({429, 500, 502, 503})
+"""After these the version seen last still holds, so that a struggling API server is spared a complete list."""
 
 
 class Api(Protocol):
@@ -119,9 +121,9 @@ class ListWatch(Generic[T]):
                 version = await self._watch(version)
             except ApiError as error:
                 self._metrics.watch_errors.labels(self._resource).inc()
-                if isinstance(error, RefusedError):
+                if isinstance(error, RefusedError) and error.status not in _PASSING:
                     version = ""
-                    if error.status == 404:
+                    if error.status == 404:  # the kind is not installed: there are none
                         self._sink.replace({})
                 self._tell(error)
                 await asyncio.sleep(self._backoff.next())
