@@ -110,19 +110,19 @@ class ListWatch(Generic[T]):
         self._resource = path.rpartition("/")[2]
         self._backoff = Backoff()
         self._told: object = None
+        self._version = ""
 
     async def run(self) -> None:
         """Lists and watches until cancelled."""
-        version = ""
         while True:
             try:
-                if not version:
-                    version = await self._list()
-                version = await self._watch(version)
+                if not self._version:
+                    self._version = await self._list()
+                await self._watch()
             except ApiError as error:
                 self._metrics.watch_errors.labels(self._resource).inc()
                 if isinstance(error, RefusedError) and error.status not in _PASSING:
-                    version = ""
+                    self._version = ""
                     if error.status == 404:  # the kind is not installed: there are none
                         self._sink.replace({})
                 self._tell(error)
@@ -145,11 +145,8 @@ class ListWatch(Generic[T]):
         self._well()
         return page.metadata.resource_version
 
-    async def _watch(self, version: str) -> str:
-        """Follows one stream to its end.
-
-        Returns:
-            The version to go on from; empty where that is gone and a list must come first.
+    async def _watch(self) -> None:
+        """Follows one stream to its end, from the version seen last.
 
         Raises:
             ApiError: the stream failed, or ended at once and empty-handed, which must not be tried in a loop.
@@ -157,7 +154,7 @@ class ListWatch(Generic[T]):
         query = {
             "watch": "1",
             "allowWatchBookmarks": "true",
-            "resourceVersion": version,
+            "resourceVersion": self._version,
             "timeoutSeconds": str(random.randint(WATCH_SECONDS, 2 * WATCH_SECONDS)),  # noqa: S311 - jitter
         }
         began = time.monotonic()
@@ -167,14 +164,13 @@ class ListWatch(Generic[T]):
                 event = msgspec.json.decode(line, type=_Event)
                 if event.type == "ERROR":
                     self._raise(msgspec.json.decode(event.object, type=_Status))
-                version = self._apply(event) or version
+                self._version = self._apply(event) or self._version
             except msgspec.DecodeError as error:
                 raise ApiError("GET", self._path, f"the watch sent what is no event: {error}") from error
             events += 1
             self._well()
         if not events and time.monotonic() - began < 1:
             raise ApiError("GET", self._path, "the watch ended at once")
-        return version
 
     def _apply(self, event: _Event) -> str:
         metadata = convert.metadata_of(event.object)
