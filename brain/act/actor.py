@@ -59,7 +59,7 @@ class Actor:
         self._metrics = metrics
         self._today = today
         self._free = asyncio.Semaphore(AT_ONCE)
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[str] = set()
 
     async def act(self, decisions: Iterable[Decision]) -> bool:
         """Carries decisions out, and returns once all writes but the events' are done.
@@ -85,36 +85,39 @@ class Actor:
         kind = type(decision).__name__
         async with self._free:
             try:
-                if isinstance(decision, TaintNode | UntaintNode):
-                    await self._taint(decision.node, wanted=isinstance(decision, TaintNode))
-                else:
-                    await self._send(write(decision, self._today()))
+                match decision:
+                    case TaintNode(node):
+                        path = await self._taint(node, wanted=True)
+                    case UntaintNode(node):
+                        path = await self._taint(node, wanted=False)
+                    case _:
+                        path = await self._send(write(decision, self._today()))
             except ApiError as error:
                 result = self._failed(kind, error)
             else:
                 result = "ok"
-                self._told = {told for told in self._told if told[0] != kind}
+                self._told.discard(path)
         self._metrics.writes.labels(kind, result).inc()
         return result == "ok"
 
-    async def _taint(self, node: str, *, wanted: bool) -> None:
+    async def _taint(self, node: str, *, wanted: bool) -> str:
         """Puts the taint on or takes it off; looks again where the node changes in between, as busy nodes do."""
+        path = node_path(node)
         for attempt in range(TAINT_ATTEMPTS):
-            request = taint(await self._api.call("GET", node_path(node), seconds=WRITE_SECONDS), wanted=wanted)
-            if request is None:
-                return
+            request = taint(await self._api.call("GET", path, seconds=WRITE_SECONDS), wanted=wanted)
             try:
-                await self._send(request)
+                return path if request is None else await self._send(request)
             except RefusedError as error:
                 if error.status != 409 or attempt == TAINT_ATTEMPTS - 1:
                     raise
-            else:
-                return
+        return path
 
-    async def _send(self, request: Write) -> None:
+    async def _send(self, request: Write) -> str:
+        """Sends one request, and returns its path."""
         await self._api.call(
             request.method, request.path, body=request.body, content_type=request.content_type, seconds=WRITE_SECONDS
         )
+        return request.path
 
     def _failed(self, kind: str, error: ApiError) -> str:
         told = {"decision": kind, "path": error.path, "problem": error.problem}
@@ -122,7 +125,7 @@ class Actor:
         if status in _STALE:
             _log.debug("object has changed meanwhile", extra=told)
             return "stale"
-        known = (kind, str(status))
+        known = kind if status == 403 else error.path
         if known not in self._told:
             self._told.add(known)
             if status == 403:

@@ -106,7 +106,7 @@ class FakeApi:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request."""
         text = await request.text()
-        body = json.loads(text) if text else None
+        body: Any = json.loads(text) if text else None
         self.requests.append(f"{request.method} {request.path_qs}")
         if body is not None:
             self.bodies.append(body)
@@ -200,8 +200,8 @@ async def running(*collections: str) -> AsyncIterator[tuple[FakeApi, Kube]]:
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Returns once a condition holds; looks often, fails after a while."""
     async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - a test looks from outside
+        while not condition():  # noqa: ASYNC110 - a test looks from outside
+            await asyncio.sleep(0.005)
 
 
 def _status(code: int, reason: str) -> web.Response:

@@ -1,0 +1,227 @@
+"""Carrying decisions out against a stand-in API server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from brain.act import events
+from brain.act.actor import Actor
+from brain.act.events import Teller
+from brain.decide.decisions import (
+    AnnotateNode,
+    Decision,
+    EmitEvent,
+    LabelPod,
+    OrderGeometry,
+    PublishDevices,
+    TaintNode,
+    UntaintNode,
+    UpdateQuota,
+)
+from brain.kube import Kube
+from brain.metrics import Metrics
+from brain.model.mig import Geometry, Placement
+from brain.model.quota import Condition, Kind, Quota, QuotaStatus
+from n8s import names
+from tests.component.brain.fakeapi import FakeApi, Object, running, until
+
+NODES = "/api/v1/nodes"
+PODS = "/api/v1/namespaces/a/pods"
+EVENTS = "/api/v1/namespaces/a/events"
+NODE_EVENTS = "/api/v1/namespaces/default/events"
+QUOTAS = "/apis/n8s.nebuly.ai/v1alpha1/namespaces/a/elasticquotas"
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+OTHERS = [{"key": "x", "effect": "NoSchedule", "timeAdded": "t"}, {"key": "x", "effect": "NoExecute"}]
+OURS = {"key": names.REPARTITIONING_TAINT, "effect": "NoSchedule"}
+
+
+class Orders:
+    """The way to the agents: keeps what was ordered."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Mapping[int, Geometry]]] = []
+        self.reachable = True
+
+    def order(self, node: str, geometries: Mapping[int, Geometry]) -> bool:
+        self.sent.append((node, geometries))
+        return self.reachable
+
+
+class World:
+    """An actor and what it acts on."""
+
+    def __init__(self, api: FakeApi, kube: Kube) -> None:
+        self.api = api
+        self.now = 0.0
+        self.orders = Orders()
+        metrics = Metrics()
+        self.teller = Teller(kube, metrics, lambda: self.now, lambda: NOW)
+        self.actor = Actor(kube, self.orders, self.teller, metrics, lambda: NOW)
+
+    async def act(self, *decisions: Decision) -> bool:
+        return await self.actor.act(decisions)
+
+    def node(self) -> Object:
+        return self.api.collections[NODES]["n1"]
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    async with running(NODES, PODS, EVENTS, NODE_EVENTS, QUOTAS) as (api, kube):
+        await api.put(NODES, {"metadata": {"name": "n1", "uid": "u1"}, "spec": {"taints": OTHERS}, "status": {}})
+        yield World(api, kube)
+
+
+async def test_the_taint_goes_on_and_off_and_others_stay() -> None:
+    async with world() as it:
+        for _ in range(2):
+            assert await it.act(TaintNode("n1"))
+            assert it.node()["spec"]["taints"] == [*OTHERS, OURS]
+        for _ in range(2):
+            assert await it.act(UntaintNode("n1"))
+            assert it.node()["spec"]["taints"] == OTHERS
+        assert it.api.count("PATCH") == 2, "what is as wanted is not written"
+
+
+async def test_a_taint_is_written_only_on_the_node_that_was_read() -> None:
+    async with world() as it:
+        fault = it.api.fail("PATCH", "n1", 409, times=2, reason="Conflict")
+        assert await it.act(TaintNode("n1"))
+        assert fault.times == 0
+        assert it.api.count("GET /api/v1/nodes/n1") == 3
+        assert all(body["metadata"]["resourceVersion"] for body in it.api.bodies)
+        it.api.fail("PATCH", "n1", 409, times=9, reason="Conflict")
+        assert not await it.act(UntaintNode("n1")), "left to the next round"
+
+
+async def test_devices_and_annotations() -> None:
+    async with world() as it:
+        await it.act(AnnotateNode("n1", {"n8s.nebuly.ai/a": "1", "n8s.nebuly.ai/b": "2"}))
+        await it.act(AnnotateNode("n1", {"n8s.nebuly.ai/a": None}), PublishDevices("n1", {"nvidia.com/mig-1g.5gb": 7}))
+        assert it.node()["metadata"]["annotations"] == {"n8s.nebuly.ai/b": "2"}
+        assert it.node()["status"] == {
+            "capacity": {"nvidia.com/mig-1g.5gb": "7"},
+            "allocatable": {"nvidia.com/mig-1g.5gb": "7"},
+        }
+
+
+async def test_a_label_is_for_one_uid_only() -> None:
+    async with world() as it:
+        await it.api.put(PODS, {"metadata": {"name": "p", "uid": "new"}})
+        assert not await it.act(LabelPod("a", "p", "old", names.CAPACITY_LABEL, names.IN_QUOTA))
+        assert await it.act(LabelPod("a", "p", "new", names.CAPACITY_LABEL, names.OVER_QUOTA))
+        assert it.api.collections[PODS]["p"]["metadata"]["labels"] == {names.CAPACITY_LABEL: names.OVER_QUOTA}
+        assert await it.act(LabelPod("a", "p", "new", names.CAPACITY_LABEL, None))
+        assert it.api.collections[PODS]["p"]["metadata"]["labels"] == {}
+
+
+async def test_a_quota_s_status_keeps_when_a_condition_changed() -> None:
+    async with world() as it:
+        await it.api.put(QUOTAS, {"metadata": {"name": "q", "uid": "u"}, "status": {"used": {"cpu": "1", "old": "1"}}})
+        before = QuotaStatus(
+            {"cpu": 1000, "old": 1},
+            (
+                Condition("Active", status=True, reason="Active", since="then"),
+                Condition("Conflict", status=False, reason="x", since="then"),
+            ),
+        )
+        after = QuotaStatus(
+            {"cpu": 1500},
+            (
+                Condition("Active", status=True, reason="Active"),
+                Condition("Conflict", status=True, reason="Conflict", message="why"),
+            ),
+            3,
+        )
+        quota = Quota(Kind.SINGLE, "a", "q", ("a",), uid="u", status=before)
+        assert await it.act(UpdateQuota(quota, after))
+        status = it.api.collections[QUOTAS]["q"]["status"]
+        assert status["used"] == {"cpu": "1500m"}
+        assert status["observedGeneration"] == 3
+        since = {condition["type"]: condition["lastTransitionTime"] for condition in status["conditions"]}
+        assert since == {"Active": "then", "Conflict": "2026-11-24T12:00:00Z"}
+
+
+async def test_orders_go_to_the_agents() -> None:
+    async with world() as it:
+        geometries = {0: (Placement(0, "7g.40gb"),)}
+        assert await it.act(OrderGeometry("n1", geometries))
+        assert it.orders.sent == [("n1", geometries)]
+        it.orders.reachable = False
+        assert not await it.act(OrderGeometry("n1", geometries))
+
+
+@pytest.mark.parametrize(
+    ("status", "logged"), [(403, "no right to write"), (500, "write failed"), (404, ""), (409, "")]
+)
+async def test_a_failed_write_is_told_once_and_stops_no_other(
+    status: int, logged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with world() as it:
+        it.api.fail("PATCH", "n2", status, times=9)
+        for _ in range(2):
+            assert not await it.act(AnnotateNode("n2", {"a": "1"}), AnnotateNode("n1", {"n8s.nebuly.ai/a": "1"}))
+        assert it.node()["metadata"]["annotations"]
+    told = [record.message for record in caplog.records if record.name == "brain.act.actor"]
+    assert len(told) == bool(logged), told
+    assert logged in "".join(told)
+
+
+async def test_many_writes_are_under_way_at_once_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as it:
+        it.api.fail("PATCH", "n1", 0, times=40, delay=0.05)
+        began = asyncio.get_running_loop().time()
+        await it.act(*(AnnotateNode("n1", {f"n8s.nebuly.ai/{n}": "1"}) for n in range(32)))
+        assert 0.1 <= asyncio.get_running_loop().time() - began < 0.8
+        monkeypatch.setattr("brain.act.actor.WRITE_SECONDS", 0.05)
+        it.api.faults.clear()
+        it.api.fail("PATCH", "n1", 0, delay=2.0)
+        assert not await it.act(AnnotateNode("n1", {"a": "1"})), "a slow write ends by its time-out"
+
+
+POD = EmitEvent("Pod", "a", "p", "u", "MigNoRoom", "no room", warning=True)
+NODE = EmitEvent("Node", "", "n1", "u1", "MigApplyFailed", "it failed", warning=True)
+
+
+async def test_events_are_told_once_by_all_brains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_PAUSE_SECONDS", 0.02)
+    async with world() as it:
+        other = World(it.api, it.teller._api)  # type: ignore[arg-type]
+        tasks = [asyncio.create_task(each.teller.run()) for each in (it, other)]
+        it.api.fail("POST", "events", 500)
+        for each in (it, other, it):
+            await each.act(POD, NODE)
+        await until(lambda: not it.teller._pending and not other.teller._pending)
+        assert len(it.api.collections[EVENTS]) == len(it.api.collections[NODE_EVENTS]) == 1
+        (event,) = it.api.collections[EVENTS].values()
+        assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Pod", "namespace": "a", "name": "p", "uid": "u"}
+        assert (event["reason"], event["type"], event["message"]) == ("MigNoRoom", "Warning", "no room")
+        posts = it.api.count("POST")
+        await it.act(POD)
+        assert not it.teller._pending, "told lately"
+        it.api.collections[EVENTS].clear()
+        it.now += events.KEPT_SECONDS + 1
+        await it.act(POD)
+        await until(lambda: bool(it.api.collections[EVENTS]))
+        assert it.api.count("POST") == posts + 1
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_an_event_that_may_not_be_told_does_not_stop_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    async with world() as it:
+        task = asyncio.create_task(it.teller.run())
+        it.api.fail("POST", EVENTS, 403)
+        await it.act(POD, NODE)
+        await until(lambda: bool(it.api.collections[NODE_EVENTS]))
+        assert "no right to tell events" in caplog.text
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
