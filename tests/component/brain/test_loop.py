@@ -1,0 +1,137 @@
+"""The control loop's rhythm, with stand-ins for what it reads and what it acts through."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from brain import loop as module
+from brain.decide.decisions import Decision, Decisions
+from brain.decide.loop import Settings
+from brain.loop import Loop
+from brain.metrics import Metrics
+from brain.model.node import Agent, Node
+from brain.model.snapshot import Snapshot
+from n8s import names
+from tests.component.brain.fakeapi import until
+
+ENABLED = Node("n1", labels={names.AUTO_MIG_LABEL: "true"})
+
+
+class World:
+    """What the loop reads and acts through."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.nodes: tuple[Node, ...] = ()
+        self.published = 0
+        self.rounds: list[float] = []
+        self.seconds = 0.0
+        self.under_way = 0
+        self.most = 0
+        self.well = True
+        self.wake: float | None = None
+
+    def snapshot(self, now: float) -> Snapshot:
+        del now
+        return Snapshot(nodes=self.nodes)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        del snapshot
+        self.published += 1
+
+    async def act(self, decisions: Iterable[Decision]) -> bool:
+        del decisions
+        self.rounds.append(time.monotonic())
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(self.seconds)
+        self.under_way -= 1
+        return self.well
+
+
+@asynccontextmanager
+async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    monkeypatch.setattr(module, "decide", lambda _snapshot, _settings: Decisions(wake_seconds=world.wake))
+    loop = Loop(
+        snapshot=world.snapshot,
+        changed=world.changed,
+        actor=world,
+        board=world,
+        settings=Settings(),
+        metrics=Metrics(),
+        clock=time.monotonic,
+    )
+    task = asyncio.create_task(loop.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_changes_that_come_together_are_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.rounds) == 1)
+        for _ in range(10):
+            world.changed.set()
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.2)
+        assert len(world.rounds) == 2
+        assert world.published == 3
+
+
+async def test_a_change_during_a_round_is_another_round_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.seconds = 0.05
+    async with looping(world, monkeypatch):
+        await until(lambda: world.under_way == 1)
+        world.changed.set()
+        await until(lambda: len(world.rounds) == 2)
+        await asyncio.sleep(0.2)
+        assert (len(world.rounds), world.most) == (2, 1)
+
+
+async def test_time_alone_wakes_it_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.wake = 0.05
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.rounds) >= 3)
+        assert world.rounds[2] - world.rounds[0] >= 0.1
+
+
+async def test_what_failed_is_tried_again_with_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_RETRY_SECONDS", 0.04)
+    world = World()
+    world.well = False
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.rounds) >= 4)
+        gaps = [later - earlier for earlier, later in zip(world.rounds, world.rounds[1:], strict=False)]
+        assert gaps[0] < gaps[1] < gaps[2]
+        world.well = True
+        await asyncio.sleep(0.8)
+        assert len(world.rounds) <= 5, "once all went well it rests"
+
+
+async def test_it_waits_for_its_agents_before_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.nodes = (ENABLED,)
+    async with looping(world, monkeypatch):
+        await asyncio.sleep(0.1)
+        assert (world.rounds, world.published) == ([], 1)
+        world.nodes = (Node("n1", labels=ENABLED.labels, agent=Agent(connected=True, silent_seconds=0.0, gpus=())),)
+        world.changed.set()
+        await until(lambda: len(world.rounds) == 1)
+
+
+async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 0.1)
+    world = World()
+    world.nodes = (ENABLED,)
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.rounds) == 1, 1.0)

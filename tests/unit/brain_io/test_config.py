@@ -1,0 +1,65 @@
+"""Settings are checked at start, and the error names the one that is wrong."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from brain.config import Address, parse
+from brain.errors import ConfigError
+from brain.logs import KeyValueFormatter
+
+
+def test_defaults() -> None:
+    config = parse([])
+    assert str(config.grpc_listen) == "0.0.0.0:9090"
+    assert (config.gpu_memory_gb, config.settle_seconds, config.log_level) == (32, 1.0, logging.INFO)
+    assert config.identity
+
+
+def test_all_settings(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.touch()
+    given = "--grpc-listen [::1]:1 --http-listen h:2 --lease-namespace ns --identity me --gpu-memory-gb 16"
+    given += f" --settle-seconds 0.5 --log-level debug --kubeconfig {kubeconfig}"
+    config = parse(given.split())
+    assert (config.grpc_listen, config.http_listen) == (Address("::1", 1), Address("h", 2))
+    assert str(config.grpc_listen) == "[::1]:1"
+    assert (config.lease_namespace, config.identity, config.gpu_memory_gb) == ("ns", "me", 16)
+    assert (config.settle_seconds, config.log_level, config.kubeconfig) == (0.5, logging.DEBUG, kubeconfig)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("--grpc-listen", "9090"),
+        ("--grpc-listen", ":9090"),
+        ("--http-listen", "host:70000"),
+        ("--http-listen", "host:x"),
+        ("--lease-namespace", "Not A Name"),
+        ("--identity", ""),
+        ("--gpu-memory-gb", "0"),
+        ("--gpu-memory-gb", "1.5"),
+        ("--settle-seconds", "nan"),
+        ("--settle-seconds", "-1"),
+        ("--log-level", "loud"),
+        ("--kubeconfig", "/no/such/file"),
+    ],
+)
+def test_the_error_names_the_setting(field: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse([f"{field}={value}"])
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field}: ")
+
+
+def test_a_log_line() -> None:
+    record = logging.makeLogRecord(
+        {"name": "brain", "msg": "it %s", "args": ("is",), "levelno": 20, "levelname": "INFO"}
+    )
+    record.node = "n1"
+    record.problem = 'says "no"\nand more'
+    line = KeyValueFormatter().format(record)
+    assert line.endswith('level=info from=brain msg="it is" node=n1 problem="says \\"no\\"\\nand more"')

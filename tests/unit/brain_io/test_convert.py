@@ -1,0 +1,214 @@
+"""From the API's JSON to the model's values."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from brain.model.node import Taint
+from brain.model.pod import NodeSelectorTerm, Pod, Requirement, Toleration
+from brain.model.quota import Condition, Kind
+from brain.observe import convert
+from brain.observe.convert import ConvertError
+from n8s import names
+
+
+def raw(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+META = {"name": "p", "namespace": "a", "uid": "u", "creationTimestamp": "2026-11-24T12:00:00Z", "managedFields": [{}]}
+
+
+def pod(spec: Any = None, status: Any = None, **metadata: Any) -> Pod:
+    return convert.pod(raw({"metadata": META | metadata, "spec": spec or {}, "status": status or {}}))
+
+
+def test_node() -> None:
+    node = convert.node(
+        raw(
+            {
+                "metadata": {
+                    "name": "n1",
+                    "uid": "u",
+                    "labels": {names.AUTO_MIG_LABEL: "true"},
+                    "annotations": {"other": "x", "n8s.nebuly.ai/status-gpu-0-1g.5gb-free": "1"},
+                },
+                "spec": {"unschedulable": True, "taints": [{"key": "k", "value": "v", "effect": "NoExecute"}]},
+                "status": {
+                    "capacity": {"cpu": "2", "memory": "1Ki"},
+                    "allocatable": {"cpu": "1500m", "nvidia.com/mig-1g.5gb": "7"},
+                    "conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "False"}],
+                },
+            }
+        )
+    )
+    assert (node.name, node.uid, node.enabled, node.unschedulable, node.ready) == ("n1", "u", True, True, True)
+    assert node.annotations == {"n8s.nebuly.ai/status-gpu-0-1g.5gb-free": "1"}
+    assert node.taints == (Taint("k", "v", "NoExecute"),)
+    assert node.capacity == {"cpu": 2000, "memory": 1024}
+    assert node.allocatable == {"cpu": 1500, "nvidia.com/mig-1g.5gb": 7}
+
+
+@pytest.mark.parametrize("conditions", [[], [{"type": "Ready", "status": "Unknown"}]])
+def test_a_node_that_does_not_say_it_is_ready_is_not(conditions: list[Any]) -> None:
+    assert not convert.node(raw({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).ready
+
+
+def test_pod() -> None:
+    found = pod(
+        {
+            "containers": [
+                {
+                    "name": "c",
+                    "resources": {"limits": {"nvidia.com/mig-1g.5gb": 1, "cpu": "1"}, "requests": {"cpu": "250m"}},
+                    "ports": [{"containerPort": 1, "hostPort": 80}, {"containerPort": 2}],
+                }
+            ],
+            "initContainers": [
+                {
+                    "restartPolicy": "Always",
+                    "resources": {"requests": {"cpu": "1"}},
+                    "ports": [{"hostPort": 53, "protocol": "UDP", "hostIP": "10.0.0.1"}],
+                },
+                {"ports": [{"hostPort": 99}]},
+            ],
+            "overhead": {"cpu": "50m"},
+            "nodeName": "n1",
+            "priority": 7,
+            "nodeSelector": {"k": "v"},
+            "tolerations": [{"key": "t", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 3}],
+            "schedulingGates": [{"name": "g"}],
+            "affinity": {
+                "podAntiAffinity": {},
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [
+                            {
+                                "matchExpressions": [{"key": "z", "operator": "In", "values": ["a", "b"]}],
+                                "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}],
+                            }
+                        ]
+                    }
+                },
+            },
+        },
+        {"phase": "Running", "nominatedNodeName": "n2"},
+        labels={"l": "1"},
+        deletionTimestamp="2026-11-24T13:00:00Z",
+    )
+    assert found == Pod(
+        namespace="a",
+        name="p",
+        uid="u",
+        created=1795521600,
+        request={"cpu": 1300, "nvidia.com/mig-1g.5gb": 1},
+        labels={"l": "1"},
+        phase="Running",
+        node="n1",
+        nominated="n2",
+        terminating=True,
+        gated=True,
+        priority=7,
+        node_selector={"k": "v"},
+        node_affinity=(
+            NodeSelectorTerm((Requirement("z", "In", ("a", "b")),), (Requirement("metadata.name", "In", ("n1",)),)),
+        ),
+        tolerations=(Toleration("t", "Exists", "", "NoSchedule"),),
+        host_ports=frozenset({("TCP", "0.0.0.0", 80), ("UDP", "10.0.0.1", 53)}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("condition", "unschedulable", "message"),
+    [
+        (None, False, ""),
+        ({"status": "True"}, False, ""),
+        ({"status": "False", "reason": "Unschedulable", "message": "why"}, True, "why"),
+        ({"status": "False", "reason": "SchedulingGated", "message": "gated"}, False, ""),
+    ],
+)
+def test_what_the_scheduler_said(condition: dict[str, str] | None, unschedulable: bool, message: str) -> None:
+    conditions = [{"type": "Ready", "status": "False"}] + ([{"type": "PodScheduled", **condition}] if condition else [])
+    found = pod(status={"conditions": conditions})
+    assert (found.unschedulable, found.scheduler_message) == (unschedulable, message)
+
+
+def test_a_pod_s_own_resources() -> None:
+    found = pod({"containers": [{"resources": {"requests": {"cpu": "1"}}}], "resources": {"requests": {"cpu": "3"}}})
+    assert found.request == {"cpu": 3000}
+
+
+def test_elastic_quota() -> None:
+    quota = convert.elastic_quota(
+        raw(
+            {
+                "metadata": META | {"generation": 4},
+                "spec": {"min": {"cpu": "1500m", "nvidia.com/gpu": 2}, "max": {"cpu": 3}},
+                "status": {
+                    "used": {"cpu": "500m"},
+                    "observedGeneration": 3,
+                    "conditions": [
+                        {"type": "B", "status": "False", "reason": "r", "message": "m", "lastTransitionTime": "t"},
+                        {"type": "A", "status": "True", "reason": "r"},
+                    ],
+                },
+            }
+        )
+    )
+    assert (quota.kind, quota.namespace, quota.namespaces, quota.generation) == (Kind.SINGLE, "a", ("a",), 4)
+    assert (quota.min, quota.max, quota.problems) == ({"cpu": 1500, "nvidia.com/gpu": 2}, {"cpu": 3000}, ())
+    assert (quota.status.used, quota.status.generation) == ({"cpu": 500}, 3)
+    assert quota.status.conditions == (
+        Condition("A", status=True, reason="r"),
+        Condition("B", status=False, reason="r", message="m"),
+    )
+    assert quota.status.conditions[1].since == "t"
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ({}, "spec.min"),
+        ({"min": {"cpu": "much"}}, "spec.min[cpu]"),
+        ({"min": {"cpu": -1}}, "negative"),
+        ({"min": {"cpu": 3}, "max": {"cpu": 2}}, "more than spec.max[cpu]"),
+        ({"min": "x"}, "spec.min"),
+    ],
+)
+def test_a_quota_that_cannot_be_read_counts_for_nothing(spec: Any, problem: str) -> None:
+    quota = convert.elastic_quota(raw({"metadata": META, "spec": spec}))
+    assert problem in "; ".join(quota.problems)
+    assert (quota.min, quota.max) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "found", "problems"),
+    [
+        (["a", "b", "a"], ("a", "b"), 0),
+        ([], (), 1),
+        (None, (), 1),
+        ("a", (), 1),
+        ([1], (), 1),
+    ],
+)
+def test_composite_elastic_quota(namespaces: Any, found: tuple[str, ...], problems: int) -> None:
+    spec = {"min": {"cpu": 1}, "namespaces": namespaces}
+    quota = convert.composite_elastic_quota(raw({"metadata": META, "spec": spec}))
+    assert (quota.kind, quota.namespaces, len(quota.problems)) == (Kind.COMPOSITE, found, problems)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"{",
+        raw({"spec": {}}),
+        raw({"metadata": META, "spec": {"containers": 3}}),
+        raw({"metadata": META, "spec": {"containers": [{"resources": {"requests": {"cpu": "x"}}}]}}),
+    ],
+)
+def test_what_cannot_be_understood_is_an_error_of_ours(broken: bytes) -> None:
+    with pytest.raises(ConvertError):
+        convert.pod(broken)

@@ -1,0 +1,97 @@
+"""What the store makes of changes, and of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from brain.model.node import Agent, Node, Taint
+from brain.model.pod import Pod
+from brain.observe.store import Store
+from n8s import names
+
+PLAIN = Node("n1")
+TAINTED = Node("n1", taints=(Taint(names.REPARTITIONING_TAINT),))
+INFINITE = float("inf")
+
+
+class Clock:
+    now = 10.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Agents:
+    def __init__(self, known: Mapping[str, Agent] | None = None) -> None:
+        self.known = known or {}
+
+    def agents(self, now: float) -> Mapping[str, Agent]:
+        del now
+        return self.known
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> Store:
+    return Store(clock)
+
+
+def seen(store: Store, clock: Clock) -> tuple[float, float]:
+    (node,) = store.snapshot(clock.now, Agents()).nodes
+    return node.tainted_seconds, node.untainted_seconds
+
+
+def test_how_long_the_taint_is_seen_and_gone(store: Store, clock: Clock) -> None:
+    store.nodes.put("n1", PLAIN)
+    assert seen(store, clock) == (0.0, INFINITE)
+    store.nodes.put("n1", TAINTED)
+    clock.now += 2
+    store.nodes.put("n1", Node("n1", unschedulable=True, taints=TAINTED.taints))
+    clock.now += 1
+    assert seen(store, clock) == (3.0, INFINITE), "another change does not start it anew"
+    store.nodes.put("n1", PLAIN)
+    clock.now += 5
+    assert seen(store, clock) == (0.0, 5.0)
+    store.nodes.put("n1", TAINTED)
+    assert seen(store, clock) == (0.0, INFINITE)
+    store.nodes.replace({})
+    store.nodes.put("n1", PLAIN)
+    assert seen(store, clock) == (0.0, INFINITE), "another node of that name"
+
+
+def test_only_what_really_changed_wakes(store: Store) -> None:
+    changes: list[tuple[Callable[[], None], bool]] = [
+        (lambda: store.pods.put("a/p", Pod("a", "p", "u")), True),
+        (lambda: store.pods.put("a/p", Pod("a", "p", "u")), False),
+        (lambda: store.pods.put("a/p", Pod("a", "p", "u", phase="Running")), True),
+        (lambda: store.pods.replace({"a/p": Pod("a", "p", "u", phase="Running")}), False),
+        (lambda: store.pods.replace({}), True),
+        (lambda: store.pods.remove("a/p"), False),
+        (lambda: store.nodes.put("n1", PLAIN), True),
+        (lambda: store.nodes.put("n1", PLAIN), False),
+    ]
+    for change, wakes in changes:
+        store.changed.clear()
+        change()
+        assert store.changed.is_set() == wakes
+
+
+def test_a_snapshot_joins_nodes_with_their_agents(store: Store, clock: Clock) -> None:
+    store.nodes.replace({"n1": PLAIN, "n2": Node("n2")})
+    agent = Agent(connected=True, silent_seconds=0.0, gpus=())
+    snapshot = store.snapshot(clock.now, Agents({"n1": agent, "no such node": agent}))
+    assert {node.name: node.agent for node in snapshot.nodes} == {"n1": agent, "n2": None}
+
+
+async def test_synced_once_all_are_listed(store: Store) -> None:
+    for table in (store.nodes, store.pods, store.elastic_quotas, store.composites):
+        assert not store.is_synced
+        table.replace({})
+    assert store.is_synced
+    await store.synced()
