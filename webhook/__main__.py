@@ -1,0 +1,94 @@
+"""The webhook's program: builds the parts from the settings, serves, and lets clients go before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Final
+
+from aiohttp import web
+
+from webhook import config
+from webhook.api import Api
+from webhook.certificates import Certificates
+from webhook.errors import CertificateError, ConfigError
+from webhook.server import Server
+
+DRAIN_SECONDS: Final = 3.0
+"""After SIGTERM, for the API server to hear that this webhook goes: until then it still sends requests."""
+
+logger = logging.getLogger("webhook")
+
+
+class OneLine(logging.Formatter):
+    """One line per record: time, level and place as key=value, then the message with its own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "time=%(asctime)s.%(msecs)03d level=%(levelname)s at=%(name)s %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record on one line, a traceback included."""
+        return super().format(record).replace("\n", "\\n")
+
+
+async def run(settings: config.Config, *, drain_seconds: float = DRAIN_SECONDS) -> None:
+    """Serve until SIGTERM or SIGINT, then for ``drain_seconds`` more, and finish what has begun.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        certificates = Certificates(settings.tls_dir)
+    except CertificateError as error:
+        raise ConfigError("--tls-dir", str(error)) from error
+    async with await Api.load(settings.kubeconfig) as api:
+        server = Server(api)
+        runner = web.AppRunner(server.application(), access_log=None)
+        await runner.setup()
+        try:
+            # Of two processes on one address (a rolling update), both are asked until the old one goes.
+            await web.TCPSite(
+                runner,
+                settings.host or None,
+                settings.port,
+                ssl_context=certificates.context,
+                reuse_port=True,
+            ).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError("--listen", f"{settings.host}:{settings.port}: {error.strerror}") from error
+        logger.info("serving host=%s port=%d", settings.host, settings.port)
+        async with asyncio.TaskGroup() as group:
+            follower = group.create_task(certificates.follow())
+            await stop.wait()
+            logger.info("stopping seconds=%g", drain_seconds)
+            server.drain()
+            await asyncio.sleep(drain_seconds)
+            await runner.cleanup()
+            follower.cancel()
+
+
+def main() -> None:
+    """The entry point of ``n8s-webhook``; exits with 2 when a setting cannot be used."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    try:
+        settings = config.parse()
+        logging.getLogger().setLevel(settings.log_level)
+        asyncio.run(run(settings))
+    except ConfigError as error:
+        sys.stderr.write(f"n8s-webhook: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

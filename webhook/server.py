@@ -1,0 +1,90 @@
+"""The webhook over HTTP: reviews in, answers out, and what probes and Prometheus ask. No rule is here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from brain.model.quota import Kind
+from webhook import api as live
+from webhook import review
+from webhook.errors import ReviewError
+from webhook.validate import Api, validate
+
+MAX_BODY_BYTES: Final = 8 * 2**20
+"""A review holds an object twice, and the API server takes objects up to 3 MiB."""
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """The web application over one API server."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._draining = False
+        self._registry = CollectorRegistry()
+        self._reviews = Counter(
+            "n8s_webhook_reviews", "Reviews by kind of quota and outcome.", ["kind", "outcome"], registry=self._registry
+        )
+        self._seconds = Histogram("n8s_webhook_review_seconds", "Seconds that a review took.", registry=self._registry)
+
+    def drain(self) -> None:
+        """Has clients leave: each answer closes its connection from now on, and readiness ends."""
+        self._draining = True
+
+    def application(self) -> web.Application:
+        """The routes."""
+        application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application.add_routes(
+            [
+                *(web.post(f"/validate/{plural}", self._reviewer(kind)) for kind, plural in live.PLURALS.items()),
+                web.get("/healthz", self._health),
+                web.get("/readyz", self._ready),
+                web.get("/metrics", self._metrics),
+            ]
+        )
+        application.on_response_prepare.append(self._leave)
+        return application
+
+    def _reviewer(self, kind: Kind) -> web.Handler:  # type: ignore[name-defined]
+        async def handle(http_request: web.Request) -> web.Response:
+            began = time.monotonic()
+            try:
+                request = review.decode(await http_request.read())
+            except ReviewError as error:
+                self._reviews.labels(kind.value, "malformed").inc()
+                raise web.HTTPBadRequest(text=f"{error}\n") from error
+            answer = await validate(self._api, kind, request)
+            outcome = {200: "allowed", 403: "refused"}.get(answer.code, "undecided")
+            self._reviews.labels(kind.value, outcome).inc()
+            self._seconds.observe(time.monotonic() - began)
+            logger.info(
+                "review kind=%s namespace=%s name=%s operation=%s user=%s outcome=%s message=%r",
+                *(kind.value, request.namespace, request.name, request.operation, request.user_info.username),
+                *(outcome, answer.message),
+            )
+            return web.Response(body=review.encode(request.uid, answer), content_type="application/json")
+
+        return handle
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        if self._draining:
+            return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text="about to end\n")
+        return web.Response(text="ok\n")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _leave(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self._draining:
+            response.force_close()
