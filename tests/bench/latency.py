@@ -64,8 +64,8 @@ def main() -> None:
 
 
 def _round(lab: Lab, number: int) -> dict[str, float]:
-    """One pod whose profile is not there: 1g on the rounds with even numbers, 2g on the odd ones."""
-    profile = ("1g.5gb", "2g.10gb")[number % 2]
+    """One pod whose profile is not there: 1g and 7g by turns, each in the place of the other."""
+    profile = ("1g.5gb", "7g.40gb")[number % 2]
     resource, name = names.mig_resource(profile), f"p{number}"
     marks = Marks()
     api: client.ApiClient = config.new_client_from_config(str(lab.cluster.kubeconfig))  # type: ignore[no-untyped-call]

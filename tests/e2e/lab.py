@@ -83,6 +83,11 @@ class Lab:
         assert found is not None
         return found
 
+    def absent(self, node: str, *profiles: str) -> str:
+        """The first of some profiles of which no GPU of a node holds an instance."""
+        held = {placement.partition("@")[0] for gpu in self.geometry(node) for placement in gpu}
+        return next(profile for profile in profiles if profile not in held)
+
     def raw_node(self, name: str) -> dict[str, Any]:
         """The node object."""
         return self.cluster.get("node", name)
@@ -111,6 +116,8 @@ class Lab:
             lines = [self.cluster.kubectl("get", "pods", "-n", namespace, "-o", "wide")]
             lines += [f"{name}: {self.events(namespace, name)}" for name in pods]
             lines += [f"{node}: {self.geometry(node)} open={self.open(node)}" for node in self.cluster.nodes]
+            ours = self.cluster.get("pods", "-n", NEBULNETES)["items"]
+            lines += [self.cluster.logs(item["metadata"]["name"], NEBULNETES) for item in ours]
             raise AssertionError("\n".join([str(error), *lines])) from error
 
     def delete(self, namespace: str, *pods: str) -> None:
