@@ -115,11 +115,14 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"n8s-brain: {error}")
     logs.set_up(config.log_level)
+    failed = False
     try:
         asyncio.run(_run(config))
     except* (BrainError, OSError) as group:
+        failed = True
         for problem in _leaves(group):
             _log.critical("cannot go on", extra={"problem": str(problem)})
+    if failed:
         sys.exit(1)
 
 

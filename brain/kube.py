@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import aiohttp
 import msgspec
+import yaml
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.rest import RESTClientObject
@@ -58,7 +59,7 @@ class Kube:
                 await kubernetes_config.load_kube_config(
                     config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
                 )
-        except (kubernetes_config.ConfigException, OSError) as error:
+        except (kubernetes_config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
             raise ConfigError("--kubeconfig", f"cannot tell how to reach the API server: {error}") from error
         return cls(configuration)
 

@@ -51,7 +51,7 @@ class Timing:
     duration: float = 15.0
     deadline: float = 10.0
     renew: float = 2.0
-    retry: float = 2.0
+    retry: float = 1.0
     call: float = 4.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from brain.model.mig import Geometry, Gpu, Holder, Instance, InstanceState, Placement, Profile
@@ -33,10 +34,7 @@ def gpu_from(message: gpu_pb2.Gpu) -> Gpu:
         index=message.index,
         model=message.model,
         slots=message.slots,
-        profiles=tuple(
-            Profile(profile.name, profile.size, tuple(profile.starts), profile.max_count, profile.memory_mib)
-            for profile in message.profiles
-        ),
+        profiles=_profiles(tuple(profile.SerializeToString() for profile in message.profiles)),
         instances=tuple(sorted(map(_instance_from, message.instances), key=lambda instance: instance.start)),
         uuid=message.uuid,
         memory_mib=message.memory_mib,
@@ -112,6 +110,13 @@ def _agent_to(agent: Agent) -> inventory_pb2.AgentStatus:
         driver=agent.driver,
         problem=agent.problem,
     )
+
+
+@lru_cache(maxsize=1024)
+def _profiles(messages: tuple[bytes, ...]) -> tuple[Profile, ...]:
+    """Profiles from their messages' bytes: one value for all GPUs of a model, however many report it."""
+    read = map(gpu_pb2.Profile.FromString, messages)
+    return tuple(Profile(each.name, each.size, tuple(each.starts), each.max_count, each.memory_mib) for each in read)
 
 
 def _instance_from(message: gpu_pb2.Instance) -> Instance:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 from brain import wire
-from brain.model.mig import Geometry
+from brain.model.mig import Geometry, Gpu
 from brain.model.node import Agent, Failure
 from n8s.v1 import agent_pb2
 
@@ -26,7 +25,7 @@ class Record:
         self.connected = False
         self.heard = now
         self._hello = hello
-        self._reported: Agent | None = None
+        self._reported: tuple[tuple[Gpu, ...], Mapping[str, frozenset[str]], str] | None = None
         self._fresh = False
         self._sent: tuple[int, int] | None = None
         self._ordered: Mapping[int, Geometry] | None = None
@@ -50,15 +49,9 @@ class Record:
 
     def state(self, state: agent_pb2.NodeState, now: float) -> bool:
         """The agent reports. Returns whether that says anything new."""
-        report = Agent(
-            connected=True,
-            silent_seconds=0.0,
-            gpus=tuple(sorted(map(wire.gpu_from, state.gpus), key=lambda gpu: gpu.index)),
-            allocatable={entry.name: frozenset(entry.device_ids) for entry in state.allocatable},
-            problem=state.problem,
-            version=self._hello.agent_version,
-            driver=self._hello.driver,
-        )
+        gpus = tuple(sorted(map(wire.gpu_from, state.gpus), key=lambda gpu: gpu.index))
+        allocatable = {entry.name: frozenset(entry.device_ids) for entry in state.allocatable}
+        report = (gpus, allocatable, state.problem)
         new = not self._fresh or report != self._reported or state.applying != self._applying
         self.heard = now
         self._fresh = True
@@ -110,11 +103,16 @@ class Record:
         failure = None
         if self._failure is not None:
             failure = Failure(*self._failure, max(0.0, self._retry_at - now))
-        return replace(
-            self._reported,
+        gpus, allocatable, problem = self._reported
+        return Agent(
             connected=self.connected and self._fresh,
             silent_seconds=now - self.heard,
+            gpus=gpus,
+            allocatable=allocatable,
+            problem=problem,
             ordered=ordered,
             failure=failure,
             applied_seconds=float("inf") if self._applied_at is None else now - self._applied_at,
+            version=self._hello.agent_version,
+            driver=self._hello.driver,
         )
