@@ -35,16 +35,12 @@ class OneLine(logging.Formatter):
         return super().format(record).replace("\n", "\\n")
 
 
-async def run(settings: config.Config, *, drain_seconds: float = DRAIN_SECONDS) -> None:
-    """Serve until SIGTERM or SIGINT, then for ``drain_seconds`` more, and finish what has begun.
+async def run(settings: config.Config, stop: asyncio.Event, *, drain_seconds: float = DRAIN_SECONDS) -> None:
+    """Serve until ``stop`` is set, then for ``drain_seconds`` more, and finish what has begun.
 
     Raises:
         ConfigError: a setting cannot be used.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     try:
         certificates = Certificates(settings.tls_dir)
     except CertificateError as error:
@@ -54,26 +50,33 @@ async def run(settings: config.Config, *, drain_seconds: float = DRAIN_SECONDS) 
         runner = web.AppRunner(server.application(), access_log=None)
         await runner.setup()
         try:
-            # Of two processes on one address (a rolling update), both are asked until the old one goes.
-            await web.TCPSite(
-                runner,
-                settings.host or None,
-                settings.port,
-                ssl_context=certificates.context,
-                reuse_port=True,
-            ).start()
-        except OSError as error:
+            await _listen(runner, settings, certificates)
+            async with asyncio.TaskGroup() as group:
+                follower = group.create_task(certificates.follow())
+                await stop.wait()
+                logger.info("stopping seconds=%g", drain_seconds)
+                server.drain()
+                await asyncio.sleep(drain_seconds)
+                follower.cancel()
+        finally:
             await runner.cleanup()
-            raise ConfigError("--listen", f"{settings.host}:{settings.port}: {error.strerror}") from error
-        logger.info("serving host=%s port=%d", settings.host, settings.port)
-        async with asyncio.TaskGroup() as group:
-            follower = group.create_task(certificates.follow())
-            await stop.wait()
-            logger.info("stopping seconds=%g", drain_seconds)
-            server.drain()
-            await asyncio.sleep(drain_seconds)
-            await runner.cleanup()
-            follower.cancel()
+
+
+async def _listen(runner: web.AppRunner, settings: config.Config, certificates: Certificates) -> None:
+    # Two processes may share one address (a rolling update): both are asked until the old one goes.
+    site = web.TCPSite(runner, settings.host or None, settings.port, ssl_context=certificates.context, reuse_port=True)
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigError("--listen", f"{settings.host}:{settings.port}: {error.strerror}") from error
+    logger.info("serving host=%s port=%d", settings.host, settings.port)
+
+
+async def _until_signalled(settings: config.Config) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(settings, stop)
 
 
 def main() -> None:
@@ -84,7 +87,7 @@ def main() -> None:
     try:
         settings = config.parse()
         logging.getLogger().setLevel(settings.log_level)
-        asyncio.run(run(settings))
+        asyncio.run(_until_signalled(settings))
     except ConfigError as error:
         sys.stderr.write(f"n8s-webhook: {error}\n")
         sys.exit(2)

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -41,7 +42,7 @@ class Server:
 
     def application(self) -> web.Application:
         """The routes."""
-        application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._leave])
         application.add_routes(
             [
                 *(web.post(f"/validate/{plural}", self._reviewer(kind)) for kind, plural in live.PLURALS.items()),
@@ -50,10 +51,9 @@ class Server:
                 web.get("/metrics", self._metrics),
             ]
         )
-        application.on_response_prepare.append(self._leave)
         return application
 
-    def _reviewer(self, kind: Kind) -> web.Handler:  # type: ignore[name-defined]
+    def _reviewer(self, kind: Kind) -> Handler:
         async def handle(http_request: web.Request) -> web.Response:
             began = time.monotonic()
             try:
@@ -85,6 +85,9 @@ class Server:
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _leave(self, _: web.Request, response: web.StreamResponse) -> None:
+    @web.middleware
+    async def _leave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
         if self._draining:
             response.force_close()
+        return response
