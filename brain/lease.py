@@ -95,8 +95,8 @@ class Lease:
         released where it is still held. What ``work`` raises comes out of here.
         """
         while True:
-            await self._acquire()
             try:
+                await self._acquire()
                 await self._lead(work)
             except* LeaseLostError as lost:
                 for error in lost.exceptions:
@@ -246,8 +246,6 @@ class Lease:
         with contextlib.suppress(ApiError, LeaseLostError):
             current = await self._read()
             self._check(current)
-            if current["spec"].get("leaseTransitions") != self.epoch:
-                return
             spec = current["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1}
             await self._send({**current, "spec": spec})
             _log.info("lease released", extra={"epoch": self.epoch})

@@ -1,0 +1,155 @@
+"""The whole brain against a stand-in API server and one agent: from a waiting pod to a node with new devices."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+
+from brain.__main__ import Brain
+from brain.config import Address, Config
+from brain.kube import Kube
+from brain.lease import NAME
+from n8s import names
+from n8s.v1 import agent_pb2, agent_pb2_grpc, gpu_pb2, inventory_pb2, inventory_pb2_grpc
+from tests.component.brain.fakeapi import FakeApi, Object, running, until
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
+NODES, PODS, EVENTS = "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/a/events"
+QUOTAS = "/apis/n8s.nebuly.ai/v1alpha1/elasticquotas"
+COMPOSITES = "/apis/n8s.nebuly.ai/v1alpha1/compositeelasticquotas"
+ROOM = {"cpu": "4", "memory": "8Gi", "pods": "110"}
+NODE: Object = {
+    "metadata": {"name": "n1", "uid": "u1", "labels": {names.AUTO_MIG_LABEL: "true"}},
+    "spec": {"taints": [{"key": "other", "effect": "PreferNoSchedule"}]},
+    "status": {"conditions": [{"type": "Ready", "status": "True"}], "capacity": ROOM, "allocatable": ROOM},
+}
+POD: Object = {
+    "metadata": {"name": "p", "namespace": "a", "uid": "up"},
+    "spec": {"containers": [{"resources": {"requests": {"nvidia.com/mig-1g.5gb": 1}}}]},
+    "status": {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no"}],
+    },
+}
+PROFILES = [
+    gpu_pb2.Profile(name="1g.5gb", size=1, starts=range(7), max_count=7),
+    gpu_pb2.Profile(name="7g.40gb", size=8, starts=[0], max_count=1),
+]
+
+
+def state(*instances: gpu_pb2.Instance) -> agent_pb2.AgentMessage:
+    gpu = gpu_pb2.Gpu(index=0, model="A100", slots=8, profiles=PROFILES, instances=instances)
+    allocatable = [
+        agent_pb2.AllocatableResource(name=names.mig_resource(each.profile), device_ids=[each.uuid])
+        for each in instances
+    ]
+    return agent_pb2.AgentMessage(state=agent_pb2.NodeState(gpus=[gpu], allocatable=allocatable))
+
+
+def instance(profile: str, start: int, size: int) -> gpu_pb2.Instance:
+    return gpu_pb2.Instance(
+        profile=profile, start=start, size=size, uuid=f"MIG-{profile}-{start}", state=gpu_pb2.INSTANCE_STATE_FREE
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class World:
+    """A brain that runs, and the ways to it."""
+
+    def __init__(self, api: FakeApi, kube: Kube) -> None:
+        self.api = api
+        self.config = Config(
+            grpc_listen=Address("127.0.0.1", free_port()),
+            http_listen=Address("127.0.0.1", free_port()),
+            lease_namespace="ns",
+            identity="me",
+            settle_seconds=0.05,
+        )
+        self.brain = Brain(self.config, kube)
+        self.stopped = asyncio.Event()
+
+    async def ready(self) -> int:
+        url = f"http://{self.config.http_listen}/readyz"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status
+
+    def node(self) -> Object:
+        return self.api.collections[NODES]["n1"]
+
+    def tainted(self) -> bool:
+        return any(taint["key"] == names.REPARTITIONING_TAINT for taint in self.node()["spec"]["taints"])
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[tuple[World, asyncio.Task[None], grpc.aio.Channel]]:
+    async with running(LEASES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES) as (api, kube):
+        await api.put(NODES, NODE)
+        it = World(api, kube)
+        task = asyncio.create_task(it.brain.run(it.stopped))
+        try:
+            async with grpc.aio.insecure_channel(str(it.config.grpc_listen)) as channel:
+                yield it, task, channel
+        finally:
+            it.stopped.set()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_from_a_waiting_pod_to_a_node_with_new_devices() -> None:
+    async with world() as (it, task, channel):
+        call: Any = agent_pb2_grpc.AgentServiceStub(channel).Session(wait_for_ready=True)
+        await call.write(agent_pb2.AgentMessage(hello=agent_pb2.Hello(node="n1", epoch=5)))
+        await call.write(state(instance("7g.40gb", 0, 8)))
+        await it.api.put(PODS, POD)
+        async with asyncio.timeout(8):
+            order = (await call.read()).order
+        (wanted,) = order.gpus[0].placements
+        assert (order.epoch, wanted.profile) == (6, "1g.5gb"), "above the epoch that the agent has seen"
+        assert it.tainted()
+        assert await it.ready() == 200
+        await call.write(state(instance("1g.5gb", wanted.start, 1)))
+        await call.write(
+            agent_pb2.AgentMessage(
+                result=agent_pb2.OrderResult(id=order.id, epoch=order.epoch, outcome=agent_pb2.OUTCOME_APPLIED)
+            )
+        )
+        await until(lambda: not it.tainted())
+        assert it.node()["status"]["allocatable"] == ROOM | {"nvidia.com/mig-1g.5gb": "1"}
+        assert it.node()["spec"]["taints"] == [{"key": "other", "effect": "PreferNoSchedule"}]
+        await until(lambda: it.node()["metadata"]["annotations"].get("n8s.nebuly.ai/status-gpu-0-1g.5gb-free") == "1")
+        await until(lambda: any(e["reason"] == "MigRepartitioning" for e in it.api.collections[EVENTS].values()))
+        listed = await inventory_pb2_grpc.InventoryServiceStub(channel).ListGpus(inventory_pb2.ListGpusRequest())
+        assert [(each.node, each.live, each.gpu.instances[0].profile) for each in listed.gpus] == [
+            ("n1", True, "1g.5gb")
+        ]
+        began = asyncio.get_running_loop().time()
+        it.stopped.set()
+        await task
+        assert asyncio.get_running_loop().time() - began < 2
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        assert it.api.collections[LEASES][NAME]["spec"]["holderIdentity"] == ""
+
+
+async def test_a_standby_is_not_ready_and_does_not_listen() -> None:
+    async with running(LEASES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES) as (api, kube):
+        await api.put(LEASES, {"metadata": {"name": NAME}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": 60}})
+        it = World(api, kube)
+        task = asyncio.create_task(it.brain.run(it.stopped))
+        await until(lambda: api.count(f"GET {PODS}") > 0)
+        assert await it.ready() == 503
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(it.config.grpc_listen.host, it.config.grpc_listen.port)
+        it.stopped.set()
+        await task
