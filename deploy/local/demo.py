@@ -34,6 +34,11 @@ from n8s.v1 import gpu_pb2, inventory_pb2, inventory_pb2_grpc
 OBJECTS: Final = Path(__file__).with_name("demo.yaml")
 BAR_COLUMNS: Final = 72
 """Width of a GPU's bar; a multiple of 4, 8 and 12 slots."""
+NARROW_BAR_COLUMNS: Final = 48
+"""The same on a terminal of less than :data:`WIDE_COLUMNS`."""
+WIDE_COLUMNS: Final = 100
+PLAIN_COLUMNS: Final = 140
+"""Width of what goes to a file or a pipe."""
 LOOK_SECONDS: Final = 0.3
 LIMIT_SECONDS: Final = 120.0
 """After so long the demo ends even if a pod still waits."""
@@ -81,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_COLUMNS)
     try:
         with Cluster(arguments.nodes, say=console.print) as cluster:
             release = Release(cluster)
@@ -113,7 +120,7 @@ def _show(cluster: Cluster, address: str, console: Console) -> None:
         cluster.wait_for("every node's agent reports", lambda: _all_connected(cluster, inventory), 60)
         before = _gpus(inventory)
         console.print("\nThe GPUs before:", style="bold")
-        console.print(_drawing(before))
+        console.print(_drawing(before, console.width))
         for namespace in sorted(_namespaces(OBJECTS.read_text())):
             cluster.create_namespace(namespace)
         began = time.monotonic()
@@ -127,7 +134,7 @@ def _show(cluster: Cluster, address: str, console: Console) -> None:
                 content = repr((gpus, pods, quotas))
                 if content != last:
                     last, changed = content, now
-                    frame = _frame(gpus, pods, quotas, now - began)
+                    frame = _frame(gpus, pods, quotas, now - began, console.width)
                     if console.is_terminal:
                         live.update(frame, refresh=True)
                     else:
@@ -138,7 +145,7 @@ def _show(cluster: Cluster, address: str, console: Console) -> None:
                     break
                 time.sleep(LOOK_SECONDS)
         if console.is_terminal:
-            console.print(_frame(gpus, pods, quotas, time.monotonic() - began))
+            console.print(_frame(gpus, pods, quotas, time.monotonic() - began, console.width))
         console.print(_summary(pods, watch))
 
 
@@ -201,6 +208,7 @@ def _frame(
     pods: Sequence[Pod],
     quotas: Sequence[tuple[str, dict[str, str], dict[str, str], dict[str, str]]],
     seconds: float,
+    width: int,
 ) -> Group:
     table = Table(title=f"Pods after {seconds:.1f} s", title_justify="left", expand=False)
     for heading in ("pod", "wants", "phase", "node", "quota", "waits because"):
@@ -214,22 +222,23 @@ def _frame(
     for name, least, most, used in quotas:
         for resource in sorted({**least, **most}):
             shares.add_row(name, resource, *(str(side.get(resource, "-")) for side in (least, most, used)))
-    return Group(Text(), _drawing(gpus), table, shares)
+    return Group(Text(), _drawing(gpus, width), table, shares)
 
 
-def _drawing(gpus: Sequence[inventory_pb2.NodeGpu]) -> Table:
-    """One bar a GPU, one cell a slot; green is used, cyan free."""
+def _drawing(gpus: Sequence[inventory_pb2.NodeGpu], width: int) -> Table:
+    """One bar a GPU, one cell a slot; green is used, cyan free. ``width`` is that of the terminal."""
+    columns = BAR_COLUMNS if width >= WIDE_COLUMNS else NARROW_BAR_COLUMNS
     table = Table(box=None, pad_edge=False, show_header=False)
     for item in gpus:
         model = item.gpu.model.removeprefix("NVIDIA-")
         label = Text(f"{item.node} GPU {item.gpu.index} {model}", "bold" if item.live else "dim")
-        table.add_row(label, _bar(item.gpu))
+        table.add_row(label, _bar(item.gpu, columns))
     table.add_row("", Text.assemble((" used ", USED), " ", (" free ", FREE), " · empty slot"))
     return table
 
 
-def _bar(gpu: gpu_pb2.Gpu) -> Text:
-    cell = BAR_COLUMNS // max(gpu.slots, 1)
+def _bar(gpu: gpu_pb2.Gpu, columns: int) -> Text:
+    cell = columns // max(gpu.slots, 1)
     bar = Text(no_wrap=True)
     for size, text, style in _pieces(gpu):
         width = size * cell - 1
@@ -256,7 +265,7 @@ def _summary(pods: Sequence[Pod], watch: Watch) -> Table:
     table.add_column("seconds from creation to Running", justify="right")
     for pod in pods:
         ran = watch.running.get(pod.key)
-        seconds = f"{ran - watch.created[pod.key]:.1f}" if ran is not None else "waits: " + pod.reason.split(":")[0]
+        seconds = f"{ran - watch.created[pod.key]:.1f}" if ran is not None else "waits"
         table.add_row(pod.key, pod.wants, seconds)
     return table
 

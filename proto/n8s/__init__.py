@@ -1,0 +1,1 @@
+"""What all parts of Nebulnetes share: the wire contract, names, the catalogue of GPU models."""

@@ -40,7 +40,7 @@ BRAIN_AUDIENCE: Final = "n8s-brain"
 
 
 def mig_resource(profile: str) -> str:
-    """The Kubernetes resource of a MIG profile: ``1g.5gb+me`` -> ``nvidia.com/mig-1g.5gb.me`` (device plugin's rule)."""
+    """The resource that NVIDIA's device plugin gives a MIG profile: ``1g.5gb+me`` is ``nvidia.com/mig-1g.5gb.me``."""
     return MIG_PREFIX + profile.replace("+", ".")
 
 

@@ -137,7 +137,8 @@ def test_a_brain_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> N
     with lab.enabled("a100"):
         hardware.set_times(create_seconds=1.0, destroy_seconds=1.0)
         try:
-            lab.create(namespace, pod("one", {lab.absent("a100", "1g.5gb", "2g.10gb", "4g.20gb", "7g.40gb"): 1}, node="a100"))
+            profile = lab.absent("a100", "1g.5gb", "2g.10gb", "4g.20gb", "7g.40gb")
+            lab.create(namespace, pod("one", {profile: 1}, node="a100"))
             lab.until("an order is under way", lambda: lab.node("a100").ordered)
             lab.kill("brain")
             lab.running(namespace, "one", seconds=60)

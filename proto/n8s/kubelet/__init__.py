@@ -1,0 +1,1 @@
+"""What the agent speaks with the kubelet, generated from the .proto file beside it."""
