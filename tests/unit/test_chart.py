@@ -1,0 +1,331 @@
+"""The chart as helm renders it: rights, command lines, certificates, and values that are refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+
+from brain import config as brain_config
+from deploy.local import binaries
+from nodeagent import config as agent_config
+from webhook import config as webhook_config
+
+CHART = Path(__file__).parents[2] / "deploy" / "helm" / "nebulnetes"
+SIMULATED = {"agent": {"gpuDriver": "simulated"}}
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    return binaries.ensure()["helm"]
+
+
+def template(helm: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    argv = [str(helm), "template", "rel", str(CHART), "--namespace", "ns", "--kube-version", "1.36", "--values", "-"]
+    return subprocess.run(argv, input=json.dumps(values), capture_output=True, text=True, check=False)
+
+
+class Rendered:
+    """The objects of a rendered chart."""
+
+    def __init__(self, helm: Path, **values: Any) -> None:
+        done = template(helm, _merged(SIMULATED, values))
+        assert done.returncode == 0, done.stderr
+        self.objects: list[dict[str, Any]] = [found for found in yaml.safe_load_all(done.stdout) if found]
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        (found,) = [
+            each
+            for each in self.objects
+            if each["kind"] == kind and each["metadata"]["name"] == f"rel-nebulnetes-{name}"
+        ]
+        return found
+
+    def has(self, kind: str) -> bool:
+        return any(each["kind"] == kind for each in self.objects)
+
+    def pod(self, kind: str, name: str) -> dict[str, Any]:
+        spec: dict[str, Any] = self.get(kind, name)["spec"]["template"]["spec"]
+        return spec
+
+    def container(self, kind: str, name: str) -> dict[str, Any]:
+        (only,) = self.pod(kind, name)["containers"]
+        found: dict[str, Any] = only
+        return found
+
+
+def _merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(left[key], right[key]) for key in left.keys() & right.keys() if isinstance(left[key], dict)}
+    return left | right | both
+
+
+def rules(role: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def grant(group: str, resources: str, verbs: str) -> set[tuple[str, str, str]]:
+    return {(group, resource, verb) for resource in resources.split() for verb in verbs.split()}
+
+
+QUOTAS = "elasticquotas compositeelasticquotas"
+
+
+def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
+    chart = Rendered(helm)
+    assert rules(chart.get("ClusterRole", "brain")) == (
+        grant("", "nodes pods", "get list watch patch")
+        | grant("", "nodes/status", "patch")
+        | grant("", "events", "create patch")
+        | grant("n8s.nebuly.ai", QUOTAS, "get list watch")
+        | grant("n8s.nebuly.ai", "elasticquotas/status compositeelasticquotas/status", "patch")
+    )
+    assert rules(chart.get("Role", "brain")) == grant("coordination.k8s.io", "leases", "get create update")
+    assert chart.get("Role", "brain")["metadata"]["namespace"] == "ns"
+
+
+def test_the_webhook_has_these_rights_and_no_other(helm: Path) -> None:
+    assert rules(Rendered(helm).get("ClusterRole", "webhook")) == (
+        grant("n8s.nebuly.ai", QUOTAS, "list") | grant("authorization.k8s.io", "subjectaccessreviews", "create")
+    )
+
+
+def test_the_agent_has_no_right_and_no_token(helm: Path) -> None:
+    chart = Rendered(helm)
+    bound = {
+        subject["name"] for each in chart.objects if each["kind"].endswith("Binding") for subject in each["subjects"]
+    }
+    assert bound == {"rel-nebulnetes-brain", "rel-nebulnetes-webhook"}
+    assert chart.pod("DaemonSet", "agent")["automountServiceAccountToken"] is False
+
+
+def test_people_may_see_quotas_with_the_view_role_and_write_them_with_none(helm: Path) -> None:
+    chart = Rendered(helm)
+    view, edit = (chart.get("ClusterRole", f"quota-{name}") for name in ("view", "edit"))
+    aggregated = {"rbac.authorization.k8s.io/aggregate-to-view": "true"}
+    assert aggregated.items() <= view["metadata"]["labels"].items()
+    assert not any("aggregate" in label for label in edit["metadata"]["labels"])
+    assert rules(view) == grant("n8s.nebuly.ai", QUOTAS, "get list watch")
+    off = Rendered(helm, rbac={"aggregateView": False}).get("ClusterRole", "quota-view")
+    assert not any("aggregate" in label for label in off["metadata"]["labels"])
+
+
+ENVIRONMENT = {"POD_IP": "10.0.0.7", "POD_NAMESPACE": "ns", "POD_UID": "3f2a", "NODE_NAME": "n1"}
+
+
+def arguments(container: dict[str, Any]) -> list[str]:
+    """A container's arguments as the kubelet expands them; only with variables that the container has."""
+    known = {each["name"] for each in container.get("env", [])}
+    expanded = []
+    for argument in container["args"]:
+        for name in known & ENVIRONMENT.keys():
+            argument = argument.replace(f"$({name})", ENVIRONMENT[name])  # noqa: PLW2901 - one variable at a time
+        assert "$(" not in argument
+        expanded.append(argument)
+    assert "command" not in container
+    return expanded
+
+
+def test_the_brain_takes_its_command_line(helm: Path) -> None:
+    chart = Rendered(helm, brain={"settleSeconds": 0.5, "gpuMemoryGB": 80, "grpc": {"listen": "127.0.0.1:7777"}})
+    found = brain_config.parse(arguments(chart.container("Deployment", "brain")))
+    assert (str(found.grpc_listen), str(found.http_listen)) == ("127.0.0.1:7777", "10.0.0.7:8080")
+    assert (found.lease_namespace, found.identity) == ("ns", "3f2a")
+    assert (found.gpu_memory_gb, found.settle_seconds) == (80, 0.5)
+    assert chart.get("Service", "brain")["spec"]["ports"][0]["port"] == 7777
+
+
+def test_the_agent_takes_its_command_line(helm: Path) -> None:
+    chart = Rendered(helm, agent={"pollSeconds": 2})
+    found = agent_config.parse(arguments(chart.container("DaemonSet", "agent")), {})
+    assert (found.node_name, found.brain_address) == ("n1", "rel-nebulnetes-brain.ns.svc:9090")
+    assert (found.gpu_driver, found.poll_seconds, found.http_host, found.http_port) == (
+        "simulated",
+        2,
+        "10.0.0.7",
+        8081,
+    )
+    mounted = {mount["mountPath"] for mount in chart.container("DaemonSet", "agent")["volumeMounts"]}
+    needed = (found.pod_resources_socket.parent, found.device_plugin_dir, found.simulation_dir)
+    assert mounted == {str(path) for path in needed}
+    elsewhere = Rendered(helm, agent={"brainAddress": "brain:1"}).container("DaemonSet", "agent")
+    assert "--brain-address=brain:1" in elsewhere["args"]
+
+
+def test_the_webhook_takes_its_command_line(helm: Path, tmp_path: Path) -> None:
+    container = Rendered(helm, webhook={"listen": "127.0.0.1:7443"}).container("Deployment", "webhook")
+    (mount,) = container["volumeMounts"]
+    given = [each.replace(mount["mountPath"], str(tmp_path)) for each in arguments(container)]
+    found = webhook_config.parse(given)
+    assert (found.host, found.port, found.tls_dir) == ("127.0.0.1", 7443, tmp_path)
+    assert container["readinessProbe"]["httpGet"]["host"] == "127.0.0.1"
+    assert "host" not in Rendered(helm).container("Deployment", "webhook")["readinessProbe"]["httpGet"]
+
+
+def test_the_api_servers_address_can_be_given(helm: Path) -> None:
+    chart = Rendered(helm, kubernetesApi={"host": "127.0.0.1", "port": 6443})
+    for name in ("brain", "webhook"):
+        env = {each["name"]: each.get("value") for each in chart.container("Deployment", name)["env"]}
+        assert (env["KUBERNETES_SERVICE_HOST"], env["KUBERNETES_SERVICE_PORT"]) == ("127.0.0.1", "6443")
+    assert "env" not in Rendered(helm).container("Deployment", "webhook")
+
+
+def test_images(helm: Path) -> None:
+    assert Rendered(helm).container("Deployment", "brain")["image"] == "nebulnetes/brain:0.1.0"
+    chart = Rendered(helm, image={"registry": "example.com/team/", "tag": "v2", "pullPolicy": "Always"})
+    assert chart.container("DaemonSet", "agent")["image"] == "example.com/team/nebulnetes/agent:v2"
+    assert chart.container("Deployment", "webhook")["imagePullPolicy"] == "Always"
+
+
+@pytest.mark.parametrize("name", ["brain", "webhook"])
+def test_deployments_run_with_next_to_nothing(helm: Path, name: str) -> None:
+    chart = Rendered(helm)
+    assert chart.pod("Deployment", name)["securityContext"]["runAsNonRoot"] is True
+    assert chart.container("Deployment", name)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_agent_runs_where_the_label_is_and_tolerates_the_taint(helm: Path) -> None:
+    pod = Rendered(helm).pod("DaemonSet", "agent")
+    assert pod["nodeSelector"] == {"n8s.nebuly.ai/auto-mig-enabled": "true"}
+    assert {"operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    assert pod["hostPID"] is True
+
+
+def test_a_new_brain_may_wait_for_the_lease(helm: Path) -> None:
+    for replicas, unavailable in ((1, 1), (2, 1), (3, 2)):
+        spec = Rendered(helm, brain={"replicas": replicas}).get("Deployment", "brain")["spec"]
+        assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": unavailable}
+
+
+def test_only_a_webhook_of_several_has_a_disruption_budget(helm: Path) -> None:
+    assert not Rendered(helm, brain={"replicas": 3}).has("PodDisruptionBudget")
+    assert Rendered(helm, webhook={"replicas": 2}).get("PodDisruptionBudget", "webhook")["spec"]["maxUnavailable"] == 1
+
+
+def test_what_can_be_left_out(helm: Path) -> None:
+    chart = Rendered(helm, webhook={"enabled": False}, crds={"install": False})
+    assert not chart.has("ValidatingWebhookConfiguration")
+    assert not chart.has("Secret")
+    assert not chart.has("CustomResourceDefinition")
+    assert Rendered(helm).has("CustomResourceDefinition")
+
+
+def webhooks(chart: Rendered) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = chart.get("ValidatingWebhookConfiguration", "webhook")["webhooks"]
+    return found
+
+
+def test_helm_makes_a_certificate_for_the_service_and_the_url(helm: Path) -> None:
+    chart = Rendered(helm, webhook={"url": "https://127.0.0.9:7443"})
+    data = {name: base64.b64decode(text) for name, text in chart.get("Secret", "webhook-tls")["data"].items()}
+    certificate, authority = (x509.load_pem_x509_certificate(data[name]) for name in ("tls.crt", "ca.crt"))
+    certificate.verify_directly_issued_by(authority)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "rel-nebulnetes-webhook.ns.svc" in names.get_values_for_type(x509.DNSName)
+    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.9"]
+    for each, plural in zip(webhooks(chart), QUOTAS.split(), strict=True):
+        assert each["clientConfig"]["url"] == f"https://127.0.0.9:7443/validate/{plural}"
+        assert base64.b64decode(each["clientConfig"]["caBundle"]) == data["ca.crt"]
+
+
+def test_the_webhook_is_found_by_its_service(helm: Path) -> None:
+    chart = Rendered(helm, webhook={"failurePolicy": "Ignore", "timeoutSeconds": 3})
+    first, _ = webhooks(chart)
+    service = chart.get("Service", "webhook")
+    assert first["clientConfig"]["service"] == {
+        "name": service["metadata"]["name"],
+        "namespace": "ns",
+        "path": "/validate/elasticquotas",
+        "port": service["spec"]["ports"][0]["port"],
+    }
+    assert (first["failurePolicy"], first["timeoutSeconds"]) == ("Ignore", 3)
+
+
+def test_cert_manager_can_issue_the_certificate(helm: Path) -> None:
+    own = Rendered(helm, webhook={"certificates": {"mode": "certManager"}})
+    assert own.get("Certificate", "webhook")["spec"]["issuerRef"]["name"] == "rel-nebulnetes-webhook"
+    assert own.get("Issuer", "webhook")["spec"] == {"selfSigned": {}}
+    assert not own.has("Secret")
+    annotations = own.get("ValidatingWebhookConfiguration", "webhook")["metadata"]["annotations"]
+    assert annotations == {"cert-manager.io/inject-ca-from": "ns/rel-nebulnetes-webhook"}
+    issuer = {"name": "corporate", "kind": "ClusterIssuer"}
+    other = Rendered(helm, webhook={"certificates": {"mode": "certManager", "issuerRef": issuer}})
+    assert other.get("Certificate", "webhook")["spec"]["issuerRef"] == {"group": "cert-manager.io", **issuer}
+    assert not other.has("Issuer")
+
+
+def test_an_existing_secret_can_be_used(helm: Path) -> None:
+    given = {"mode": "existingSecret", "existingSecret": "mine", "caBundle": "PEM"}
+    chart = Rendered(helm, webhook={"certificates": given})
+    assert chart.pod("Deployment", "webhook")["volumes"][0]["secret"]["secretName"] == "mine"
+    assert base64.b64decode(webhooks(chart)[0]["clientConfig"]["caBundle"]) == b"PEM"
+    assert not chart.has("Secret")
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({}, "the driver for real GPUs (NVML) comes in a later release"),
+        ({"agent": {"gpuDriver": "nvml"}}, "the driver for real GPUs (NVML) comes in a later release"),
+        (SIMULATED | {"brian": {}}, "additional properties 'brian' not allowed"),
+        (SIMULATED | {"brain": {"replica": 2}}, "additional properties 'replica' not allowed"),
+        (SIMULATED | {"brain": {"logLevel": "loud"}}, "/brain/logLevel"),
+        (SIMULATED | {"brain": {"grpc": {"listen": "9090"}}}, "/brain/grpc/listen"),
+        (SIMULATED | {"webhook": {"timeoutSeconds": 11}}, "/webhook/timeoutSeconds"),
+        (SIMULATED | {"webhook": {"url": "http://plain"}}, "/webhook/url"),
+        (SIMULATED | {"webhook": {"certificates": {"mode": "existingSecret"}}}, "give the name of the Secret"),
+    ],
+)
+def test_values_that_are_refused(helm: Path, values: dict[str, Any], complaint: str) -> None:
+    done = template(helm, values)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+
+
+def test_every_value_is_commented() -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    silent = [
+        line
+        for before, line, after in zip(lines, lines[1:], [*lines[2:], ""], strict=False)
+        if re.match(r" *(?!requests|limits)[a-zA-Z]+:", line)
+        and not before.lstrip().startswith("#")
+        and not _opens(line, after)
+    ]
+    assert silent == []
+
+
+def _opens(line: str, after: str) -> bool:
+    """Whether a line only opens a group whose values have comments of their own."""
+    return line.endswith(":") and after.lstrip().startswith("#")
+
+
+def test_every_value_is_known_to_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert _unknown(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "") == []
+
+
+def _unknown(values: dict[str, Any], schema: dict[str, Any], path: str) -> list[str]:
+    found = []
+    for key, value in values.items():
+        known = schema.get("properties", {}).get(key)
+        if known is None:
+            found.append(f"{path}/{key}")
+        elif isinstance(value, dict) and "properties" in known:
+            found += _unknown(value, known, f"{path}/{key}")
+    return found
