@@ -1,0 +1,176 @@
+"""The CRDs and the chart on a real API server: rules in people's words, columns, and what upgrades keep.
+
+etcd and an API server alone: the chart's pods are never started here, so nothing answers for the webhook.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import binaries
+from deploy.local.chart import CHART
+from deploy.local.controlplane import READY_SECONDS, ControlPlane
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServer:
+    """A running API server."""
+
+    programs: dict[str, Path]
+    kubeconfig: Path
+    home: Path
+
+    def run(self, program: str, *args: str, document: Any = None) -> subprocess.CompletedProcess[str]:
+        environ = {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.home), "PATH": os.environ["PATH"]}
+        argv = [str(self.programs[program]), *args]
+        given = json.dumps(document)
+        return subprocess.run(argv, input=given, env=environ, capture_output=True, text=True, check=False)
+
+    def done(self, program: str, *args: str, document: Any = None) -> str:
+        finished = self.run(program, *args, document=document)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    def refused(self, kind: str, spec: dict[str, Any]) -> str:
+        finished = self.run("kubectl", "apply", "--dry-run=server", "-f", "-", document=quota(kind, "q", spec))
+        assert finished.returncode != 0, finished.stdout
+        return finished.stderr
+
+    def release(self, *args: str, **values: Any) -> None:
+        chosen = {"agent": {"gpuDriver": "simulated"}, **values}
+        self.done("helm", *args, "rel", str(CHART), "--namespace", "n8s", "--values", "-", document=chosen)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    programs = binaries.ensure()
+    directory = tmp_path_factory.mktemp("control-plane")
+    plane = ControlPlane(directory / "state", "127.0.0.1", programs, {"PATH": os.environ["PATH"]})
+    wanted = [plane.processes["etcd"], plane.processes["kube-apiserver"]]
+    found = ApiServer(programs, plane.kubeconfig, directory)
+    try:
+        for process in wanted:
+            process.start()
+        wanted[-1].wait_until(
+            lambda: found.run("kubectl", "get", "--raw=/readyz").returncode == 0, "ready", READY_SECONDS
+        )
+        found.release("install", "--create-namespace", webhook={"enabled": False})
+        found.done("kubectl", "wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
+        yield found
+    finally:
+        for process in reversed(wanted):
+            process.stop()
+
+
+def quota(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "n8s.nebuly.ai/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"min": {GPU: 4}, "max": {GPU: 2}}, "min must not be more than max for a resource that both name"),
+        ({"min": {"cpu": 2}, "max": {"cpu": "1999m"}}, "min must not be more than max for a resource that both name"),
+        ({"min": {"cpu": -1}}, "spec.min[cpu]: Invalid value: -1: must not be negative"),
+        ({"min": {"cpu": 1}, "max": {GPU: "-1"}}, f'spec.max[{GPU}]: Invalid value: "-1": must not be negative'),
+        ({"min": {GPU: "500m"}}, "devices and n8s.nebuly.ai/gpu-memory must be whole numbers"),
+        ({"min": {"cpu": 1}, "max": {GB: "1.5"}}, "devices and n8s.nebuly.ai/gpu-memory must be whole numbers"),
+        ({"min": {"cpu": "much"}}, '"much": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
+        ({"min": {}}, "spec.min: Invalid value: must name at least one resource"),
+        ({"max": {"cpu": 1}}, "spec.min: Required value"),
+        ({"min": {f"r{number}": 1 for number in range(33)}}, "spec.min: Too many: 33: must have at most 32 items"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused_in_words(server: ApiServer, spec: dict[str, Any], message: str) -> None:
+    assert message in server.refused("ElasticQuota", spec)
+    assert message in server.refused("CompositeElasticQuota", {"namespaces": ["a"]} | spec)
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "message"),
+    [
+        ([], "should have at least 1 items"),
+        (["a", "b", "a"], 'spec.namespaces[2]: Duplicate value: "a"'),
+        (["Team_A"], 'spec.namespaces[0]: Invalid value: "Team_A": must be the name of a namespace'),
+    ],
+)
+def test_a_composites_namespaces(server: ApiServer, namespaces: list[str], message: str) -> None:
+    assert message in server.refused("CompositeElasticQuota", {"namespaces": namespaces, "min": {"cpu": 1}})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"min": {"cpu": "500m", "memory": "8Gi", GPU: 2, GB: "40"}},
+        {"min": {"cpu": "1500m"}, "max": {"cpu": 1500, GPU: "1k"}},
+        {"min": {GPU: "2e3"}, "max": {GPU: "2k"}},
+        {"min": {"cpu": 0}},
+    ],
+)
+def test_what_may_be_written(server: ApiServer, spec: dict[str, Any]) -> None:
+    server.done("kubectl", "apply", "--dry-run=server", "-f", "-", document=quota("ElasticQuota", "q", spec))
+
+
+def test_people_read_quotas_in_a_table_and_in_explanations(server: ApiServer) -> None:
+    spec = {"namespaces": ["a", "b"], "min": {"cpu": 4}, "max": {"cpu": 8}}
+    server.done("kubectl", "apply", "-f", "-", document=quota("CompositeElasticQuota", "team", spec))
+    condition = {
+        "type": "Active",
+        "status": "True",
+        "reason": "Active",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    status = {"status": {"used": {"cpu": "1500m"}, "observedGeneration": 1, "conditions": [condition]}}
+    server.done("kubectl", "patch", "ceq/team", "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}")
+    heading, row = server.done("kubectl", "get", "ceqs").splitlines()
+    assert heading.split() == ["NAME", "NAMESPACES", "MIN", "MAX", "USED", "ACTIVE", "AGE"]
+    assert row.split()[:6] == ["team", '["a","b"]', '{"cpu":4}', '{"cpu":8}', '{"cpu":"1500m"}', "True"]
+    assert "What is guaranteed, by resource" in server.done("kubectl", "explain", "eq.spec.min")
+
+
+def test_what_does_not_change_a_spec_passes_while_no_webhook_answers(server: ApiServer) -> None:
+    written = quota("ElasticQuota", "waits", {"min": {"cpu": 1}})
+    server.done("kubectl", "apply", "-f", "-", document=written)
+    server.release("upgrade", webhook={"url": "https://127.0.0.1:1"})
+    try:
+        assert "failed calling webhook" in server.refused("ElasticQuota", {"min": {"cpu": 2}})
+        server.done("kubectl", "annotate", "eq/waits", "purpose=test")
+        server.done("kubectl", "delete", "eq/waits")
+    finally:
+        server.release("upgrade", webhook={"enabled": False})
+
+
+def test_an_upgrade_keeps_the_certificate_while_it_is_valid_for_the_address(server: ApiServer) -> None:
+    def certificate() -> str:
+        return server.done("kubectl", "get", "secret/rel-nebulnetes-webhook-tls", "-n", "n8s", "-o", "jsonpath={.data}")
+
+    # Without the API server asking it: nobody serves here.
+    ignored = {"failurePolicy": "Ignore", "timeoutSeconds": 1}
+    server.release("upgrade", webhook={"url": "https://127.0.0.1:1", **ignored})
+    first = certificate()
+    server.release("upgrade", webhook={"url": "https://127.0.0.1:2", **ignored})
+    assert certificate() == first
+    server.release("upgrade", webhook={"url": "https://127.0.0.2:2", **ignored})
+    assert certificate() != first
+    server.release("upgrade", webhook={"enabled": False})
+
+
+def test_quotas_outlive_the_release(server: ApiServer) -> None:
+    server.done("kubectl", "apply", "-f", "-", document=quota("ElasticQuota", "kept", {"min": {"cpu": 1}}))
+    server.done("helm", "uninstall", "rel", "--namespace", "n8s")
+    assert "kept" in server.done("kubectl", "get", "eq", "-o", "name")
+    server.release("install", webhook={"enabled": False})
+    assert "kept" in server.done("kubectl", "get", "eq", "-o", "name")
