@@ -94,9 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             release.install()
             _show(cluster, release.inventory_address, console)
             if arguments.keep:
+                folders = dict.fromkeys(str(cluster.binaries[name].parent) for name in ("kubectl", "helm", "grpcurl"))
                 console.print("\nThe cluster stays up until Ctrl-C. In another shell:")
                 for line in (
-                    f"export PATH={cluster.binaries['kubectl'].parent}:$PATH",
+                    f"export PATH={':'.join(folders)}:$PATH",
                     f"export KUBECONFIG={cluster.kubeconfig}",
                     f"grpcurl -plaintext {release.inventory_address} n8s.v1.InventoryService/ListGpus",
                 ):
