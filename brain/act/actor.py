@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from brain.act.events import Teller
 from brain.act.writes import JSON, Write, Written, node_path, taint, write
-from brain.decide.decisions import Decision, EmitEvent, OrderGeometry, TaintNode, UntaintNode
+from brain.decide.decisions import AskState, Decision, EmitEvent, OrderGeometry, TaintNode, UntaintNode
 from brain.errors import ApiError, RefusedError
 from brain.metrics import Metrics
 from brain.model.mig import Geometry
@@ -45,6 +45,9 @@ class Orders(Protocol):
     def order(self, node: str, geometries: Mapping[int, Geometry]) -> bool:
         """Hands a node's agent an order; False where it has no session."""
 
+    def request_state(self, node: str) -> None:
+        """Asks a node's agent for its state now."""
+
 
 class Actor:
     """Carries decisions out."""
@@ -74,6 +77,8 @@ class Actor:
             match decision:
                 case OrderGeometry(node, geometries):
                     well &= self._orders.order(node, geometries)
+                case AskState(node):
+                    self._orders.request_state(node)
                 case EmitEvent():
                     self._teller.tell(decision)
                 case _:

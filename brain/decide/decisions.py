@@ -35,6 +35,13 @@ class OrderGeometry:
 
 
 @dataclass(frozen=True, slots=True)
+class AskState:
+    """Ask a node's agent for its state now: pods on it have started or ended, and its last report does not show it."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class PublishDevices:
     """Write the number of devices by resource to a node's ``status.capacity`` and ``status.allocatable``.
 
@@ -95,7 +102,19 @@ class EmitEvent:
     warning: bool
 
 
-Decision = TaintNode | UntaintNode | OrderGeometry | PublishDevices | AnnotateNode | LabelPod | UpdateQuota | EmitEvent
+Decision = (
+    (
+)
+    TaintNode
+    | UntaintNode
+    | OrderGeometry
+    | AskState
+    | PublishDevices
+    | AnnotateNode
+    | LabelPod
+    | UpdateQuota
+    | EmitEvent
+)
 
 
 @dataclass(frozen=True, slots=True)

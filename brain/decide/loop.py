@@ -33,10 +33,14 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     decisions: list[Decision] = []
     wakes: list[float] = []
     expected = {node for key, node in plan.assigned.items() if key not in plan.made}
+    bound = snapshot.bound()
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
     for node in nodes:
         step = repartition.step(node, plan, expected=node.name in expected, settle_seconds=settings.settle_seconds)
         decisions += step.decisions
+        question = repartition.outdated(node, bound.get(node.name, ()))
+        if question is not None:
+            decisions.append(question)
         if step.wake_seconds is not None:
             wakes.append(step.wake_seconds)
     decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb)

@@ -53,7 +53,8 @@ def plan(snapshot: Snapshot) -> Plan:
     Only pods that the scheduler found unschedulable have anything made for them; others that it may bind at any
     moment keep the free instances they would take.
     """
-    rooms = [_Room.of(node, bound) for node, bound in _with_pods(snapshot)]
+    bound = snapshot.bound()
+    rooms = [_Room.of(node, bound.get(node.name, ())) for node in sorted(snapshot.nodes, key=lambda node: node.name)]
     waiting = sorted(
         (pod for pod in snapshot.pods if pod.waiting and pod.mig_request),
         key=lambda pod: (-pod.priority, pod.created, pod.key),
@@ -237,14 +238,9 @@ class _Room:
         ordered = agent.ordered or {}
         gpus = [_GpuRoom.of(gpu, ordered.get(gpu.index)) for gpu in agent.gpus]
         room = _Room(node, bound, free, gpus, changeable(node), Counter())
-        shown: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        for gpu in agent.gpus:
-            for instance in gpu.instances:
-                if instance.holder is not None:
-                    holder = instance.holder.namespace, instance.holder.pod
-                    shown[holder][names.mig_resource(instance.profile)] += 1
+        shown = agent.held
         for pod in bound:
-            promised = Counter(pod.mig_request) - shown[pod.namespace, pod.name]
+            promised = Counter(pod.mig_request) - Counter(shown.get(pod.key, {}))
             for resource, count in sorted(promised.items()):
                 room.keep(resource, count)
         return room
@@ -413,16 +409,6 @@ class _Search:
                 gone = len(gpu.in_the_way(step.placement)) if step.make else 0
                 ranked.append((gone, room.worth_lost(step), step.gpu not in touched, step.gpu, step.placement, step))
         return [entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1])]
-
-
-def _with_pods(snapshot: Snapshot) -> Iterator[tuple[Node, tuple[Pod, ...]]]:
-    """Each node by name, with the pods bound to it that have not ended."""
-    bound: defaultdict[str, list[Pod]] = defaultdict(list)
-    for pod in snapshot.pods:
-        if pod.node and not pod.ended:
-            bound[pod.node].append(pod)
-    for node in sorted(snapshot.nodes, key=lambda node: node.name):
-        yield node, tuple(sorted(bound[node.name], key=lambda pod: pod.key))
 
 
 def _cheapest(pod: Pod, rooms: Iterable[_Room], *, change: bool) -> tuple[_Room, tuple[_Step, ...]] | None:

@@ -7,13 +7,14 @@ taint; then the node is opened again, so that pods get to what was made before i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from brain.decide import partition, reasons
 from brain.decide.decisions import (
     AnnotateNode,
+    AskState,
     Decision,
     EmitEvent,
     OrderGeometry,
@@ -24,6 +25,7 @@ from brain.decide.decisions import (
 from brain.decide.partition import Plan
 from brain.model.mig import Geometry, InstanceState
 from brain.model.node import Agent, Node
+from brain.model.pod import Pod
 from n8s import names
 
 SILENCE_SECONDS: Final = 60.0
@@ -66,6 +68,17 @@ def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> St
         return _toward_order(node, wanted or _as_it_is(agent), expected=expected, settle_seconds=settle_seconds)
     opening = _open(node, agent)
     return Step(opening, wake_seconds=retry or None)
+
+
+def outdated(node: Node, bound: Sequence[Pod]) -> AskState | None:
+    """A question to the agent, where its report does not show yet what pods hold by the API server's account.
+
+    Without it the next report would come with the agent's next look, up to its poll interval later.
+    """
+    if not node.enabled or node.agent is None or not node.agent.connected:
+        return None
+    asking = {pod.key: pod.mig_request for pod in bound if pod.mig_request}
+    return AskState(node.name) if asking != node.agent.held else None
 
 
 def _toward_order(node: Node, geometries: Mapping[int, Geometry], *, expected: bool, settle_seconds: float) -> Step:

@@ -73,6 +73,18 @@ class Agent:
         return {name: frozenset(ids) for name, ids in result.items()}
 
     @property
+    def held(self) -> dict[str, dict[str, int]]:
+        """Devices that containers hold by the kubelet's account: count by resource, by pod key."""
+        result: dict[str, dict[str, int]] = {}
+        for gpu in self.gpus:
+            for instance in gpu.instances:
+                if instance.holder is not None:
+                    pod = result.setdefault(f"{instance.holder.namespace}/{instance.holder.pod}", {})
+                    resource = names.mig_resource(instance.profile)
+                    pod[resource] = pod.get(resource, 0) + 1
+        return result
+
+    @property
     def plugin_current(self) -> bool:
         """Whether the kubelet knows exactly the MIG devices that exist."""
         shown = {name: ids for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX) and ids}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from brain.model.node import Node
@@ -16,3 +18,11 @@ class Snapshot:
     nodes: tuple[Node, ...] = ()
     pods: tuple[Pod, ...] = ()
     quotas: tuple[Quota, ...] = ()
+
+    def bound(self) -> Mapping[str, tuple[Pod, ...]]:
+        """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""
+        found: defaultdict[str, list[Pod]] = defaultdict(list)
+        for pod in sorted(self.pods, key=lambda pod: pod.key):
+            if pod.node and not pod.ended:
+                found[pod.node].append(pod)
+        return {node: tuple(pods) for node, pods in found.items()}

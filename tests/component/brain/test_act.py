@@ -15,6 +15,7 @@ from brain.act.actor import Actor
 from brain.act.events import Teller
 from brain.decide.decisions import (
     AnnotateNode,
+    AskState,
     Decision,
     EmitEvent,
     LabelPod,
@@ -46,11 +47,15 @@ class Orders:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[int, Geometry]]] = []
+        self.asked: list[str] = []
         self.reachable = True
 
     def order(self, node: str, geometries: Mapping[int, Geometry]) -> bool:
         self.sent.append((node, geometries))
         return self.reachable
+
+    def request_state(self, node: str) -> None:
+        self.asked.append(node)
 
 
 class World:
@@ -155,6 +160,8 @@ async def test_orders_go_to_the_agents() -> None:
         assert it.orders.sent == [("n1", geometries)]
         it.orders.reachable = False
         assert not await it.act(OrderGeometry("n1", geometries))
+        await it.act(AskState("n1"))
+        assert it.orders.asked == ["n1"]
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from brain.decide import repartition
-from brain.decide.decisions import Decision, OrderGeometry, PublishDevices, TaintNode, UntaintNode
+from brain.decide.decisions import AskState, Decision, OrderGeometry, PublishDevices, TaintNode, UntaintNode
 from brain.decide.partition import Plan
 from brain.model.mig import Geometry, Placement
 from brain.model.node import Failure, Node, Taint
+from brain.model.pod import Pod
 from n8s import names
-from tests.worlds import gpu, node
+from tests.worlds import bound, gpu, node
 
 WANT: dict[int, Geometry] = {0: (Placement(6, "1g.5gb"),)}
 SAME: dict[int, Geometry] = {0: (Placement(0, "7g.40gb"),)}
@@ -133,6 +134,17 @@ def test_next_step(
     step = repartition.step(item, plan, expected=expected, settle_seconds=1.0)
     assert step.decisions == ((decision,) if decision else ())
     assert step.wake_seconds == (pytest.approx(wake) if wake is not None else None)
+
+
+def test_the_agent_is_asked_where_its_report_is_behind_the_api_server() -> None:
+    shown = node("n1", [gpu(0, "1g.5gb@0u:team/a")])
+    running, gone = [bound("a", "n1", {"1g.5gb": 1})], list[Pod]()
+    assert repartition.outdated(shown, running) is None
+    assert repartition.outdated(shown, [*running, bound("other", "n1")]) is None
+    assert repartition.outdated(shown, gone) == AskState("n1")
+    assert repartition.outdated(shown, [*running, bound("b", "n1", {"1g.5gb": 1})]) == AskState("n1")
+    assert repartition.outdated(replace(shown, labels={}), gone) is None
+    assert repartition.outdated(node("n1", [gpu(0, "1g.5gb@0u:team/a")], {"connected": False}), gone) is None
 
 
 def test_annotations_follow_state_and_plan() -> None:
