@@ -14,6 +14,7 @@ import yaml
 from cryptography import x509
 
 from brain import config as brain_config
+from brain import lease
 from deploy.local import binaries
 from nodeagent import config as agent_config
 from webhook import config as webhook_config
@@ -94,6 +95,7 @@ def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
     )
     assert rules(chart.get("Role", "brain")) == grant("coordination.k8s.io", "leases", "get create update")
     assert chart.get("Role", "brain")["metadata"]["namespace"] == "ns"
+    assert chart.get("Role", "brain")["rules"][1]["resourceNames"] == [lease.NAME]
 
 
 def test_the_webhook_has_these_rights_and_no_other(helm: Path) -> None:

@@ -88,6 +88,8 @@ GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
         ({"min": {GPU: "500m"}}, "devices and n8s.nebuly.ai/gpu-memory must be whole numbers"),
         ({"min": {"cpu": 1}, "max": {GB: "1.5"}}, "devices and n8s.nebuly.ai/gpu-memory must be whole numbers"),
         ({"min": {"cpu": "much"}}, '"much": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
+        # Parsed, it would keep the API server busy for minutes.
+        ({"min": {"cpu": "1e99999999"}}, '"1e99999999": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
         ({"min": {}}, "spec.min: Invalid value: must name at least one resource"),
         ({"max": {"cpu": 1}}, "spec.min: Required value"),
         ({"min": {f"r{number}": 1 for number in range(33)}}, "spec.min: Too many: 33: must have at most 32 items"),
