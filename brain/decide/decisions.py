@@ -103,8 +103,6 @@ class EmitEvent:
 
 
 Decision = (
-    (
-)
     TaintNode
     | UntaintNode
     | OrderGeometry
