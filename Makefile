@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := proto brain nodeagent webhook deploy tests
 
-.PHONY: help env demo test unit e2e lint proto bench clean
+.PHONY: help env binaries demo test unit e2e lint proto bench clean
 help: ## This list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -19,11 +19,13 @@ demo: env ## A real cluster on this machine, with simulated GPUs, being repartit
 
 test: lint unit e2e ## All that CI checks
 
-unit: env ## Unit and component tests
+binaries: env ## Control plane, kubelet, helm and grpcurl, built once into the user's cache
+	$(BIN)/python -m deploy.local binaries
+
+unit: binaries ## Unit and component tests
 	$(BIN)/pytest -q tests/unit tests/component
 
-e2e: env ## End-to-end tests on a real control plane with real kubelets (builds them once)
-	$(BIN)/python -m deploy.local binaries
+e2e: binaries ## End-to-end tests on a real control plane with real kubelets
 	$(BIN)/pytest -q tests/e2e
 
 lint: env ## Style, types, import contracts, generated code
