@@ -39,6 +39,7 @@ _SUFFIXES: Final[Mapping[str, Decimal]] = {
     "Ei": Decimal(2**60),
 }
 _QUANTITY: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i)?)")
+_LARGEST: Final = Decimal(2**63 - 1)
 _MIG_MEMORY: Final = re.compile(re.escape(names.MIG_PREFIX) + r"\d+g\.(\d+)gb")
 
 
@@ -55,7 +56,7 @@ class QuantityError(ValueError):
 
 
 def exact(text: str | int) -> Decimal:
-    """The exact value of a Kubernetes quantity, in units (``500m`` is 0.5).
+    """The exact value of a Kubernetes quantity, in units (``500m`` is 0.5), at most 2^63-1 as Kubernetes caps it.
 
     Raises:
         QuantityError: the text is no quantity.
@@ -65,9 +66,10 @@ def exact(text: str | int) -> Decimal:
         raise QuantityError(text)
     number, exponent, suffix = match.groups()
     try:
-        return Decimal(number + exponent) if exponent else Decimal(number) * _SUFFIXES[suffix or ""]
+        value = Decimal(number + exponent) if exponent else Decimal(number) * _SUFFIXES[suffix or ""]
     except InvalidOperation as error:
         raise QuantityError(text) from error
+    return max(-_LARGEST, min(value, _LARGEST))
 
 
 def amount(resource: str, text: str | int) -> int:

@@ -31,7 +31,7 @@ from . import binaries, config, crilog
 from .controlplane import ControlPlane
 from .errors import CommandError, LocalError, StartError
 from .node import Node
-from .process import MARKER
+from .process import MARKER, Process
 from .workload import REPOSITORY
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Cluster:
         """Marks all processes of this cluster, in their environment."""
         self.nodes: dict[str, Node] = {}
         """By name."""
+        self._processes: list[Process] = []
 
     # Life.
 
@@ -124,6 +125,7 @@ class Cluster:
         environ = self._environment()
         self._say(f"control plane on {self.address}, state in {self.state}")
         self.control_plane = ControlPlane(self.state / "control-plane", self.address, self.binaries, environ)
+        self._processes += self.control_plane.processes.values()
         for number, spec in enumerate(self._specs, 1):
             self.nodes[spec.name] = Node(
                 spec,
@@ -135,6 +137,7 @@ class Cluster:
                 server=self.control_plane.url,
                 environ=environ,
             )
+            self._processes += self.nodes[spec.name].processes
         for each in self.nodes.values():
             each.start_runtime()
         self.control_plane.start()
@@ -154,6 +157,8 @@ class Cluster:
             self._watchdog.stdin.close()
             self._watchdog.wait()
             self._watchdog = None
+            for process in self._processes:
+                process.stop()  # it is dead already; this takes note of it
 
     def detach(self) -> None:
         """Lets the cluster outlive this process. ``python -m deploy.local down`` ends it then."""
@@ -168,9 +173,7 @@ class Cluster:
         Raises:
             StartError: one has ended by itself.
         """
-        running = [*self.control_plane.processes.values()]
-        running += [process for each in self.nodes.values() for process in each.processes]
-        for process in running:
+        for process in self._processes:
             if process.ended_by_itself():
                 raise StartError(process.name, "has ended", process.log_tail())
 
