@@ -116,7 +116,9 @@ class PodResources:
             except grpc.aio.AioRpcError as error:
                 limited = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 if not limited or asyncio.get_running_loop().time() >= deadline:
-                    raise KubeletError(self._socket, f"{error.code().name} {error.details()}") from error
+                    # Of a socket that nobody listens on, gRPC tells at length; its code says as much.
+                    told = "" if error.code() is grpc.StatusCode.UNAVAILABLE else f" {error.details()}"
+                    raise KubeletError(self._socket, error.code().name + told) from error
             await asyncio.sleep(TOO_FAST_SECONDS)
 
     async def close(self) -> None:

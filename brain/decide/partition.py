@@ -104,7 +104,7 @@ def changeable(node: Node) -> str:
     if not node.agent.connected:
         return "has a silent agent"
     if node.agent.problem:
-        return f"has an agent with a problem ({node.agent.problem})"
+        return f"has an agent with a problem: {node.agent.problem}"
     if node.agent.ordered is not None:
         return BUSY
     if node.agent.failure is not None and node.agent.failure.retry_seconds > 0:
@@ -433,10 +433,10 @@ def _why(pod: Pod, rooms: Sequence[_Room], refusals: Mapping[str, str]) -> str:
         if not reason:
             reason = room.fixed_reason or "has no free slots for it around what is in use or promised"
         nodes[reason].append(room.node.name)
-    listed = "; ".join(f"{_listing(members)} {reason}" for reason, members in sorted(nodes.items()))
+    listed = "; ".join(f"{reason} ({_listing(members)})" for reason, members in sorted(nodes.items()))
     return f"no node has room for {wanted}: {listed or 'the cluster has no nodes'}"
 
 
 def _listing(members: Sequence[str]) -> str:
     shown = ", ".join(members[:3])
-    return shown if len(members) <= 3 else f"{shown} and {len(members) - 3} more: each"
+    return shown if len(members) <= 3 else f"{shown} and {len(members) - 3} more"

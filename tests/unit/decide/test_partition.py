@@ -73,7 +73,7 @@ def test_priority_then_age_come_first() -> None:
     nodes = (node("n1", [gpu(0)]), node("n2", [gpu(0)]))
     result = plan(Snapshot(nodes, pods))
     assert set(result.assigned) == {"team/urgent", "team/old"}
-    assert "1 nvidia.com/mig-7g.40gb: n1, n2 has no free slots" in result.unplaced["team/young"]
+    assert "1 nvidia.com/mig-7g.40gb: has no free slots for it" in result.unplaced["team/young"]
 
 
 def test_what_bound_pods_were_promised_stays() -> None:
@@ -117,9 +117,9 @@ def test_under_the_taint_untried_pods_hold_even_before_more_urgent_ones() -> Non
 
 # (what it shows, changes of the node, changes of its agent, changes of the pod, part of the reason)
 REFUSED = [
-    ("not labelled", {"labels": {}}, {}, {}, "n1 is not labelled"),
-    ("silent agent", {}, {"connected": False}, {}, "n1 has a silent agent"),
-    ("agent with a problem", {}, {"problem": "kubelet gone"}, {}, "n1 has an agent with a problem (kubelet gone)"),
+    ("not labelled", {"labels": {}}, {}, {}, "is not labelled n8s.nebuly.ai/auto-mig-enabled=true (n1)"),
+    ("silent agent", {}, {"connected": False}, {}, "has a silent agent (n1)"),
+    ("agent with a problem", {}, {"problem": "kubelet gone"}, {}, "has an agent with a problem: kubelet gone (n1)"),
     ("failed just now", {}, {"failure": Failure("failed", "x", 3.0)}, {}, "could not be repartitioned a moment ago"),
     (
         "mig-manager",
@@ -128,14 +128,14 @@ REFUSED = [
         {},
         "mig-manager",
     ),
-    ("cordoned", {"unschedulable": True}, {}, {}, "n1 is cordoned"),
-    ("not ready", {"ready": False}, {}, {}, "n1 is not ready"),
-    ("tainted", {"taints": (Taint("team", "a"),)}, {}, {}, "n1 has taint team that the pod does not tolerate"),
+    ("cordoned", {"unschedulable": True}, {}, {}, "is cordoned (n1)"),
+    ("not ready", {"ready": False}, {}, {}, "is not ready (n1)"),
+    ("tainted", {"taints": (Taint("team", "a"),)}, {}, {}, "has taint team that the pod does not tolerate (n1)"),
     ("node selector", {}, {}, {"node_selector": {"zone": "b"}}, "does not match the pod's node selector"),
     ("affinity", {}, {}, {"node_affinity": (NodeSelectorTerm((Requirement("zone", "In", ("b",)),)),)}, "node affinity"),
-    ("cpu", {}, {}, {"request": {"cpu": 65_000}}, "n1 has too little cpu"),
-    ("memory", {}, {}, {"request": {"memory": 300 << 30}}, "n1 has too little memory"),
-    ("pods", {"allocatable": {"cpu": 1000, "pods": 0}}, {}, {}, "n1 has too little pods"),
+    ("cpu", {}, {}, {"request": {"cpu": 65_000}}, "has too little cpu (n1)"),
+    ("memory", {}, {}, {"request": {"memory": 300 << 30}}, "has too little memory (n1)"),
+    ("pods", {"allocatable": {"cpu": 1000, "pods": 0}}, {}, {}, "has too little pods (n1)"),
 ]
 
 
@@ -153,7 +153,7 @@ def test_no_such_profile_does_not_stop_others() -> None:
     world = Snapshot((node("n1", [gpu(0)]),), (pod("bad", {"9g.99gb": 1}, priority=9), pod("good", {"2g.10gb": 1})))
     result = plan(world)
     assert result.assigned == {"team/good": "n1"}
-    assert "n1 has no GPU that can hold nvidia.com/mig-9g.99gb" in result.unplaced["team/bad"]
+    assert "has no GPU that can hold nvidia.com/mig-9g.99gb (n1)" in result.unplaced["team/bad"]
 
 
 def test_cpu_is_counted_over_all_that_is_planned() -> None:
