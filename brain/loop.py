@@ -100,7 +100,7 @@ class Loop:
             snapshot = self._snapshot(self._clock())
             self._board.publish(snapshot)
         with self._timed("decide"):
-            decisions = decide(snapshot, self._settings)
+            decisions = await asyncio.to_thread(decide, snapshot, self._settings)
         self._metrics.waiting_pods.set(len(decisions.waiting))
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from brain.decide import partition, reasons
+from brain.decide import eligibility, reasons
 from brain.decide.decisions import (
     AnnotateNode,
     AskState,
@@ -64,7 +64,7 @@ def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> St
         return Step()
     retry = agent.failure.retry_seconds if agent.failure is not None else 0.0
     wanted = plan.geometries.get(node.name, {})
-    if not partition.changeable(node) and (wanted or not agent.plugin_current):
+    if not eligibility.unchangeable(node) and (wanted or not agent.plugin_current):
         return _toward_order(node, wanted or _as_it_is(agent), expected=expected, settle_seconds=settle_seconds)
     opening = _open(node, agent)
     return Step(opening, wake_seconds=retry or None)
@@ -131,7 +131,7 @@ def shown_geometry(node: Node, plan: Plan) -> AnnotateNode | None:
             profile = names.mig_resource(instance.profile).removeprefix(names.MIG_PREFIX)
             used = instance.state is not InstanceState.FREE
             _count(wanted, names.status_annotation(gpu.index, profile, used=used))
-    spec = partition.geometry_of(node.agent) | dict(plan.geometries.get(node.name, {}))
+    spec = node.agent.geometries | dict(plan.geometries.get(node.name, {}))
     for index, geometry in spec.items():
         for placement in geometry:
             profile = names.mig_resource(placement.profile).removeprefix(names.MIG_PREFIX)
@@ -151,7 +151,7 @@ def node_events(node: Node) -> Iterator[EmitEvent]:
     """What an administrator should know of a node that carries our label."""
     if not node.enabled:
         return
-    if partition.managed_elsewhere(node):
+    if eligibility.managed_elsewhere(node):
         config = node.labels[names.MIG_CONFIG_LABEL]
         yield _node_event(
             node,

@@ -73,6 +73,11 @@ class Agent:
         return {name: frozenset(ids) for name, ids in result.items()}
 
     @property
+    def geometries(self) -> dict[int, Geometry]:
+        """What each GPU holds, or will hold once the order under way is applied, by index."""
+        return {gpu.index: gpu.geometry for gpu in self.gpus} | dict(self.ordered or {})
+
+    @property
     def held(self) -> dict[str, dict[str, int]]:
         """Devices that containers hold by the kubelet's account: count by resource, by pod key."""
         result: dict[str, dict[str, int]] = {}

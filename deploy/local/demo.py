@@ -24,6 +24,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from brain.offline import drawing
+from brain.offline.drawing import Piece
 from deploy.local import config
 from deploy.local.chart import Release
 from deploy.local.cluster import Cluster
@@ -32,10 +34,8 @@ from n8s import names
 from n8s.v1 import gpu_pb2, inventory_pb2, inventory_pb2_grpc
 
 OBJECTS: Final = Path(__file__).with_name("demo.yaml")
-BAR_COLUMNS: Final = 72
-"""Width of a GPU's bar; a multiple of 4, 8 and 12 slots."""
 NARROW_BAR_COLUMNS: Final = 48
-"""The same on a terminal of less than :data:`WIDE_COLUMNS`."""
+"""Width of a GPU's bar on a terminal of less than :data:`WIDE_COLUMNS`."""
 WIDE_COLUMNS: Final = 100
 PLAIN_COLUMNS: Final = 140
 """Width of what goes to a file or a pipe."""
@@ -44,9 +44,6 @@ LIMIT_SECONDS: Final = 120.0
 """After so long the demo ends even if a pod still waits."""
 QUIET_SECONDS: Final = 8.0
 """After so long without a change, what waits still will go on waiting."""
-USED: Final = "black on green"
-FREE: Final = "black on cyan"
-OTHER: Final = "black on yellow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,35 +225,21 @@ def _frame(
 
 def _drawing(gpus: Sequence[inventory_pb2.NodeGpu], width: int) -> Table:
     """One bar a GPU, one cell a slot; green is used, cyan free. ``width`` is that of the terminal."""
-    columns = BAR_COLUMNS if width >= WIDE_COLUMNS else NARROW_BAR_COLUMNS
+    columns = drawing.COLUMNS if width >= WIDE_COLUMNS else NARROW_BAR_COLUMNS
     table = Table(box=None, pad_edge=False, show_header=False)
     for item in gpus:
         model = item.gpu.model.removeprefix("NVIDIA-")
         label = Text(f"{item.node} GPU {item.gpu.index} {model}", "bold" if item.live else "dim")
-        table.add_row(label, _bar(item.gpu, columns))
-    table.add_row("", Text.assemble((" used ", USED), " ", (" free ", FREE), " · empty slot"))
+        table.add_row(label, drawing.bar(item.gpu.slots, _pieces(item.gpu), columns))
+    table.add_row("", Text.assemble((" used ", drawing.USED), " ", (" free ", drawing.FREE), " · empty slot"))
     return table
 
 
-def _bar(gpu: gpu_pb2.Gpu, columns: int) -> Text:
-    cell = columns // max(gpu.slots, 1)
-    bar = Text(no_wrap=True)
-    for size, text, style in _pieces(gpu):
-        width = size * cell - 1
-        bar.append(text[:width].ljust(width), style)
-        bar.append(" ")
-    return bar
-
-
-def _pieces(gpu: gpu_pb2.Gpu) -> Iterator[tuple[int, str, str]]:
-    """Runs of slots from left to right: size, text, style; empty slots one by one."""
-    slot = 0
-    for instance in sorted(gpu.instances, key=lambda instance: instance.start):
-        yield from [(1, "·", "dim")] * (instance.start - slot)
-        style = {gpu_pb2.INSTANCE_STATE_USED: USED, gpu_pb2.INSTANCE_STATE_FREE: FREE}.get(instance.state, OTHER)
-        yield instance.size, f" {instance.profile} {instance.holder.pod}", style
-        slot = instance.start + instance.size
-    yield from [(1, "·", "dim")] * (gpu.slots - slot)
+def _pieces(gpu: gpu_pb2.Gpu) -> Iterator[Piece]:
+    styles = {gpu_pb2.INSTANCE_STATE_USED: drawing.USED, gpu_pb2.INSTANCE_STATE_FREE: drawing.FREE}
+    for instance in gpu.instances:
+        text = f" {instance.profile} {instance.holder.pod}"
+        yield Piece(instance.start, instance.size, text, styles.get(instance.state, drawing.NEW))
 
 
 def _summary(pods: Sequence[Pod], watch: Watch) -> Table:

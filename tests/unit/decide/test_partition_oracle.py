@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brain.decide.partition import Plan, plan
 from brain.model.mig import Gpu, Instance, InstanceState, Placement, invalid
-from brain.model.node import Node
+from brain.model.node import Agent, Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from n8s import names
@@ -138,6 +139,52 @@ def _holds(g: Gpu, need: list[str]) -> bool:
         not invalid(known, [*fixed, *(Placement(start, p.name) for p, start in choice)])
         for choice in itertools.product(*choices)
     )
+
+
+def best_counts(world: Snapshot) -> tuple[int, ...]:
+    """Pods served by priority, the highest first, in the best plan there is: every pod on every node, or on none."""
+    pods = [p for p in world.pods if p.waiting]
+    levels = sorted({p.priority for p in pods}, reverse=True)
+    nodes = [item for item in world.nodes if item.enabled]
+    best: tuple[int, ...] = (0,) * len(levels)
+
+    def walk(left: list[Pod], here: dict[str, list[Pod]]) -> None:
+        nonlocal best
+        counts = tuple(sum(p.priority == level for each in here.values() for p in each) for level in levels)
+        if not left:
+            best = max(best, counts)
+            return
+        for item in nodes:
+            together = [*here[item.name], left[0]]
+            asked = Pod("", "", "", request=sum((Counter(p.mig_request) for p in together), Counter[str]()))
+            cpu = sum(p.request["cpu"] for p in together)
+            if (not left[0].request["cpu"] or cpu <= item.allocatable["cpu"]) and possible(item, asked):
+                walk(left[1:], {**here, item.name: together})
+        walk(left[1:], here)
+
+    walk(pods, {item.name: [] for item in nodes})
+    return best
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(min_value=0, max_value=1 << 40))
+def test_no_plan_serves_more(seed: int) -> None:
+    """Against all assignments of up to four pods to up to three nodes."""
+    world = random_world(seed)
+    pods = [p for p in world.pods if p.waiting and sum(p.mig_request.values()) <= 2][:4]
+    small = Snapshot(tuple(replace(item, agent=only_two(item)) for item in world.nodes), tuple(pods))
+    result = plan(small)
+    levels = sorted({p.priority for p in pods}, reverse=True)
+    served = tuple(sum(p.priority == level and p.key in result.assigned for p in pods) for level in levels)
+    assert served == best_counts(small)
+    assert len(result.assigned) <= result.bound
+
+
+def only_two(item: Node) -> Agent:
+    """A node's agent with two of its GPUs at most: trying everything grows fast."""
+    assert item.agent is not None
+    cut = replace(item.agent, gpus=item.agent.gpus[:2])
+    return replace(cut, allocatable=cut.devices)
 
 
 @settings(max_examples=600, deadline=None)

@@ -1,0 +1,36 @@
+"""Whether a node's GPUs may be changed now, as far as the node itself can say."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from brain.model.node import Node
+from n8s import names
+
+BUSY: Final = "is being repartitioned"
+
+
+def unchangeable(node: Node) -> str:
+    """Why a node's GPUs cannot be changed now; "" when they can."""
+    if not node.enabled:
+        return f"is not labelled {names.AUTO_MIG_LABEL}=true"
+    if managed_elsewhere(node):
+        return "is driven by NVIDIA's mig-manager"
+    if node.agent is None:
+        return "has no agent yet"
+    if not node.agent.connected:
+        return "has a silent agent"
+    if node.agent.problem:
+        return f"has an agent with a problem: {node.agent.problem}"
+    if node.agent.ordered is not None:
+        return BUSY
+    if node.agent.failure is not None and node.agent.failure.retry_seconds > 0:
+        return "could not be repartitioned a moment ago"
+    if node.repartitioning and node.agent.applied_seconds < node.tainted_seconds:
+        return BUSY
+    return ""
+
+
+def managed_elsewhere(node: Node) -> bool:
+    """Whether NVIDIA's mig-manager drives the node (its label, other than the value that disables it)."""
+    return node.labels.get(names.MIG_CONFIG_LABEL, "all-disabled") != "all-disabled"

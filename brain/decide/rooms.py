@@ -1,0 +1,335 @@
+"""Nodes and GPUs while planning: what must stay, what may be used or destroyed, and the cheapest way to serve one pod.
+
+A room is the only mutable thing of the planner: made from the snapshot, thrown away after the plan. It knows nothing of
+other rooms and decides nothing about who comes first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+from brain.decide import eligibility, fit
+from brain.model.mig import Geometry, Gpu, InstanceState, Placement, Profile, exclusive
+from brain.model.node import Node
+from brain.model.pod import Pod
+from n8s import names
+
+SEARCH_STEPS: Final = 2_000
+"""Steps of the search for one pod on one node; enough for eight instances over eight GPUs in every case seen."""
+
+
+@dataclass(slots=True)
+class GpuRoom:
+    """One GPU while planning: what stays (``kept``) and what may be used or destroyed (``free``)."""
+
+    gpu: Gpu
+    profiles: Mapping[str, Profile]
+    before: Geometry
+    broken: bool
+    kept: set[Placement] = field(default_factory=set)
+    free: set[Placement] = field(default_factory=set)
+
+    @staticmethod
+    def of(gpu: Gpu, ordered: Geometry | None) -> GpuRoom:
+        """The GPU as it is, or as it will be once the order under way is applied."""
+        whole = [instance for instance in gpu.instances if instance.state is not InstanceState.BROKEN]
+        before = tuple(sorted(instance.placement for instance in whole)) if ordered is None else ordered
+        fixed = {instance.placement for instance in whole if instance.fixed}
+        profiles = {profile.name: profile for profile in gpu.profiles}
+        return GpuRoom(gpu, profiles, before, len(whole) < len(gpu.instances), fixed, set(before) - fixed)
+
+    def mask(self, placement: Placement) -> int:
+        """The slots of a placement as bits."""
+        size = self.profiles[placement.profile].size if placement.profile in self.profiles else 0
+        return ((1 << size) - 1) << placement.start
+
+    def kept_mask(self) -> int:
+        """The slots of what stays."""
+        return sum(self.mask(placement) for placement in self.kept)
+
+    def worth(self) -> int:
+        """What the slots outside ``kept`` could still become: larger profiles weigh more."""
+        return self.worth_of(self.grid(self.gpu.profiles), self.kept_mask())
+
+    @staticmethod
+    def grid(profiles: tuple[Profile, ...]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """The sizes and starts that profiles of a model have, each once."""
+        return tuple(sorted({(profile.size, profile.starts) for profile in profiles}))
+
+    @staticmethod
+    def worth_of(grid: tuple[tuple[int, tuple[int, ...]], ...], taken: int) -> int:
+        """What the slots outside a mask could still become."""
+        return _worth(grid, taken)
+
+    def makeable(self, profile: str) -> Iterator[Placement]:
+        """Placements of a profile that could be made by destroying free instances only.
+
+        None where a free one of the profile already takes the last of its count: that one serves as well.
+        """
+        wanted = self.profiles.get(profile)
+        if wanted is None or self.gpu.problem:
+            return
+        count = sum(placement.profile == profile for placement in self.kept | self.free)
+        if count >= wanted.max_count or any(exclusive([other.profile, profile]) for other in self.kept):
+            return
+        taken = self.kept_mask()
+        for start in wanted.starts:
+            placement = Placement(start, profile)
+            if placement not in self.free and not self.mask(placement) & taken:
+                yield placement
+
+    def in_the_way(self, placement: Placement) -> set[Placement]:
+        """Free instances that must go for a placement: those it overlaps and those it excludes."""
+        slots = self.mask(placement)
+        return {
+            other for other in self.free if self.mask(other) & slots or exclusive([other.profile, placement.profile])
+        }
+
+    def state(self) -> tuple[object, ...]:
+        """What decides what can be done with it; GPUs of equal state are interchangeable."""
+        return self.gpu.problem, self.gpu.profiles, frozenset(self.kept), frozenset(self.free)
+
+    @property
+    def after(self) -> Geometry:
+        """What the GPU holds in the plan."""
+        return tuple(sorted(self.kept | self.free))
+
+
+@lru_cache(maxsize=100_000)
+def _worth(grid: tuple[tuple[int, tuple[int, ...]], ...], taken: int) -> int:
+    return sum(
+        size * size * sum(1 for start in starts if not (((1 << size) - 1) << start) & taken) for size, starts in grid
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One instance given to a pod: an existing free one, or one to be made."""
+
+    gpu: int
+    placement: Placement
+    make: bool
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cost:
+    """What an option costs, most important first."""
+
+    destroyed: int
+    worth_lost: int
+    touched: int
+
+
+@dataclass(slots=True)
+class Room:
+    """One node while planning."""
+
+    node: Node
+    bound: tuple[Pod, ...]
+    free: dict[str, int]
+    gpus: list[GpuRoom]
+    fixed_reason: str
+    unmanaged: Counter[str]
+    given: list[Pod] = field(default_factory=list)
+    holds: dict[str, list[Step]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(node: Node, bound: tuple[Pod, ...]) -> Room:
+        """The node as it is; free instances that its bound pods were promised stay."""
+        agent = node.agent
+        free = fit.free_resources(node, bound)
+        if agent is None or not node.enabled:
+            left = Counter({name: n for name, n in node.allocatable.items() if name.startswith(names.MIG_PREFIX)})
+            for pod in bound:
+                left.subtract(pod.mig_request)
+            return Room(node, bound, free, [], eligibility.unchangeable(node), left)
+        ordered = agent.ordered or {}
+        gpus = [GpuRoom.of(gpu, ordered.get(gpu.index)) for gpu in agent.gpus]
+        room = Room(node, bound, free, gpus, eligibility.unchangeable(node), Counter())
+        shown = agent.held
+        for pod in bound:
+            promised = Counter(pod.mig_request) - Counter(shown.get(pod.key, {}))
+            for resource, count in sorted(promised.items()):
+                room.keep(resource, count)
+        return room
+
+    @property
+    def busy(self) -> bool:
+        """Whether only a change under way keeps this node from being changed."""
+        return self.fixed_reason == eligibility.BUSY
+
+    def keep(self, resource: str, count: int) -> list[Step]:
+        """Let free instances of a resource stay, those first whose place costs the least; which these are."""
+        kept: list[Step] = []
+        while len(kept) < count and (options := list(self.existing(resource))):
+            kept.append(min(options, key=lambda step: (self.worth_lost(step), step.gpu, step.placement)))
+            self.apply(kept[-1])
+        return kept
+
+    def keep_for_holders(self, waiting: Sequence[Pod]) -> None:
+        """On a node under the taint: keep what pods might be bound to that the scheduler may have taken here already.
+
+        Those are the ungated pods that it has not refused, that are nominated here, or that tolerate the taint.
+        """
+        if not self.node.repartitioning:
+            return
+        for pod in waiting:
+            untried = not pod.unschedulable or pod.nominated == self.node.name or fit.tolerates_repartitioning(pod)
+            if untried and not fit.unsuitable(pod, self.node):
+                wanted = sorted(pod.mig_request.items())
+                self.holds[pod.key] = [step for resource, count in wanted for step in self.keep(resource, count)]
+
+    def lend(self, pod: Pod) -> None:
+        """Let a pod's own turn use what is kept for it in case it is bound here."""
+        for step in self.holds.get(pod.key, ()):
+            self.undo(step, {step.placement})
+
+    def hold(self, pod: Pod) -> None:
+        """Keep again what was lent: the pod did not take it in its turn, and may still be bound here."""
+        for step in self.holds.get(pod.key, ()):
+            self.apply(step)
+
+    def refusal(self, pod: Pod) -> str:
+        """Why this node takes the pod under no geometry; "" when one might."""
+        return (
+            fit.unsuitable(pod, self.node)
+            or fit.too_small(pod, self.free)
+            or fit.ports_taken(pod, [*self.bound, *self.given])
+        )
+
+    def option(self, pod: Pod, *, change: bool) -> tuple[Cost, tuple[Step, ...]] | None:
+        """The cheapest way to give a pod all its instances here; None when there is none."""
+        if self.unmanaged or not self.gpus:
+            if all(self.unmanaged[name] >= count for name, count in pod.mig_request.items()):
+                return Cost(0, 0, 0), ()
+            return None
+        if change and self.fixed_reason:
+            return None
+        needs = [resource for resource, count in pod.mig_request.items() for _ in range(count)]
+        needs.sort(key=lambda resource: (-self._size(resource), resource))
+        return _Search(self, needs, change=change).run()
+
+    def take(self, pod: Pod, steps: tuple[Step, ...]) -> tuple[tuple[int, Placement], ...]:
+        """Give the pod what an option says; what has to be made for it."""
+        fit.take(self.free, pod)
+        self.given.append(pod)
+        self.unmanaged.subtract(pod.mig_request if not self.gpus else {})
+        for step in steps:
+            self.apply(step)
+        return tuple(
+            (self.gpus[step.gpu].gpu.index, step.placement)
+            for step in steps
+            if step.placement not in self.gpus[step.gpu].before
+        )
+
+    def discard_unused(self) -> None:
+        """Plan no instance that nobody gets: of what is free in the plan, only what exists stays."""
+        for room in self.gpus:
+            room.free &= set(room.before)
+
+    def changed(self) -> dict[int, Geometry]:
+        """The GPUs whose geometry should be another than it is; a GPU instance without compute instance goes too."""
+        if self.fixed_reason:
+            return {}
+        return {room.gpu.index: room.after for room in self.gpus if room.broken or room.after != room.before}
+
+    def profile_known(self, resource: str) -> bool:
+        """Whether a GPU of this node can hold instances of a resource."""
+        return self._size(resource) > 0 or self.unmanaged[resource] > 0
+
+    def _size(self, resource: str) -> int:
+        sizes = [p.size for room in self.gpus for p in room.profiles.values() if p.resource == resource]
+        return max(sizes, default=0)
+
+    def existing(self, resource: str) -> Iterator[Step]:
+        """Free instances of a resource."""
+        for position, room in enumerate(self.gpus):
+            for placement in sorted(room.free):
+                if names.mig_resource(placement.profile) == resource:
+                    yield Step(position, placement, make=False)
+
+    def makeable(self, resource: str) -> Iterator[Step]:
+        """Instances of a resource that could be made."""
+        for position, room in enumerate(self.gpus):
+            for profile in room.profiles.values():
+                if profile.resource == resource:
+                    for placement in room.makeable(profile.name):
+                        yield Step(position, placement, make=True)
+
+    def apply(self, step: Step) -> set[Placement]:
+        """Give away one instance; the free instances that go for it."""
+        room = self.gpus[step.gpu]
+        gone = room.in_the_way(step.placement) if step.make else {step.placement}
+        room.free -= gone
+        room.kept.add(step.placement)
+        return gone
+
+    def undo(self, step: Step, gone: set[Placement]) -> None:
+        """Take a step back; ``gone`` is what it returned."""
+        room = self.gpus[step.gpu]
+        room.kept.discard(step.placement)
+        room.free |= gone
+
+    def worth_lost(self, step: Step) -> int:
+        """How much the leftovers of a GPU would lose by a step."""
+        room = self.gpus[step.gpu]
+        before = room.worth()
+        gone = self.apply(step)
+        lost = before - room.worth()
+        self.undo(step, gone)
+        return lost
+
+
+class _Search:
+    """The cheapest way to give a pod several instances on one node, by depth-first search with a bound on steps."""
+
+    def __init__(self, room: Room, needs: Sequence[str], *, change: bool) -> None:
+        self._room = room
+        self._needs = needs
+        self._change = change
+        self._left = SEARCH_STEPS
+        self._worth = sum(gpu.worth() for gpu in room.gpus)
+        self._best: tuple[Cost, tuple[Step, ...]] | None = None
+
+    def run(self) -> tuple[Cost, tuple[Step, ...]] | None:
+        self._walk([], 0)
+        return self._best
+
+    def _walk(self, steps: list[Step], destroyed: int) -> None:
+        if self._best is not None and destroyed > self._best[0].destroyed:
+            return
+        if len(steps) == len(self._needs):
+            lost = self._worth - sum(gpu.worth() for gpu in self._room.gpus)
+            cost = Cost(destroyed, lost, len({step.gpu for step in steps if step.make}))
+            if self._best is None or cost < self._best[0]:
+                self._best = cost, tuple(steps)
+            return
+        for step in self._options(steps):
+            if self._left <= 0:
+                return
+            self._left -= 1
+            gone = self._room.apply(step)
+            self._walk([*steps, step], destroyed + (len(gone) if step.make else 0))
+            self._room.undo(step, gone)
+
+    def _options(self, steps: Sequence[Step]) -> list[Step]:
+        """Ways to meet the next need, the cheapest first; of interchangeable ones only the first."""
+        room, resource = self._room, self._needs[len(steps)]
+        options = list(room.existing(resource))
+        if self._change:
+            options += room.makeable(resource)
+        touched = {step.gpu for step in steps}
+        ranked = []
+        seen = set()
+        for step in options:
+            gpu = room.gpus[step.gpu]
+            alike = (gpu.state(), step.gpu in touched, step.placement, step.make)
+            if alike not in seen:
+                seen.add(alike)
+                gone = len(gpu.in_the_way(step.placement)) if step.make else 0
+                ranked.append((gone, room.worth_lost(step), step.gpu not in touched, step.gpu, step.placement, step))
+        return [entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1])]

@@ -1,0 +1,135 @@
+"""A cluster as ``kubectl get nodes,pods -A -o json`` prints it, as a world to plan in.
+
+No agent speaks here: the GPUs follow from the labels of GPU feature discovery and from the status annotations of
+Nebulnetes. These count instances and do not say where they lie, so an arrangement is taken that leaves the most room;
+where the real one is worse, the plan promises too much. Without annotations the advertised devices are laid out in the
+same way, and those that bound pods ask for count as used. Every node with MIG GPUs is planned, labelled or not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from brain.model.mig import Gpu, Instance, InstanceState, Placement, Profile, invalid
+from brain.model.node import Agent, Node
+from brain.model.pod import Pod
+from brain.model.snapshot import Snapshot
+from brain.observe import convert
+from brain.observe.convert import ConvertError
+from brain.offline import hardware
+from brain.offline.errors import InputError
+from n8s import catalogue, names
+
+_COUNT_LABEL: Final = "nvidia.com/gpu.count"
+_STATUS: Final = re.compile(re.escape(names.GROUP) + r"/status-gpu-(\d+)-(.+)-(free|used)")
+
+
+def read(document: Mapping[str, Any], file: str) -> Snapshot:
+    """The world of a list of nodes and pods.
+
+    Raises:
+        InputError: an item cannot be understood, or a label or annotation makes no sense.
+    """
+    items = document.get("items")
+    if not isinstance(items, list):
+        raise InputError(file, "$.items", "expected a list of nodes and pods")
+    nodes: list[tuple[str, Node]] = []
+    pods: list[Pod] = []
+    for position, item in enumerate(items):
+        path = f"$.items[{position}]"
+        kind = item.get("kind") if isinstance(item, dict) else None
+        try:
+            if kind == "Node":
+                nodes.append((path, convert.node(msgspec.json.encode(item))))
+            elif kind == "Pod":
+                pods.append(convert.pod(msgspec.json.encode(item)))
+            else:
+                raise InputError(file, f"{path}.kind", f"{kind!r} is neither Node nor Pod")
+        except ConvertError as error:
+            raise InputError(file, path, str(error)) from error
+    waiting = [replace(pod, unschedulable=True) if pod.waiting else pod for pod in pods]
+    bound = Snapshot(pods=tuple(pods)).bound()
+    known = tuple(_with_gpus(node, bound.get(node.name, ()), path, file) for path, node in nodes)
+    return Snapshot(known, tuple(waiting))
+
+
+def _with_gpus(node: Node, bound: Sequence[Pod], path: str, file: str) -> Node:
+    product = node.labels.get(names.GPU_PRODUCT_LABEL)
+    if product is None:
+        return node
+    model = catalogue.lookup(product)
+    if model is None:
+        return node
+    text = node.labels.get(_COUNT_LABEL, "1")
+    if not text.isdecimal():
+        raise InputError(file, f"{path}.metadata.labels[{_COUNT_LABEL}]", f"{text!r} is not a number of GPUs")
+    annotated = list(_annotated(node))
+    gpus = _laid_out(model, product, int(text), annotated or _advertised(node, bound))
+    if gpus is None:
+        where = "metadata.annotations" if annotated else "status.allocatable"
+        raise InputError(file, f"{path}.{where}", f"{text} GPUs {product} cannot hold the MIG devices that it names")
+    labels = {**node.labels, names.AUTO_MIG_LABEL: "true"}
+    return replace(node, labels=labels, agent=Agent(connected=True, silent_seconds=0.0, gpus=gpus))
+
+
+def _annotated(node: Node) -> Iterator[tuple[int, str, InstanceState]]:
+    """GPU index, resource and state of each instance that the status annotations count."""
+    for key, value in sorted(node.annotations.items()):
+        match = _STATUS.fullmatch(key)
+        if match is not None and value.isdecimal():
+            state = InstanceState.USED if match.group(3) == "used" else InstanceState.FREE
+            for _ in range(int(value)):
+                yield int(match.group(1)), names.MIG_PREFIX + match.group(2), state
+
+
+def _advertised(node: Node, bound: Sequence[Pod]) -> list[tuple[int, str, InstanceState]]:
+    """The devices in ``status.allocatable``, on no GPU in particular (index -1)."""
+    asked: Counter[str] = Counter()
+    for pod in bound:
+        asked.update(pod.mig_request)
+    return [
+        (-1, resource, InstanceState.USED if number < asked[resource] else InstanceState.FREE)
+        for resource, count in sorted(node.allocatable.items())
+        if resource.startswith(names.MIG_PREFIX)
+        for number in range(count)
+    ]
+
+
+def _laid_out(
+    model: catalogue.GpuModel,
+    product: str,
+    count: int,
+    contents: Sequence[tuple[int, str, InstanceState]],
+) -> tuple[Gpu, ...] | None:
+    """GPUs that hold the contents, large instances first and at their highest start; None where they cannot."""
+    known = {profile.name: profile for profile in hardware.profiles(model)}
+    by_resource = {profile.resource: profile for profile in known.values()}
+    held: list[list[Instance]] = [[] for _ in range(count)]
+    sized = sorted(contents, key=lambda item: -by_resource[item[1]].size if item[1] in by_resource else 0)
+    for index, resource, state in sized:
+        profile = by_resource.get(resource)
+        if profile is None:
+            return None
+        candidates = range(count) if index < 0 else range(index, min(index + 1, count))
+        place = next(filter(None, (_place(known, held[each], profile, each) for each in candidates)), None)
+        if place is None:
+            return None
+        gpu, start = place
+        held[gpu].append(Instance(profile.name, start, profile.size, state))
+    return tuple(hardware.gpu(model, product, index, tuple(each)) for index, each in enumerate(held))
+
+
+def _place(
+    known: Mapping[str, Profile], held: Sequence[Instance], profile: Profile, index: int
+) -> tuple[int, int] | None:
+    for start in sorted(profile.starts, reverse=True):
+        placements = [*(instance.placement for instance in held), Placement(start, profile.name)]
+        if not invalid(known, placements):
+            return index, start
+    return None

@@ -1,0 +1,262 @@
+"""``n8s plan``: what it plans, how well, and what it says of files that it cannot plan."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brain.decide.partition import plan
+from brain.model.mig import invalid
+from brain.model.snapshot import Snapshot
+from brain.offline import scenario
+from brain.offline.__main__ import main
+
+SCENARIOS = Path(__file__).parents[2] / "data" / "mig_scenarios.jsonl"
+PROBLEMS = [json.loads(line) for line in SCENARIOS.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=[problem["name"] for problem in PROBLEMS])
+def test_every_scenario_reaches_its_proven_optimum(problem: dict[str, Any]) -> None:
+    """The optimum counts base profiles only; a world that others serve as well may do better."""
+    name, world = scenario.read(problem, "problem")
+    result = plan(world)
+    assert name == problem["name"]
+    assert len(result.assigned) >= problem["optimum"]["placed_highest_priority_first"]
+    assert result.bound >= len(result.assigned)
+    check_promises(world, dict(result.assigned), result.geometries)
+
+
+def check_promises(world: Snapshot, assigned: dict[str, str], geometries: Any) -> None:
+    """By counting anew: valid geometries, nothing used gone, devices and cpu for all that are assigned."""
+    pods = {pod.key: pod for pod in world.pods}
+    for node in world.nodes:
+        assert node.agent is not None
+        devices: dict[str, int] = {}
+        for gpu in node.agent.gpus:
+            profiles = {profile.name: profile for profile in gpu.profiles}
+            geometry = geometries.get(node.name, {}).get(gpu.index, gpu.geometry)
+            assert not invalid(profiles, geometry)
+            fixed = [instance.placement for instance in gpu.instances if instance.fixed]
+            assert set(fixed) <= set(geometry)
+            for placement in set(geometry) - set(fixed):
+                resource = profiles[placement.profile].resource
+                devices[resource] = devices.get(resource, 0) + 1
+        here = [pods[key] for key, name in assigned.items() if name == node.name]
+        assert not here or not node.taints
+        for resource in {name for pod in here for name in pod.request}:
+            asked = sum(pod.request.get(resource, 0) for pod in here)
+            assert asked <= (devices | dict(node.allocatable)).get(resource, 0), resource
+        assert all(node.labels.get(key) == value for pod in here for key, value in pod.node_selector.items())
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["plan", *arguments])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """One A100 with a used 1g at slot 4, and a pod that wants 3g."""
+    device = {"profile": "1g.5gb", "start": 4, "used": True}
+    node = {
+        "name": "n1",
+        "product": "NVIDIA-A100-SXM4-40GB",
+        "cpu_milli": 8000,
+        "memory_bytes": 1 << 36,
+        "gpus": [{"index": 0, "devices": [device]}],
+    }
+    pod = {"name": "p", "namespace": "a", "requests": {"nvidia.com/mig-3g.20gb": 1}}
+    return {"name": "small", "nodes": [node], "pods": [pod]} | changes
+
+
+def test_json_of_one_scenario(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "small.json"
+    file.write_text(json.dumps(small()))
+    code, out, _ = run(capsys, "--output", "json", str(file))
+    assert code == 0
+    geometry = [{"profile": "3g.20gb", "start": 0}, {"profile": "1g.5gb", "start": 4}]
+    assert json.loads(out) == {
+        "name": "small",
+        "placed": 1,
+        "bound": 1,
+        "assignments": {"a/p": "n1"},
+        "geometries": {"n1": {"0": geometry}},
+        "unplaced": {},
+    }
+
+
+def test_one_object_a_line_also_packed_and_from_standard_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = tmp_path / "two.jsonl.gz"
+    packed.write_bytes(gzip.compress(f"{json.dumps(small())}\n\n{json.dumps(small(name='other'))}\n".encode()))
+    code, out, _ = run(capsys, "--output", "json", str(packed))
+    assert code == 0
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["small", "other"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(small()).encode())))
+    code, out, _ = run(capsys, "--output", "json", "-")
+    assert (code, json.loads(out)["placed"]) == (0, 1)
+
+
+def test_text_shows_slots_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "small.json"
+    impossible = {"name": "q", "requests": {"nvidia.com/mig-4g.20gb": 1}}
+    file.write_text(json.dumps(small(pods=[*small()["pods"], impossible])))
+    code, out, _ = run(capsys, str(file))
+    assert code == 0
+    assert "1 of 2 pods find room (no plan places more); 1 GPUs change" in out
+    assert "+3g.20gb" in out
+    assert "#1g.5gb" in out
+    assert "no node has room for 1 nvidia.com/mig-4g.20gb" in out
+
+
+def node_object(**changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "Node",
+        "metadata": {
+            "name": "gpu-1",
+            "labels": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB", "nvidia.com/gpu.count": "1"},
+            "annotations": {
+                "n8s.nebuly.ai/status-gpu-0-1g.5gb-used": "1",
+                "n8s.nebuly.ai/status-gpu-0-1g.5gb-free": "2",
+            },
+        },
+        "spec": {},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "allocatable": {"cpu": "8", "memory": "64Gi", "pods": "110", "nvidia.com/mig-1g.5gb": "3"},
+        },
+    } | changes
+
+
+def pod_object(name: str, resource: str, node: str = "") -> dict[str, Any]:
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "a", "uid": name},
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": "c", "resources": {"limits": {resource: "1"}}}],
+        },
+        "status": {"phase": "Running" if node else "Pending"},
+    }
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_what_kubectl_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str], annotated: bool) -> None:
+    node = node_object()
+    if not annotated:
+        del node["metadata"]["annotations"]
+    items = [
+        node,
+        pod_object("runs", "nvidia.com/mig-1g.5gb", "gpu-1"),
+        pod_object("waits", "nvidia.com/mig-3g.20gb"),
+        pod_object("cannot", "nvidia.com/mig-7g.40gb"),
+    ]
+    file = tmp_path / "cluster.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    code, out, _ = run(capsys, "--output", "json", str(file))
+    result = json.loads(out)
+    assert code == 0
+    assert result["assignments"] == {"a/waits": "gpu-1"}
+    assert list(result["unplaced"]) == ["a/cannot"]
+    assert {entry["profile"] for entry in result["geometries"]["gpu-1"]["0"]} == {"3g.20gb", "1g.5gb"}
+
+
+def changed(document: dict[str, Any], path: list[Any], value: Any) -> str:
+    """A document with one value replaced, as text."""
+    copy = json.loads(json.dumps(document))
+    place = copy
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return json.dumps(copy)
+
+
+LIST = {"kind": "List", "items": [node_object()]}
+OVERLAP = [{"profile": "3g.20gb", "start": 4, "used": True}, {"profile": "1g.5gb", "start": 5, "used": False}]
+
+# (what is wrong, text of the file, what is said of it)
+BAD = [
+    ("no JSON", "{", "$: is not JSON"),
+    ("no scenario", "[]", "$: Expected `object`, got `array`"),
+    ("field missing", '{"name": "x", "pods": []}', "$: Object missing required field `nodes`"),
+    ("wrong type", changed(small(), ["nodes", 0, "cpu_milli"], "8"), "$.nodes[0].cpu_milli: Expected `int`, got `str`"),
+    ("negative", changed(small(), ["nodes", 0, "memory_bytes"], -1), "$.nodes[0].memory_bytes: -1 is negative"),
+    ("product", changed(small(), ["nodes", 0, "product"], "Voodoo"), "$.nodes[0].product: 'Voodoo' is not a known GPU"),
+    (
+        "profile",
+        changed(small(), ["nodes", 0, "gpus", 0, "devices", 0, "profile"], "9g"),
+        "$.nodes[0].gpus[0].devices[0].profile: '9g' is no profile of NVIDIA-A100-SXM4-40GB",
+    ),
+    ("start", changed(small(), ["nodes", 0, "gpus", 0, "devices", 0, "start"], 7), "cannot start at slot 7"),
+    (
+        "overlap",
+        changed(small(), ["nodes", 0, "gpus", 0, "devices"], OVERLAP),
+        "devices[1]: the hardware does not",
+    ),
+    (
+        "same node twice",
+        json.dumps(small(nodes=small()["nodes"] * 2)),
+        "$.nodes[1]: another one has the same name",
+    ),
+    (
+        "same pod twice",
+        json.dumps(small(pods=small()["pods"] * 2)),
+        "$.pods[1]: another one has the same namespace and name",
+    ),
+    ("no list", '{"kind": "List"}', "$.items: expected a list of nodes and pods"),
+    (
+        "other kind",
+        '{"kind": "List", "items": [{"kind": "Service"}]}',
+        "$.items[0].kind: 'Service' is neither",
+    ),
+    (
+        "quantity",
+        changed(LIST, ["items", 0, "status", "allocatable", "cpu"], "lots"),
+        "$.items[0]: 'lots' is not a Kubernetes quantity",
+    ),
+    (
+        "too much",
+        changed(LIST, ["items", 0, "metadata", "annotations", "n8s.nebuly.ai/status-gpu-0-7g.40gb-used"], "1"),
+        "$.items[0].metadata.annotations: 1 GPUs NVIDIA-A100-SXM4-40GB cannot hold the MIG devices that it names",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_input(text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(text)
+    code, out, err = run(capsys, str(file))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"n8s plan: {file}: ")
+    assert said in err
+
+
+def test_no_such_file_and_a_bad_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, str(tmp_path / "none.json"))
+    assert code == 2
+    assert "none.json: $: cannot be read: No such file or directory" in err
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps(small()) + "\n{}\n")
+    code, out, err = run(capsys, "--output", "json", str(lines))
+    assert code == 2
+    assert json.loads(out)["name"] == "small"
+    assert "lines.jsonl, line 2: $: Object missing required field" in err
+
+
+def test_same_in_same_out_whatever_the_hash_seed() -> None:
+    argv = [sys.executable, "-m", "brain.offline", "plan", "--output", "json", str(SCENARIOS)]
+    outputs = {
+        subprocess.run(argv, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
