@@ -6,12 +6,14 @@ the least disturbance. Per node the program respects what the scheduler counts: 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
+from brain.decide import fit
 from brain.decide.fillings import Filling, fillings
 from brain.decide.program import Program, maximize
 from brain.decide.rooms import GpuRoom, Room
@@ -19,8 +21,14 @@ from brain.model import resources
 from brain.model.pod import Pod
 from n8s import names
 
-COLUMNS: Final = 6_000
-"""Largest program that is solved; above, its time grows beyond what a round of the brain may take."""
+EXACT_COLUMNS: Final = 6_000
+"""Largest program over single nodes; above, its time grows beyond what a round of the brain may take."""
+DISTURBANCE_COLUMNS: Final = 2_500
+"""Largest program in which pods still move between nodes so that less is disturbed; above, that takes too long."""
+FRESH_COST: Final = 100
+"""What a change costs more on a node that is not tainted for one yet: so a plan made again keeps to its nodes."""
+MERGED_COLUMNS: Final = 60_000
+"""Largest program over nodes taken together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +45,96 @@ class Share:
 
 
 def share(rooms: Sequence[Room], pods: Sequence[Pod]) -> Share:
-    """Solve the program for pods, sorted by rank, and put its fillings into the rooms' GPUs."""
-    kinds = _kinds(pods)
-    if not kinds:
-        return Share((), 0)
-    model = _Model(rooms, kinds)
-    if len(model.program.upper) > COLUMNS:
-        return Share()
-    priorities = [kind[0].priority for kind in kinds]
+    """Solve the program for pods, sorted by rank, and put its fillings into the rooms' GPUs.
+
+    A program over single nodes also says which pod goes where. Where that is too large, nodes that suit the same pods
+    are taken together: then the fillings are as good, but pods have to be spread over the nodes afterwards.
+    """
+    kinds = _kinds(pods, alike)
+    if len(kinds) * len(rooms) <= EXACT_COLUMNS:
+        sites = [_Site.of((room,), kinds) for room in rooms]
+        model = _Model(sites, kinds)
+        if len(model.program.upper) <= EXACT_COLUMNS:
+            return _solved(model, kinds, place=True)
+    kinds = _kinds(pods, _alike_but_for_size)
+    model = _Model(_merged(rooms, kinds), kinds)
+    return _solved(model, kinds, place=False) if len(model.program.upper) <= MERGED_COLUMNS else Share()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Pods that the program cannot tell apart.
+
+    Attributes:
+        pods: the pods, by rank.
+        sample: one that stands for them; of each resource but MIG devices it asks for the least that any of them does.
+    """
+
+    pods: tuple[Pod, ...]
+    sample: Pod
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """Nodes that the program takes as one.
+
+    Attributes:
+        rooms: the nodes.
+        suits: the kinds of pods, by position, that may run there.
+        gpus: their GPUs, those first that shall get the fillings for most pods.
+    """
+
+    rooms: tuple[Room, ...]
+    suits: tuple[int, ...]
+    gpus: tuple[GpuRoom, ...]
+
+    @staticmethod
+    def of(rooms: tuple[Room, ...], kinds: Sequence[_Kind]) -> _Site:
+        """A single node, judged with all that it has left."""
+        (room,) = rooms
+        suits = tuple(
+            position for position, kind in enumerate(kinds) if room.knows(kind.sample) and not room.refusal(kind.sample)
+        )
+        return _Site(rooms, suits, tuple(room.gpus))
+
+    @property
+    def change(self) -> bool:
+        """Whether their GPUs may be changed."""
+        return not self.rooms[0].fixed_reason
+
+    def free(self, resource: str) -> int:
+        """What they have left of a resource together."""
+        return sum(max(0, room.free.get(resource, 0)) for room in self.rooms)
+
+    def devices(self, resource: str) -> int:
+        """MIG devices that nodes without known GPUs have left."""
+        return sum(max(0, room.unmanaged[resource]) for room in self.rooms)
+
+
+def _merged(rooms: Sequence[Room], kinds: Sequence[_Kind]) -> list[_Site]:
+    """Sites of nodes that suit the same kinds of pods and may be changed alike."""
+    alike: defaultdict[tuple[tuple[int, ...], bool], list[Room]] = defaultdict(list)
+    for room in rooms:
+        suits = tuple(
+            position
+            for position, kind in enumerate(kinds)
+            if room.knows(kind.sample) and not fit.unsuitable(kind.sample, room.node)
+        )
+        if suits:
+            alike[suits, not room.fixed_reason].append(room)
+    sites = []
+    for (suits, _), members in alike.items():
+        # One GPU of each node after the other, the node with most cpu first: so no node gets all the small instances.
+        ranked = sorted(members, key=lambda room: -room.free.get(resources.CPU, 0))
+        rounds = itertools.zip_longest(*(room.gpus for room in ranked))
+        gpus = tuple(gpu for each in rounds for gpu in each if gpu is not None)
+        sites.append(_Site(tuple(members), suits, gpus))
+    return sites
+
+
+def _solved(model: _Model, kinds: Sequence[_Kind], *, place: bool) -> Share:
+    """Solve a model and put its fillings into the GPUs; with ``place``, also say where each pod goes."""
+    priorities = [kind.sample.priority for kind in kinds]
     served = [
         {column: 1 for (kind, _), column in model.placed.items() if priorities[kind] == level}
         for level in sorted(set(priorities), reverse=True)
@@ -52,79 +142,101 @@ def share(rooms: Sequence[Room], pods: Sequence[Pod]) -> Share:
     served = [objective for objective in served if objective]
     if not served:
         return Share((), 0)
-    disturbance = {column: -filling.cost for column, (_, filling) in model.filled.items()}
-    solution = maximize(model.program, [*served, disturbance])
+    disturbance = {column: -model.cost(column) for column in model.filled}
+    settled = list(model.placed.values()) if len(model.program.upper) > DISTURBANCE_COLUMNS else []
+    solution = maximize(model.program, [*served, disturbance], settled)
     model.fill(solution.values)
-    left = [list(kind) for kind in kinds]
+    bound = sum(solution.bounds[: len(served)])
+    if not place:
+        return Share((), bound)
+    left = [iter(kind.pods) for kind in kinds]
     assigned = [
-        (left[kind].pop(0), rooms[room])
-        for (kind, room), column in sorted(model.placed.items())
+        (next(left[kind]), model.sites[site].rooms[0])
+        for (kind, site), column in sorted(model.placed.items())
         for _ in range(solution.values[column])
     ]
-    return Share(tuple(assigned), sum(solution.bounds[: len(served)]))
+    return Share(tuple(assigned), bound)
 
 
-def _kinds(pods: Sequence[Pod]) -> list[list[Pod]]:
-    """Pods that are alike, in their order; kinds in the order of their first pods."""
+def alike(pod: Pod) -> tuple[object, ...]:
+    """What tells pods apart, besides their age."""
+    return (*_alike_but_for_size(pod), tuple(sorted(pod.request.items())))
+
+
+def _alike_but_for_size(pod: Pod) -> tuple[object, ...]:
+    """What tells pods apart, besides their age and what they ask for other than MIG devices."""
+    devices = tuple(sorted(pod.mig_request.items()))
+    selector = tuple(sorted(pod.node_selector.items()))
+    return pod.priority, devices, selector, pod.node_affinity, pod.tolerations, pod.host_ports
+
+
+def _kinds(pods: Sequence[Pod], key: Callable[[Pod], tuple[object, ...]]) -> list[_Kind]:
+    """Kinds of pods, in the order of their first pods."""
     kinds: dict[tuple[object, ...], list[Pod]] = {}
     for pod in pods:
-        alike = (
-            pod.priority,
-            tuple(sorted(pod.request.items())),
-            tuple(sorted(pod.node_selector.items())),
-            pod.node_affinity,
-            pod.tolerations,
-            pod.host_ports,
-        )
-        kinds.setdefault(alike, []).append(pod)
-    return list(kinds.values())
+        kinds.setdefault(key(pod), []).append(pod)
+    return [_Kind(tuple(members), _smallest(members)) for members in kinds.values()]
+
+
+def _smallest(pods: Sequence[Pod]) -> Pod:
+    request = dict(pods[0].request)
+    for pod in pods[1:]:
+        request = {name: min(value, pod.request.get(name, 0)) for name, value in request.items()}
+    return replace(pods[0], request=request)
 
 
 class _Model:
-    """The program of rooms and kinds of pods.
+    """The program of sites and kinds of pods.
 
     Attributes:
-        placed: the column that says how many pods of a kind (by position) a room (by position) gets.
+        sites: the sites.
+        placed: the column that says how many pods of a kind (by position) a site (by position) gets.
         filled: by column, the group of GPUs of equal contents and the filling that it counts.
     """
 
-    def __init__(self, rooms: Sequence[Room], kinds: Sequence[Sequence[Pod]]) -> None:
+    def __init__(self, sites: Sequence[_Site], kinds: Sequence[_Kind]) -> None:
+        self.sites = sites
         self.program = Program()
         self.placed: dict[tuple[int, int], int] = {}
         self.filled: dict[int, tuple[int, Filling]] = {}
         self._groups: list[tuple[GpuRoom, ...]] = []
-        for position, room in enumerate(rooms):
-            self._add(position, room, kinds)
-        for kind, pods in enumerate(kinds):
-            weights = {column: 1 for (other, _), column in self.placed.items() if other == kind}
-            self.program.row(weights, upper=len(pods))
+        self._tainted: list[bool] = []
+        rows: list[dict[int, int]] = [{} for _ in kinds]
+        for position, site in enumerate(sites):
+            for kind, column in self._add(position, site, kinds).items():
+                rows[kind][column] = 1
+        for pods, weights in zip(kinds, rows, strict=True):
+            self.program.row(weights, upper=len(pods.pods))
+
+    def cost(self, column: int) -> int:
+        """What a GPU's filling disturbs."""
+        group, filling = self.filled[column]
+        tainted = self._tainted[group]
+        return filling.cost + (FRESH_COST if filling.changes and not tainted else 0)
 
     def fill(self, values: Sequence[int]) -> None:
-        """Put the fillings of a solution into the GPUs, in the order of their indices."""
+        """Put the fillings of a solution into the GPUs, those for most pods first."""
         chosen: defaultdict[int, list[Filling]] = defaultdict(list)
         for column, (group, filling) in self.filled.items():
             chosen[group] += [filling] * values[column]
         for group, wanted in chosen.items():
+            wanted.sort(key=lambda filling: -sum(filling.provides))
             for room, filling in zip(self._groups[group], wanted, strict=False):
                 gone = {other for placement in filling.placements for other in room.in_the_way(placement)}
                 room.free = (room.free - gone) | filling.placements
 
-    def _add(self, position: int, room: Room, kinds: Sequence[Sequence[Pod]]) -> None:
-        """The columns and rows of one node."""
+    def _add(self, position: int, site: _Site, kinds: Sequence[_Kind]) -> dict[int, int]:
+        """The columns and rows of one site; the columns that count its pods, by kind."""
         columns: dict[int, int] = {}
-        for kind, pods in enumerate(kinds):
-            pod = pods[0]
-            if not room.refusal(pod) and all(map(room.profile_known, pod.mig_request)):
-                columns[kind] = self.program.column(1 if pod.host_ports else len(pods))
-                self.placed[kind, position] = columns[kind]
-        if not columns:
-            return
-        needed = tuple(sorted({name for kind in columns for name in kinds[kind][0].mig_request}))
+        for kind in site.suits:
+            pods = len(kinds[kind].pods)
+            most = min(pods, len(site.rooms)) if kinds[kind].sample.host_ports else pods
+            columns[kind] = self.placed[kind, position] = self.program.column(most)
+        needed = tuple(sorted({name for kind in columns for name in kinds[kind].sample.mig_request}))
         supply: dict[str, dict[int, int]] = {name: {} for name in needed}
-        for group in _alike(room.gpus):
-            options = fillings(group[0], needed, change=not room.fixed_reason)
+        for group in _equal(site.gpus):
             used: dict[int, int] = {}
-            for filling in options:
+            for filling in fillings(group[0], needed, change=site.change):
                 column = self.program.column(len(group))
                 self.filled[column] = (len(self._groups), filling)
                 used[column] = 1
@@ -133,24 +245,18 @@ class _Model:
                         supply[name][column] = count
             self.program.row(used, upper=len(group))
             self._groups.append(group)
-        self._demand(room, kinds, columns, supply)
+            self._tainted.append(all(room.node.repartitioning for room in site.rooms))
+        self._demand(site, {column: kinds[kind].sample for kind, column in columns.items()}, supply)
+        return columns
 
-    def _demand(
-        self,
-        room: Room,
-        kinds: Sequence[Sequence[Pod]],
-        columns: Mapping[int, int],
-        supply: Mapping[str, Mapping[int, int]],
-    ) -> None:
-        """What the pods of a node take together is no more than there is."""
+    def _demand(self, site: _Site, pods: Mapping[int, Pod], supply: Mapping[str, Mapping[int, int]]) -> None:
+        """What the pods of a site take together is no more than there is; pods by the column that counts them."""
         for name, given in supply.items():
-            wanted = {column: kinds[kind][0].mig_request.get(name, 0) for kind, column in columns.items()}
-            taken = {column: -count for column, count in wanted.items() if count}
-            self.program.row({**given, **taken}, lower=-max(room.unmanaged[name], 0))
+            taken = {column: -pod.mig_request[name] for column, pod in pods.items() if name in pod.mig_request}
+            self.program.row({**given, **taken}, lower=-site.devices(name))
         asked: defaultdict[str, dict[int, int]] = defaultdict(dict)
         ports: defaultdict[tuple[str, int], dict[int, int]] = defaultdict(dict)
-        for kind, column in columns.items():
-            pod = kinds[kind][0]
+        for column, pod in pods.items():
             asked[resources.PODS][column] = 1
             for name, value in pod.request.items():
                 if value > 0 and not name.startswith(names.MIG_PREFIX):
@@ -161,12 +267,12 @@ class _Model:
             # Bytes are large numbers; a common divisor says the same in smaller ones.
             unit = math.gcd(*weights.values())
             smaller = {column: value // unit for column, value in weights.items()}
-            self.program.row(smaller, upper=room.free.get(name, 0) // unit)
+            self.program.row(smaller, upper=site.free(name) // unit)
         for weights in ports.values():
-            self.program.row(weights, upper=1)
+            self.program.row(weights, upper=len(site.rooms))
 
 
-def _alike(gpus: Sequence[GpuRoom]) -> Iterator[tuple[GpuRoom, ...]]:
+def _equal(gpus: Sequence[GpuRoom]) -> Iterator[tuple[GpuRoom, ...]]:
     """GPUs of equal contents together."""
     groups: defaultdict[tuple[object, ...], list[GpuRoom]] = defaultdict(list)
     for gpu in gpus:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from brain.decide.rooms import GpuRoom
-from brain.model.mig import Placement, Profile, exclusive, invalid
+from brain.model.mig import Placement, Profile, exclusive
 
 _DESTROYED: Final = 20_000
 _MADE: Final = 400
@@ -30,11 +30,13 @@ class Filling:
         provides: instances for waiting pods, by the needed resources in their order.
         placements: those instances, free ones that exist among them.
         cost: what it disturbs, see the weights; 0 for leaving the GPU to itself.
+        changes: whether an instance must be made.
     """
 
     provides: tuple[int, ...]
     placements: frozenset[Placement]
     cost: int
+    changes: bool
 
 
 def fillings(room: GpuRoom, needed: tuple[str, ...], *, change: bool) -> tuple[Filling, ...]:
@@ -64,70 +66,70 @@ class _Contents:
 
 @lru_cache(maxsize=20_000)
 def _fillings(contents: _Contents, needed: tuple[str, ...]) -> tuple[Filling, ...]:
-    known, kept, free = contents.profiles, contents.kept, contents.free
-    by_name = {profile.name: profile for profile in known}
-    grid = GpuRoom.grid(known)
-    before = GpuRoom.worth_of(grid, _mask(by_name, kept))
+    by_name = {profile.name: profile for profile in contents.profiles}
+    grid = GpuRoom.grid(contents.profiles)
+    taken = sum(_mask(by_name, placement) for placement in contents.kept)
+    before = GpuRoom.worth_of(grid, taken)
+    free = {placement: _mask(by_name, placement) for placement in contents.free}
+    places = {name: position for position, name in enumerate(needed)}
     best: dict[tuple[int, ...], Filling] = {}
-    for chosen in _sets(contents, by_name, needed):
-        if not chosen:
-            continue
-        gone = _in_the_way(by_name, chosen, free)
-        if invalid(by_name, kept | chosen | (free - gone)):
-            continue
-        made = len(chosen - free)
-        lost = before - GpuRoom.worth_of(grid, _mask(by_name, kept | chosen))
-        cost = _DESTROYED * len(gone) + _MADE * made + _WORTH * lost + _TOUCHED * bool(made)
-        counts = [by_name[placement.profile].resource for placement in chosen]
-        provides = tuple(counts.count(resource) for resource in needed)
-        rival = best.get(provides)
-        if rival is None or (cost, sorted(chosen)) < (rival.cost, sorted(rival.placements)):
-            best[provides] = Filling(provides, chosen, cost)
-    ranked = sorted(best.values(), key=lambda filling: (filling.cost, [-count for count in filling.provides]))
+    for chosen, used in _sets(contents, by_name, needed, taken):
+        made = sum(placement not in free for placement in chosen)
+        destroyed = sum(
+            bool(mask & used) or any(exclusive([other.profile, new.profile]) for new in chosen)
+            for other, mask in free.items()
+            if other not in chosen
+        )
+        lost = before - GpuRoom.worth_of(grid, used)
+        cost = _DESTROYED * destroyed + _MADE * made + _WORTH * lost + _TOUCHED * bool(made)
+        provides = [0] * len(needed)
+        for placement in chosen:
+            provides[places[by_name[placement.profile].resource]] += 1
+        key = tuple(provides)
+        rival = best.get(key)
+        if rival is None or cost < rival.cost:
+            best[key] = Filling(key, frozenset(chosen), cost, made > 0)
     useful: list[Filling] = []
-    for filling in ranked:
+    for filling in sorted(best.values(), key=lambda filling: (filling.cost, [-count for count in filling.provides])):
         if not any(all(map(int.__ge__, other.provides, filling.provides)) for other in useful):
             useful.append(filling)
     return tuple(useful)
 
 
-def _sets(contents: _Contents, by_name: dict[str, Profile], needed: tuple[str, ...]) -> Iterator[frozenset[Placement]]:
-    """All sets of needed instances that the hardware allows beside what stays."""
-    kept = contents.kept
-    taken = _mask(by_name, kept)
+def _sets(
+    contents: _Contents, by_name: dict[str, Profile], needed: tuple[str, ...], taken: int
+) -> Iterator[tuple[tuple[Placement, ...], int]]:
+    """All sets of needed instances that the hardware allows beside what stays, with the slots taken then."""
     wanted = [profile for profile in contents.profiles if profile.resource in needed]
     every = sorted(Placement(start, profile.name) for profile in wanted for start in profile.starts)
     if not contents.change:
         every = [placement for placement in every if placement in contents.free]
-    masks = {placement: _mask(by_name, (placement,)) for placement in every}
+    masks = [_mask(by_name, placement) for placement in every]
+    kept = [placement.profile for placement in contents.kept]
+    # Slots alone keep plain profiles within their count; media extensions have rules of their own.
+    ruled = any(not _plain(name) for name in [*kept, *(profile.name for profile in wanted)])
     stack: list[tuple[int, int, tuple[Placement, ...]]] = [(0, taken, ())]
     while stack:
         first, used, chosen = stack.pop()
-        yield frozenset(chosen)
+        if chosen:
+            yield chosen, used
         for index in range(first, len(every)):
-            placement = every[index]
-            if masks[placement] & used:
+            if masks[index] & used:
                 continue
-            names = [other.profile for other in (*kept, *chosen)]
-            limit = by_name[placement.profile].max_count
-            if names.count(placement.profile) < limit and not exclusive([*names, placement.profile]):
-                stack.append((index + 1, used | masks[placement], (*chosen, placement)))
+            placement = every[index]
+            if ruled and not _allowed(by_name[placement.profile], [*kept, *(other.profile for other in chosen)]):
+                continue
+            stack.append((index + 1, used | masks[index], (*chosen, placement)))
 
 
-def _in_the_way(
-    by_name: dict[str, Profile], chosen: frozenset[Placement], free: frozenset[Placement]
-) -> frozenset[Placement]:
-    slots = _mask(by_name, chosen)
-    return frozenset(
-        other
-        for other in free - chosen
-        if _mask(by_name, (other,)) & slots or any(exclusive([other.profile, new.profile]) for new in chosen)
-    )
+def _plain(name: str) -> bool:
+    return "+" not in name and "-" not in name
 
 
-def _mask(by_name: dict[str, Profile], placements: frozenset[Placement] | tuple[Placement, ...]) -> int:
-    mask = 0
-    for placement in placements:
-        if placement.profile in by_name:
-            mask |= ((1 << by_name[placement.profile].size) - 1) << placement.start
-    return mask
+def _allowed(profile: Profile, beside: list[str]) -> bool:
+    return beside.count(profile.name) < profile.max_count and not exclusive([*beside, profile.name])
+
+
+def _mask(by_name: dict[str, Profile], placement: Placement) -> int:
+    profile = by_name.get(placement.profile)
+    return 0 if profile is None else ((1 << profile.size) - 1) << placement.start

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from brain.decide import batch
 from brain.decide.rooms import Cost, Room, Step
+from brain.model import resources
 from brain.model.mig import Geometry, Placement
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
@@ -76,35 +77,56 @@ class _Planning:
         held = {key for room in self._rooms for key in room.holds}
         imminent = [pod for pod in waiting if not pod.unschedulable or pod.key in held]
         for pod in imminent:
-            self._serve(pod, change=False)
+            self._serve(pod)
         open_ = [pod for pod in waiting if pod.unschedulable and pod.key not in self._assigned]
         share = batch.share(self._rooms, open_)
         for pod, room in share.assigned:
             self._take(pod, room, room.option(pod, change=False))
-        for pod in open_:
-            if pod.key not in self._assigned and not self._serve(pod, change=True):
-                self._explain(pod)
+        if share.bound is None or len(share.assigned) < share.bound:
+            self._spread(open_, change=False)
+            self._spread(open_, change=True)
+        self._explain([pod for pod in open_ if pod.key not in self._assigned])
         for room in self._rooms:
             room.discard_unused()
         geometries = {room.node.name: changed for room in self._rooms if (changed := room.changed())}
         beside = sum(pod.key in self._assigned for pod in imminent)
-        most = max(len(self._assigned), beside + share.bound) if share.bound is not None else len(waiting)
-        return Plan(geometries, self._assigned, self._made, self._unplaced, frozenset(self._deferred), most)
+        most = beside + share.bound if share.bound is not None else len(waiting)
+        bound = max(most, len(self._assigned))
+        return Plan(geometries, self._assigned, self._made, self._unplaced, frozenset(self._deferred), bound)
 
-    def _serve(self, pod: Pod, *, change: bool) -> bool:
-        """Give a pod the cheapest room there is for it alone, without a change if that can be."""
+    def _spread(self, pods: Sequence[Pod], *, change: bool) -> None:
+        """Serve pods of equal priority the most demanding first, each on the first node that can.
+
+        A node that has no room for a pod has none for those like it that follow, so each node is asked once a kind.
+        """
+        kinds: defaultdict[tuple[object, ...], list[Pod]] = defaultdict(list)
+        for pod in pods:
+            if pod.key not in self._assigned:
+                kinds[batch.alike(pod)].append(pod)
+        ranked = sorted(kinds.values(), key=lambda kind: _demand(kind[0]))
+        for kind in ranked:
+            rooms = iter(self._rooms)
+            room = next(rooms, None)
+            for pod in kind:
+                while room is not None and not self._fits(pod, room, change=change):
+                    room = next(rooms, None)
+
+    def _fits(self, pod: Pod, room: Room, *, change: bool) -> bool:
+        """Give a pod room on one node, if there is some."""
+        option = None if room.refusal(pod) or not room.knows(pod) else room.option(pod, change=change)
+        self._take(pod, room, option)
+        return option is not None
+
+    def _serve(self, pod: Pod) -> None:
+        """Give a pod, that may be bound at any moment, free instances on the node where that costs the least."""
         for room in self._rooms:
             room.lend(pod)
-        candidates = [room for room in self._rooms if not room.refusal(pod)]
-        choice = _cheapest(pod, candidates, change=False)
-        if choice is None and change:
-            choice = _cheapest(pod, candidates, change=True)
+        choice = _cheapest(pod, [room for room in self._rooms if not room.refusal(pod)])
         if choice is not None:
-            self._take(pod, choice[0], (Cost(0, 0, 0), choice[1]))
+            self._take(pod, choice[0], choice[1])
         for room in self._rooms:
             if choice is None or room is not choice[0]:
                 room.hold(pod)
-        return choice is not None
 
     def _take(self, pod: Pod, room: Room, option: tuple[Cost, tuple[Step, ...]] | None) -> None:
         if option is None:
@@ -114,22 +136,34 @@ class _Planning:
         if made:
             self._made[pod.key] = made
 
-    def _explain(self, pod: Pod) -> None:
-        refusals = {room.node.name: room.refusal(pod) for room in self._rooms}
-        self._unplaced[pod.key] = _why(pod, self._rooms, refusals)
-        candidates = [room for room in self._rooms if not refusals[room.node.name]]
-        if any(room.busy and all(map(room.profile_known, pod.mig_request)) for room in candidates):
-            self._deferred.add(pod.key)
+    def _explain(self, pods: Sequence[Pod]) -> None:
+        """Say why pods have no room, alike pods in the same words."""
+        told: dict[tuple[object, ...], tuple[str, bool]] = {}
+        for pod in pods:
+            alike = batch.alike(pod)
+            if alike not in told:
+                refusals = {room.node.name: room.refusal(pod) for room in self._rooms}
+                later = any(room.busy and room.knows(pod) and not refusals[room.node.name] for room in self._rooms)
+                told[alike] = _why(pod, self._rooms, refusals), later
+            self._unplaced[pod.key], later = told[alike]
+            if later:
+                self._deferred.add(pod.key)
 
 
-def _cheapest(pod: Pod, rooms: Iterable[Room], *, change: bool) -> tuple[Room, tuple[Step, ...]] | None:
-    """The node that gives a pod its instances at the least cost, the first by name among equals."""
-    best: tuple[Cost, Room, tuple[Step, ...]] | None = None
+def _demand(pod: Pod) -> tuple[object, ...]:
+    """Sorts pods: higher priority first, then those with more devices, then those that ask for more."""
+    sizes = [-pod.request.get(name, 0) for name in (resources.CPU, resources.MEMORY)]
+    return -pod.priority, -sum(pod.mig_request.values()), sizes, pod.created, pod.key
+
+
+def _cheapest(pod: Pod, rooms: Iterable[Room]) -> tuple[Room, tuple[Cost, tuple[Step, ...]]] | None:
+    """The node that gives a pod its instances at the least cost, as things are; the first by name among equals."""
+    best: tuple[Room, tuple[Cost, tuple[Step, ...]]] | None = None
     for room in rooms:
-        option = room.option(pod, change=change)
-        if option is not None and (best is None or option[0] < best[0]):
-            best = option[0], room, option[1]
-    return best and best[1:]
+        option = room.option(pod, change=False)
+        if option is not None and (best is None or option[0] < best[1][0]):
+            best = room, option
+    return best
 
 
 def _why(pod: Pod, rooms: Sequence[Room], refusals: Mapping[str, str]) -> str:
@@ -137,7 +171,7 @@ def _why(pod: Pod, rooms: Sequence[Room], refusals: Mapping[str, str]) -> str:
     wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
     nodes: defaultdict[str, list[str]] = defaultdict(list)
     for room in rooms:
-        unknown = [resource for resource in sorted(pod.mig_request) if not room.profile_known(resource)]
+        unknown = room.unknown(pod)
         reason = refusals[room.node.name]
         if not reason and unknown and room.gpus:
             reason = f"has no GPU that can hold {unknown[0]}"

@@ -58,8 +58,15 @@ class Solution:
     bounds: tuple[int, ...]
 
 
-def maximize(program: Program, objectives: Sequence[Mapping[int, int]]) -> Solution:
-    """Make each objective as large as can be, the first first. All columns zero must be a solution."""
+def maximize(program: Program, objectives: Sequence[Mapping[int, int]], settled: Sequence[int] = ()) -> Solution:
+    """Make each objective as large as can be, the first first.
+
+    Args:
+        program: of which all columns zero are a solution.
+        objectives: weights by column.
+        settled: columns that keep, for the last objective, the values that they have by then: it is less good, and
+            found much sooner.
+    """
     solver = Highs()
     for option, value in _OPTIONS.items():
         solver.setOptionValue(option, value)
@@ -72,7 +79,10 @@ def maximize(program: Program, objectives: Sequence[Mapping[int, int]]) -> Solut
     solver.changeObjectiveSense(highspy.ObjSense.kMaximize)
     values = [0] * count
     bounds: list[int] = []
-    for objective in objectives:
+    for number, objective in enumerate(objectives, 1):
+        if number == len(objectives):
+            for column in settled:
+                solver.changeColBounds(column, values[column], values[column])
         costs = np.zeros(count)
         costs[list(objective)] = list(objective.values())
         solver.changeColsCost(count, columns, costs)

@@ -106,6 +106,11 @@ def _worth(grid: tuple[tuple[int, tuple[int, ...]], ...], taken: int) -> int:
     )
 
 
+@lru_cache(maxsize=1_000)
+def _sizes(profiles: tuple[Profile, ...]) -> Mapping[str, int]:
+    return {profile.resource: profile.size for profile in profiles}
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One instance given to a pod: an existing free one, or one to be made."""
@@ -210,7 +215,7 @@ class Room:
         if change and self.fixed_reason:
             return None
         needs = [resource for resource, count in pod.mig_request.items() for _ in range(count)]
-        needs.sort(key=lambda resource: (-self._size(resource), resource))
+        needs.sort(key=lambda resource: (-self._sizes.get(resource, 0), resource))
         return _Search(self, needs, change=change).run()
 
     def take(self, pod: Pod, steps: tuple[Step, ...]) -> tuple[tuple[int, Placement], ...]:
@@ -237,13 +242,18 @@ class Room:
             return {}
         return {room.gpu.index: room.after for room in self.gpus if room.broken or room.after != room.before}
 
-    def profile_known(self, resource: str) -> bool:
-        """Whether a GPU of this node can hold instances of a resource."""
-        return self._size(resource) > 0 or self.unmanaged[resource] > 0
+    def knows(self, pod: Pod) -> bool:
+        """Whether this node has, or can have, devices of each resource that the pod asks for."""
+        return not self.unknown(pod)
 
-    def _size(self, resource: str) -> int:
-        sizes = [p.size for room in self.gpus for p in room.profiles.values() if p.resource == resource]
-        return max(sizes, default=0)
+    def unknown(self, pod: Pod) -> list[str]:
+        """The devices that the pod asks for and that no GPU of this node can hold."""
+        return [name for name in sorted(pod.mig_request) if name not in self._sizes and self.unmanaged[name] <= 0]
+
+    @property
+    def _sizes(self) -> Mapping[str, int]:
+        """Slots of an instance by resource."""
+        return _sizes(self.gpus[0].gpu.profiles) if self.gpus else {}
 
     def existing(self, resource: str) -> Iterator[Step]:
         """Free instances of a resource."""

@@ -64,6 +64,12 @@ def test_a_node_that_destroys_nothing_is_preferred() -> None:
     assert wanted(world) == {"n2": {0: "1g.5gb@6"}}
 
 
+def test_a_plan_made_again_keeps_to_the_node_that_is_tainted_for_it() -> None:
+    tainted = node("n2", [gpu(0, "7g.40gb@0f")], taints=(Taint(names.REPARTITIONING_TAINT),), tainted_seconds=0.5)
+    world = Snapshot((node("n1", [gpu(0, "7g.40gb@0f")]), tainted), (pod("p", {"1g.5gb": 1}),))
+    assert wanted(world) == {"n2": {0: "1g.5gb@6"}}
+
+
 def test_priority_then_age_come_first() -> None:
     pods = (
         pod("young", {"7g.40gb": 1}, created=2),
