@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import latency
+from tests.bench import latency, planner
 
 BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "latency": latency.main,
+    "planner": planner.main,
 }
 
 
