@@ -15,7 +15,7 @@ from typing import Final
 
 from brain.decide import fit
 from brain.decide.fillings import Filling, fillings
-from brain.decide.program import Program, maximize
+from brain.decide.program import Program, Solver, value_of
 from brain.decide.rooms import GpuRoom, Room
 from brain.model import resources
 from brain.model.pod import Pod
@@ -37,7 +37,7 @@ class Share:
 
     Attributes:
         assigned: pods with the room that has instances for them, now that the rooms' GPUs hold their fillings.
-        bound: more pods than this cannot be served; None where no program was solved.
+        bound: more pods than this cannot be served without fewer of a higher priority; None where nothing was solved.
     """
 
     assigned: tuple[tuple[Pod, Room], ...] = ()
@@ -134,26 +134,33 @@ def _merged(rooms: Sequence[Room], kinds: Sequence[_Kind]) -> list[_Site]:
 
 def _solved(model: _Model, kinds: Sequence[_Kind], *, place: bool) -> Share:
     """Solve a model and put its fillings into the GPUs; with ``place``, also say where each pod goes."""
-    priorities = [kind.sample.priority for kind in kinds]
-    served = [
-        {column: 1 for (kind, _), column in model.placed.items() if priorities[kind] == level}
-        for level in sorted(set(priorities), reverse=True)
-    ]
-    served = [objective for objective in served if objective]
-    if not served:
+    everybody = dict.fromkeys(model.placed.values(), 1)
+    if not everybody:
         return Share((), 0)
-    disturbance = {column: -model.cost(column) for column in model.filled}
-    settled = list(model.placed.values()) if len(model.program.upper) > DISTURBANCE_COLUMNS else []
-    solution = maximize(model.program, [*served, disturbance], settled)
-    model.fill(solution.values)
-    bound = sum(solution.bounds[: len(served)])
+    solver = Solver(model.program)
+    bound = solver.maximize(everybody)
+    priorities = sorted({kinds[kind].sample.priority for kind in model.kinds}, reverse=True)
+    wanted = sum(len(kinds[kind].pods) for kind in model.kinds)
+    if value_of(everybody, solver.values) < wanted and len(priorities) > 1:
+        # Not everybody finds room: now it matters who comes first.
+        bound = 0
+        for priority in priorities:
+            level = {column: 1 for (kind, _), column in model.placed.items() if kinds[kind].sample.priority == priority}
+            bound += solver.maximize(level)
+            solver.hold(level)
+    else:
+        solver.hold(everybody)
+    if len(model.program.upper) > DISTURBANCE_COLUMNS:
+        solver.settle(everybody)
+    solver.maximize({column: -model.cost(column) for column in model.filled})
+    model.fill(solver.values)
     if not place:
         return Share((), bound)
     left = [iter(kind.pods) for kind in kinds]
     assigned = [
         (next(left[kind]), model.sites[site].rooms[0])
         for (kind, site), column in sorted(model.placed.items())
-        for _ in range(solution.values[column])
+        for _ in range(solver.values[column])
     ]
     return Share(tuple(assigned), bound)
 
@@ -207,6 +214,11 @@ class _Model:
                 rows[kind][column] = 1
         for pods, weights in zip(kinds, rows, strict=True):
             self.program.row(weights, upper=len(pods.pods))
+
+    @property
+    def kinds(self) -> set[int]:
+        """The kinds of pods that some site suits."""
+        return {kind for kind, _ in self.placed}
 
     def cost(self, column: int) -> int:
         """What a GPU's filling disturbs."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from brain.decide import rooms
 from brain.decide.rooms import GpuRoom
 from brain.model.mig import Placement, Profile, exclusive
 
@@ -67,9 +68,9 @@ class _Contents:
 @lru_cache(maxsize=20_000)
 def _fillings(contents: _Contents, needed: tuple[str, ...]) -> tuple[Filling, ...]:
     by_name = {profile.name: profile for profile in contents.profiles}
-    grid = GpuRoom.grid(contents.profiles)
+    grid = rooms.grid(contents.profiles)
     taken = sum(_mask(by_name, placement) for placement in contents.kept)
-    before = GpuRoom.worth_of(grid, taken)
+    before = rooms.worth(grid, taken)
     free = {placement: _mask(by_name, placement) for placement in contents.free}
     places = {name: position for position, name in enumerate(needed)}
     best: dict[tuple[int, ...], Filling] = {}
@@ -80,7 +81,7 @@ def _fillings(contents: _Contents, needed: tuple[str, ...]) -> tuple[Filling, ..
             for other, mask in free.items()
             if other not in chosen
         )
-        lost = before - GpuRoom.worth_of(grid, used)
+        lost = before - rooms.worth(grid, used)
         cost = _DESTROYED * destroyed + _MADE * made + _WORTH * lost + _TOUCHED * bool(made)
         provides = [0] * len(needed)
         for placement in chosen:

@@ -34,7 +34,7 @@ class Plan:
         made: by pod key, what is made for it: ``(GPU index, placement)``; pods served as things are have none.
         unplaced: by pod key, why there is no room for it.
         deferred: those of ``unplaced`` that a node could still serve once it is done with the change under way.
-        bound: more pods than this cannot be served, as far as is known.
+        bound: more pods than this cannot be served without fewer of a higher priority, as far as is known.
     """
 
     geometries: Mapping[str, Mapping[int, Geometry]] = field(default_factory=dict)

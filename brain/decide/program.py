@@ -6,7 +6,7 @@ Bounded by nodes of the search, never by time; one thread and a fixed seed, so t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -45,58 +45,58 @@ class Program:
             self.rows.append((lower, upper, weights))
 
 
-@dataclass(frozen=True, slots=True)
-class Solution:
-    """What was found.
+class Solver:
+    """Finds good values for a program's columns, one objective after the other.
 
     Attributes:
-        values: by column.
-        bounds: by objective, a value that no solution exceeds, given what was reached in those before.
+        values: the best values found so far, by column; all zero at first, which must be a solution.
     """
 
-    values: tuple[int, ...]
-    bounds: tuple[int, ...]
+    def __init__(self, program: Program) -> None:
+        self.values = [0] * len(program.upper)
+        self._program = program
+        self._columns = np.arange(len(program.upper), dtype=np.int32)
+        self._highs = Highs()
+        for option, value in _OPTIONS.items():
+            self._highs.setOptionValue(option, value)
+        count = len(program.upper)
+        self._highs.addVars(count, np.zeros(count), np.array(program.upper, dtype=np.float64))
+        integers = np.array([highspy.HighsVarType.kInteger] * count)
+        self._highs.changeColsIntegrality(count, self._columns, integers)
+        for lower, upper, weights in program.rows:
+            _add_row(self._highs, lower, upper, weights)
+        self._highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
 
-
-def maximize(program: Program, objectives: Sequence[Mapping[int, int]], settled: Sequence[int] = ()) -> Solution:
-    """Make each objective as large as can be, the first first.
-
-    Args:
-        program: of which all columns zero are a solution.
-        objectives: weights by column.
-        settled: columns that keep, for the last objective, the values that they have by then: it is less good, and
-            found much sooner.
-    """
-    solver = Highs()
-    for option, value in _OPTIONS.items():
-        solver.setOptionValue(option, value)
-    count = len(program.upper)
-    solver.addVars(count, np.zeros(count), np.array(program.upper, dtype=np.float64))
-    columns = np.arange(count, dtype=np.int32)
-    solver.changeColsIntegrality(count, columns, np.array([highspy.HighsVarType.kInteger] * count))
-    for lower, upper, weights in program.rows:
-        _add_row(solver, lower, upper, weights)
-    solver.changeObjectiveSense(highspy.ObjSense.kMaximize)
-    values = [0] * count
-    bounds: list[int] = []
-    for number, objective in enumerate(objectives, 1):
-        if number == len(objectives):
-            for column in settled:
-                solver.changeColBounds(column, values[column], values[column])
+    def maximize(self, objective: Mapping[int, int]) -> int:
+        """Make an objective as large as can be; returns a value that no solution exceeds."""
+        count = len(self.values)
         costs = np.zeros(count)
         costs[list(objective)] = list(objective.values())
-        solver.changeColsCost(count, columns, costs)
-        solver.setSolution(count, columns, np.array(values, dtype=np.float64))
-        solver.run()
-        info = solver.getInfo()
-        reached = _value(objective, values)
+        self._highs.changeColsCost(count, self._columns, costs)
+        self._highs.setSolution(count, self._columns, np.array(self.values, dtype=np.float64))
+        self._highs.run()
+        info = self._highs.getInfo()
         if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
-            found = [round(value) for value in solver.getSolution().col_value]
-            if _value(objective, found) >= reached and _holds(program, found):
-                values, reached = found, _value(objective, found)
-        bounds.append(max(reached, math.floor(info.mip_dual_bound + 1e-6)))
-        _add_row(solver, reached, math.inf, objective)
-    return Solution(tuple(values), tuple(bounds))
+            found = [round(value) for value in self._highs.getSolution().col_value]
+            if value_of(objective, found) >= value_of(objective, self.values) and _holds(self._program, found):
+                self.values = found
+        # Without any bound of the solver's own, the columns' bounds are one.
+        most = sum(max(0, weight) * self._program.upper[column] for column, weight in objective.items())
+        return max(value_of(objective, self.values), math.floor(min(info.mip_dual_bound, most) + 1e-6))
+
+    def hold(self, objective: Mapping[int, int]) -> None:
+        """Let no later objective make this one smaller than it is now."""
+        _add_row(self._highs, value_of(objective, self.values), math.inf, objective)
+
+    def settle(self, columns: Iterable[int]) -> None:
+        """Let columns keep their values: later objectives get less good, and are found much sooner."""
+        for column in columns:
+            self._highs.changeColBounds(column, self.values[column], self.values[column])
+
+
+def value_of(objective: Mapping[int, int], values: Sequence[int]) -> int:
+    """The weighted sum of columns."""
+    return sum(weight * values[column] for column, weight in objective.items())
 
 
 def _add_row(solver: Highs, lower: float, upper: float, weights: Mapping[int, int]) -> None:
@@ -104,12 +104,8 @@ def _add_row(solver: Highs, lower: float, upper: float, weights: Mapping[int, in
     solver.addRow(lower, upper, len(weights), indices, np.fromiter(weights.values(), dtype=np.float64))
 
 
-def _value(objective: Mapping[int, int], values: Sequence[int]) -> int:
-    return sum(weight * values[column] for column, weight in objective.items())
-
-
 def _holds(program: Program, values: Sequence[int]) -> bool:
     """Whether rounded values keep every row: what the solver calls feasible is so within a tolerance only."""
     return all(0 <= value <= upper for value, upper in zip(values, program.upper, strict=True)) and all(
-        lower <= _value(weights, values) <= upper for lower, upper, weights in program.rows
+        lower <= value_of(weights, values) <= upper for lower, upper, weights in program.rows
     )

@@ -22,6 +22,10 @@ SEARCH_STEPS: Final = 2_000
 """Steps of the search for one pod on one node; enough for eight instances over eight GPUs in every case seen."""
 
 
+Grid = tuple[tuple[int, tuple[int, ...]], ...]
+"""Sizes of instances with the slots where they may start."""
+
+
 @dataclass(slots=True)
 class GpuRoom:
     """One GPU while planning: what stays (``kept``) and what may be used or destroyed (``free``)."""
@@ -30,6 +34,7 @@ class GpuRoom:
     profiles: Mapping[str, Profile]
     before: Geometry
     broken: bool
+    grid: Grid
     kept: set[Placement] = field(default_factory=set)
     free: set[Placement] = field(default_factory=set)
 
@@ -40,7 +45,8 @@ class GpuRoom:
         before = tuple(sorted(instance.placement for instance in whole)) if ordered is None else ordered
         fixed = {instance.placement for instance in whole if instance.fixed}
         profiles = {profile.name: profile for profile in gpu.profiles}
-        return GpuRoom(gpu, profiles, before, len(whole) < len(gpu.instances), fixed, set(before) - fixed)
+        broken = len(whole) < len(gpu.instances)
+        return GpuRoom(gpu, profiles, before, broken, grid(gpu.profiles), fixed, set(before) - fixed)
 
     def mask(self, placement: Placement) -> int:
         """The slots of a placement as bits."""
@@ -53,17 +59,7 @@ class GpuRoom:
 
     def worth(self) -> int:
         """What the slots outside ``kept`` could still become: larger profiles weigh more."""
-        return self.worth_of(self.grid(self.gpu.profiles), self.kept_mask())
-
-    @staticmethod
-    def grid(profiles: tuple[Profile, ...]) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """The sizes and starts that profiles of a model have, each once."""
-        return tuple(sorted({(profile.size, profile.starts) for profile in profiles}))
-
-    @staticmethod
-    def worth_of(grid: tuple[tuple[int, tuple[int, ...]], ...], taken: int) -> int:
-        """What the slots outside a mask could still become."""
-        return _worth(grid, taken)
+        return worth(self.grid, self.kept_mask())
 
     def makeable(self, profile: str) -> Iterator[Placement]:
         """Placements of a profile that could be made by destroying free instances only.
@@ -100,15 +96,17 @@ class GpuRoom:
 
 
 @lru_cache(maxsize=100_000)
-def _worth(grid: tuple[tuple[int, tuple[int, ...]], ...], taken: int) -> int:
+def worth(grid: Grid, taken: int) -> int:
+    """What the slots outside a mask could still become; larger profiles weigh more."""
     return sum(
         size * size * sum(1 for start in starts if not (((1 << size) - 1) << start) & taken) for size, starts in grid
     )
 
 
 @lru_cache(maxsize=1_000)
-def _sizes(profiles: tuple[Profile, ...]) -> Mapping[str, int]:
-    return {profile.resource: profile.size for profile in profiles}
+def grid(profiles: tuple[Profile, ...]) -> Grid:
+    """The sizes and starts that the profiles of a model have, each once."""
+    return tuple(sorted({(profile.size, profile.starts) for profile in profiles}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +137,7 @@ class Room:
     gpus: list[GpuRoom]
     fixed_reason: str
     unmanaged: Counter[str]
+    sizes: Mapping[str, int] = field(default_factory=dict)
     given: list[Pod] = field(default_factory=list)
     holds: dict[str, list[Step]] = field(default_factory=dict)
 
@@ -154,7 +153,9 @@ class Room:
             return Room(node, bound, free, [], eligibility.unchangeable(node), left)
         ordered = agent.ordered or {}
         gpus = [GpuRoom.of(gpu, ordered.get(gpu.index)) for gpu in agent.gpus]
-        room = Room(node, bound, free, gpus, eligibility.unchangeable(node), Counter())
+        models = {id(gpu.profiles): gpu.profiles for gpu in agent.gpus}.values()
+        sizes = {profile.resource: profile.size for profiles in models for profile in profiles}
+        room = Room(node, bound, free, gpus, eligibility.unchangeable(node), Counter(), sizes)
         shown = agent.held
         for pod in bound:
             promised = Counter(pod.mig_request) - Counter(shown.get(pod.key, {}))
@@ -215,7 +216,7 @@ class Room:
         if change and self.fixed_reason:
             return None
         needs = [resource for resource, count in pod.mig_request.items() for _ in range(count)]
-        needs.sort(key=lambda resource: (-self._sizes.get(resource, 0), resource))
+        needs.sort(key=lambda resource: (-self.sizes.get(resource, 0), resource))
         return _Search(self, needs, change=change).run()
 
     def take(self, pod: Pod, steps: tuple[Step, ...]) -> tuple[tuple[int, Placement], ...]:
@@ -248,12 +249,7 @@ class Room:
 
     def unknown(self, pod: Pod) -> list[str]:
         """The devices that the pod asks for and that no GPU of this node can hold."""
-        return [name for name in sorted(pod.mig_request) if name not in self._sizes and self.unmanaged[name] <= 0]
-
-    @property
-    def _sizes(self) -> Mapping[str, int]:
-        """Slots of an instance by resource."""
-        return _sizes(self.gpus[0].gpu.profiles) if self.gpus else {}
+        return [name for name in sorted(pod.mig_request) if name not in self.sizes and self.unmanaged[name] <= 0]
 
     def existing(self, resource: str) -> Iterator[Step]:
         """Free instances of a resource."""
