@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from brain.decide import fit
 from brain.decide.fillings import Filling, fillings
-from brain.decide.program import Program, Solver, value_of
+from brain.decide.program import Draft, Program, Solver, value_of
 from brain.decide.rooms import GpuRoom, Room
 from brain.model import resources
 from brain.model.pod import Pod
@@ -134,35 +135,67 @@ def _merged(rooms: Sequence[Room], kinds: Sequence[_Kind]) -> list[_Site]:
 
 def _solved(model: _Model, kinds: Sequence[_Kind], *, place: bool) -> Share:
     """Solve a model and put its fillings into the GPUs; with ``place``, also say where each pod goes."""
-    everybody = dict.fromkeys(model.placed.values(), 1)
-    if not everybody:
+    if not model.placed:
         return Share((), 0)
-    solver = Solver(model.program)
-    bound = solver.maximize(everybody)
-    priorities = sorted({kinds[kind].sample.priority for kind in model.kinds}, reverse=True)
-    wanted = sum(len(kinds[kind].pods) for kind in model.kinds)
-    if value_of(everybody, solver.values) < wanted and len(priorities) > 1:
-        # Not everybody finds room: now it matters who comes first.
-        bound = 0
-        for priority in priorities:
-            level = {column: 1 for (kind, _), column in model.placed.items() if kinds[kind].sample.priority == priority}
-            bound += solver.maximize(level)
-            solver.hold(level)
-    else:
-        solver.hold(everybody)
-    if len(model.program.upper) > DISTURBANCE_COLUMNS:
-        solver.settle(everybody)
-    solver.maximize({column: -model.cost(column) for column in model.filled})
-    model.fill(solver.values)
+    values, bound = _answer(_Question.of(model, kinds))
+    model.fill(values)
     if not place:
         return Share((), bound)
     left = [iter(kind.pods) for kind in kinds]
     assigned = [
         (next(left[kind]), model.sites[site].rooms[0])
         for (kind, site), column in sorted(model.placed.items())
-        for _ in range(solver.values[column])
+        for _ in range(values[column])
     ]
     return Share(tuple(assigned), bound)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """All that a solution follows from, as a value: most rounds of the brain ask what the round before asked.
+
+    Attributes:
+        program: the program.
+        levels: the columns that count pods, with the number of pods that there are, the highest priority first.
+        costs: what each filling disturbs, by column.
+    """
+
+    program: Program
+    levels: tuple[tuple[tuple[int, ...], int], ...]
+    costs: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def of(model: _Model, kinds: Sequence[_Kind]) -> _Question:
+        levels: defaultdict[int, list[int]] = defaultdict(list)
+        for (kind, _), column in model.placed.items():
+            levels[-kinds[kind].sample.priority].append(column)
+        suited = {kind for kind, _ in model.placed}
+        pods: Counter[int] = Counter()
+        for kind in suited:
+            pods[-kinds[kind].sample.priority] += len(kinds[kind].pods)
+        ranked = tuple((tuple(columns), pods[level]) for level, columns in sorted(levels.items()))
+        return _Question(model.program, ranked, tuple((column, model.cost(column)) for column in model.filled))
+
+
+@lru_cache(maxsize=8)
+def _answer(question: _Question) -> tuple[tuple[int, ...], int]:
+    """The values of the columns, and how many pods can be served at most."""
+    everybody = {column: 1 for columns, _ in question.levels for column in columns}
+    solver = Solver(question.program)
+    bound = solver.maximize(everybody)
+    if value_of(everybody, solver.values) < sum(pods for _, pods in question.levels) and len(question.levels) > 1:
+        # Not everybody finds room: now it matters who comes first.
+        bound = 0
+        for columns, _ in question.levels:
+            level = dict.fromkeys(columns, 1)
+            bound += solver.maximize(level)
+            solver.hold(level)
+    else:
+        solver.hold(everybody)
+    if len(question.program.upper) > DISTURBANCE_COLUMNS:
+        solver.settle(everybody)
+    solver.maximize({column: -cost for column, cost in question.costs})
+    return tuple(solver.values), bound
 
 
 def alike(pod: Pod) -> tuple[object, ...]:
@@ -203,7 +236,7 @@ class _Model:
 
     def __init__(self, sites: Sequence[_Site], kinds: Sequence[_Kind]) -> None:
         self.sites = sites
-        self.program = Program()
+        self._draft = Draft()
         self.placed: dict[tuple[int, int], int] = {}
         self.filled: dict[int, tuple[int, Filling]] = {}
         self._groups: list[tuple[GpuRoom, ...]] = []
@@ -213,12 +246,8 @@ class _Model:
             for kind, column in self._add(position, site, kinds).items():
                 rows[kind][column] = 1
         for pods, weights in zip(kinds, rows, strict=True):
-            self.program.row(weights, upper=len(pods.pods))
-
-    @property
-    def kinds(self) -> set[int]:
-        """The kinds of pods that some site suits."""
-        return {kind for kind, _ in self.placed}
+            self._draft.row(weights, upper=len(pods.pods))
+        self.program = self._draft.done()
 
     def cost(self, column: int) -> int:
         """What a GPU's filling disturbs."""
@@ -243,19 +272,19 @@ class _Model:
         for kind in site.suits:
             pods = len(kinds[kind].pods)
             most = min(pods, len(site.rooms)) if kinds[kind].sample.host_ports else pods
-            columns[kind] = self.placed[kind, position] = self.program.column(most)
+            columns[kind] = self.placed[kind, position] = self._draft.column(most)
         needed = tuple(sorted({name for kind in columns for name in kinds[kind].sample.mig_request}))
         supply: dict[str, dict[int, int]] = {name: {} for name in needed}
         for group in _equal(site.gpus):
             used: dict[int, int] = {}
             for filling in fillings(group[0], needed, change=site.change):
-                column = self.program.column(len(group))
+                column = self._draft.column(len(group))
                 self.filled[column] = (len(self._groups), filling)
                 used[column] = 1
                 for name, count in zip(needed, filling.provides, strict=True):
                     if count:
                         supply[name][column] = count
-            self.program.row(used, upper=len(group))
+            self._draft.row(used, upper=len(group))
             self._groups.append(group)
             self._tainted.append(all(room.node.repartitioning for room in site.rooms))
         self._demand(site, {column: kinds[kind].sample for kind, column in columns.items()}, supply)
@@ -265,7 +294,7 @@ class _Model:
         """What the pods of a site take together is no more than there is; pods by the column that counts them."""
         for name, given in supply.items():
             taken = {column: -pod.mig_request[name] for column, pod in pods.items() if name in pod.mig_request}
-            self.program.row({**given, **taken}, lower=-site.devices(name))
+            self._draft.row({**given, **taken}, lower=-site.devices(name))
         asked: defaultdict[str, dict[int, int]] = defaultdict(dict)
         ports: defaultdict[tuple[str, int], dict[int, int]] = defaultdict(dict)
         for column, pod in pods.items():
@@ -279,9 +308,9 @@ class _Model:
             # Bytes are large numbers; a common divisor says the same in smaller ones.
             unit = math.gcd(*weights.values())
             smaller = {column: value // unit for column, value in weights.items()}
-            self.program.row(smaller, upper=site.free(name) // unit)
+            self._draft.row(smaller, upper=site.free(name) // unit)
         for weights in ports.values():
-            self.program.row(weights, upper=len(site.rooms))
+            self._draft.row(weights, upper=len(site.rooms))
 
 
 def _equal(gpus: Sequence[GpuRoom]) -> Iterator[tuple[GpuRoom, ...]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import highspy
@@ -27,22 +27,39 @@ _OPTIONS: Final[Mapping[str, bool | int | float | str]] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Program:
-    """Columns are non-negative integers with an upper bound; rows are linear ``lower <= sum <= upper``."""
+    """An integer program, as a value.
 
-    upper: list[int] = field(default_factory=list)
-    rows: list[tuple[float, float, Mapping[int, int]]] = field(default_factory=list)
+    Attributes:
+        upper: the columns' upper bounds; columns are non-negative integers.
+        rows: ``(lower, upper, weights by column)``: the weighted sum lies between both.
+    """
+
+    upper: tuple[int, ...]
+    rows: tuple[tuple[float, float, tuple[tuple[int, int], ...]], ...]
+
+
+class Draft:
+    """A program in the making."""
+
+    def __init__(self) -> None:
+        self._upper: list[int] = []
+        self._rows: list[tuple[float, float, tuple[tuple[int, int], ...]]] = []
 
     def column(self, upper: int) -> int:
         """A new column; its index."""
-        self.upper.append(upper)
-        return len(self.upper) - 1
+        self._upper.append(upper)
+        return len(self._upper) - 1
 
     def row(self, weights: Mapping[int, int], *, lower: float = -math.inf, upper: float = math.inf) -> None:
         """A new row; one without columns says nothing and is left out."""
         if weights:
-            self.rows.append((lower, upper, weights))
+            self._rows.append((lower, upper, tuple(weights.items())))
+
+    def done(self) -> Program:
+        """The program."""
+        return Program(tuple(self._upper), tuple(self._rows))
 
 
 class Solver:
@@ -64,7 +81,7 @@ class Solver:
         integers = np.array([highspy.HighsVarType.kInteger] * count)
         self._highs.changeColsIntegrality(count, self._columns, integers)
         for lower, upper, weights in program.rows:
-            _add_row(self._highs, lower, upper, weights)
+            _add_row(self._highs, lower, upper, dict(weights))
         self._highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
 
     def maximize(self, objective: Mapping[int, int]) -> int:
@@ -107,5 +124,5 @@ def _add_row(solver: Highs, lower: float, upper: float, weights: Mapping[int, in
 def _holds(program: Program, values: Sequence[int]) -> bool:
     """Whether rounded values keep every row: what the solver calls feasible is so within a tolerance only."""
     return all(0 <= value <= upper for value, upper in zip(values, program.upper, strict=True)) and all(
-        lower <= value_of(weights, values) <= upper for lower, upper, weights in program.rows
+        lower <= value_of(dict(weights), values) <= upper for lower, upper, weights in program.rows
     )
