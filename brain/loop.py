@@ -102,6 +102,7 @@ class Loop:
         with self._timed("decide"):
             decisions = await asyncio.to_thread(decide, snapshot, self._settings)
         self._metrics.waiting_pods.set(len(decisions.waiting))
+        self._metrics.plan_gap_pods.set(decisions.gap)
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)
         self._metrics.rounds.inc()

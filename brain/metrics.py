@@ -17,6 +17,7 @@ class Metrics:
         rounds: rounds of the loop.
         stage_seconds: seconds of a round's stages: ``snapshot``, ``decide``, ``act``.
         waiting_pods: pods that wait for MIG devices and have a reason why.
+        plan_gap_pods: pods that a better plan might serve besides, at most.
         decisions: decisions by type.
         writes: writes to the API server by type of decision and result: ``ok``, ``stale``, ``forbidden``, ``failed``.
         watch_errors: lists and watches that failed, by resource.
@@ -36,6 +37,9 @@ class Metrics:
             "n8s_brain_stage_seconds", "Seconds of a round's stages.", ["stage"], buckets=_SECONDS, registry=own
         )
         self.waiting_pods = Gauge("n8s_brain_waiting_pods", "Pods without room for their MIG devices.", registry=own)
+        self.plan_gap_pods = Gauge(
+            "n8s_brain_plan_gap_pods", "Pods that a better plan might serve besides, at most.", registry=own
+        )
         self.decisions = Counter("n8s_brain_decisions", "Decisions by type.", ["type"], registry=own)
         self.writes = Counter(
             "n8s_brain_writes", "Writes to the API server by type and result.", ["type", "result"], registry=own

@@ -50,7 +50,8 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
             decisions.append(shown)
         decisions += repartition.node_events(node)
     decisions += _pod_events(snapshot, plan)
-    return Decisions(tuple(decisions), plan.unplaced, min(wakes, default=None))
+    gap = plan.bound - len(plan.assigned)
+    return Decisions(tuple(decisions), plan.unplaced, gap, min(wakes, default=None))
 
 
 def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
