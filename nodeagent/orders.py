@@ -98,7 +98,7 @@ class Orders:
                 if self._waiting is not None:
                     ending = _replaced_by(self._waiting, ending.message)
                 elif self._closing:
-                    ending = Ending(agent_pb2.OUTCOME_FAILED, f"the agent was stopped: {ending.message}")
+                    ending = Ending(ending.outcome, f"the agent was stopped: {ending.message}")
             self._end(order, ending, tells)
 
     @staticmethod

@@ -41,6 +41,8 @@ SEARCH_SECONDS: Final = 0.25
 """Between two searches for a plugin that is not there, or not ready; a search reads all of /proc."""
 RESIGNAL_SECONDS: Final = 5.0
 """After this long without effect the plugin is signalled once more."""
+HALTED_SECONDS: Final = 1.5
+"""For a plugin to answer after the wait was called off; it takes about a second."""
 
 _LISTENING: Final = 0x10000  # __SO_ACCEPTCON in the flags column of /proc/net/unix
 
@@ -87,7 +89,8 @@ class SignalledPlugin:
 
         Args:
             devices: Reads the device ids there should be, by resource; asked anew at each look.
-            halt: Set when the wait is to end early.
+            halt: Set when the wait is to end early: the plugin is still told if it was not, and has
+                :data:`HALTED_SECONDS` to answer, since nobody may be there to tell it later.
 
         Returns:
             Empty when the kubelet shows them; else what is missing, for people.
@@ -96,26 +99,20 @@ class SignalledPlugin:
         deadline = loop.time() + self._deadline_seconds
         search_at = loop.time()
         while True:
-            missing = await self._difference(await devices())
-            if not missing or halt.is_set() or loop.time() >= deadline:
+            wanted = await devices()
+            try:
+                missing = _difference(wanted, await self._kubelet.allocatable())
+            except KubeletError as error:
+                missing = str(error)  # a kubelet that does not answer is no reason to take the plugin's devices away
+            else:
+                if missing and loop.time() >= search_at:
+                    signalled = [pid for pid in await asyncio.to_thread(self.find) if self._signal(pid)]
+                    search_at = loop.time() + (RESIGNAL_SECONDS if signalled else SEARCH_SECONDS)
+            if halt.is_set():
+                deadline = min(deadline, loop.time() + HALTED_SECONDS)
+            if not missing or loop.time() >= deadline:
                 return missing
-            if loop.time() >= search_at:
-                signalled = [pid for pid in await asyncio.to_thread(self.find) if self._signal(pid)]
-                search_at = loop.time() + (RESIGNAL_SECONDS if signalled else SEARCH_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(halt.wait(), POLL_SECONDS)
-
-    async def _difference(self, wanted: DeviceIds) -> str:
-        try:
-            shown = await self._kubelet.allocatable()
-        except KubeletError as error:
-            return str(error)
-        lines = [
-            f"{name}: the kubelet knows {len(shown.get(name, ()))} devices, the GPUs have {len(wanted.get(name, ()))}"
-            for name in sorted(wanted.keys() | shown.keys())
-            if shown.get(name, frozenset()) != wanted.get(name, frozenset())
-        ]
-        return "; ".join(lines)
+            await asyncio.sleep(POLL_SECONDS)
 
     def find(self) -> list[int]:
         """Process ids of this node's device plugin; empty where none runs.
@@ -174,6 +171,15 @@ class SignalledPlugin:
             return False
         logger.info("device plugin told to look again pid=%d", pid)
         return True
+
+
+def _difference(wanted: DeviceIds, shown: DeviceIds) -> str:
+    """What the kubelet shows otherwise than the GPUs have it; empty where both agree."""
+    return "; ".join(
+        f"{name}: the kubelet knows {len(shown.get(name, ()))} devices, the GPUs have {len(wanted.get(name, ()))}"
+        for name in sorted(wanted.keys() | shown.keys())
+        if shown.get(name, frozenset()) != wanted.get(name, frozenset())
+    )
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from brain.model.pod import Pod
 from n8s import names
 
 SILENCE_SECONDS: Final = 60.0
-"""After so long a silent agent no longer keeps the taint on its node: the kubelet has long reported the truth."""
+"""For how long at most a node keeps the taint that nobody answers for: then the kubelet has long reported the truth."""
 REOPEN_SECONDS: Final = 1.0
 """For how long after the taint went pods get to bind to what is free on the node before it may change again."""
 
@@ -51,23 +51,35 @@ def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> St
         expected: whether a waiting pod fits on the node as it is, and so may be bound at any moment.
         settle_seconds: how long the taint must stand before an order.
     """
-    if not node.enabled or node.agent is None:
-        return Step((UntaintNode(node.name),)) if node.repartitioning and not node.enabled else Step()
     agent = node.agent
-    if not agent.connected:
-        if not node.repartitioning:
-            return Step()
-        if agent.silent_seconds < SILENCE_SECONDS:
-            return Step(wake_seconds=SILENCE_SECONDS - agent.silent_seconds)
-        return Step((UntaintNode(node.name),))
-    if agent.ordered is not None:
+    if agent is not None and agent.connected and agent.ordered is not None:
         return Step()
+    if not node.enabled or agent is None or not agent.connected or agent.problem:
+        return _leave(node)
     retry = agent.failure.retry_seconds if agent.failure is not None else 0.0
     wanted = plan.geometries.get(node.name, {})
     if not eligibility.unchangeable(node) and (wanted or not agent.plugin_current):
         return _toward_order(node, wanted or _as_it_is(agent), expected=expected, settle_seconds=settle_seconds)
-    opening = _open(node, agent)
-    return Step(opening, wake_seconds=retry or None)
+    return Step(_open(node, agent), wake_seconds=retry or None)
+
+
+def _leave(node: Node) -> Step:
+    """Open a node that is not to be changed, or that nobody answers for.
+
+    What an agent was in the middle of may be half done, and the device plugin may show what is gone; so where that is
+    not known to be over, the taint stays until the kubelet has long reported the truth.
+    """
+    if not node.repartitioning:
+        return Step()
+    agent = node.agent
+    if agent is not None and not node.enabled and not agent.problem and agent.ordered is None:
+        opening = _open(node, agent)
+        if opening:
+            return Step(opening)
+    quiet = node.tainted_seconds if agent is None or agent.connected else agent.silent_seconds
+    if quiet < SILENCE_SECONDS:
+        return Step(wake_seconds=SILENCE_SECONDS - quiet)
+    return Step((UntaintNode(node.name),))
 
 
 def outdated(node: Node, bound: Sequence[Pod]) -> AskState | None:

@@ -63,8 +63,8 @@ class Lab:
                 self.until(f"the agent of {node} is gone", partial(self._gone, node))
 
     def node(self, name: str) -> inventory_pb2.Node:
-        """A node as the inventory shows it."""
-        return self.inventory.GetNode(inventory_pb2.GetNodeRequest(name=name), timeout=10, wait_for_ready=True)
+        """A node as the inventory shows it; a brain that was killed often comes back after the kubelet's back-off."""
+        return self.inventory.GetNode(inventory_pb2.GetNodeRequest(name=name), timeout=60, wait_for_ready=True)
 
     def gpus(self, node: str) -> list[gpu_pb2.Gpu]:
         """A node's GPUs as the inventory shows them."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from n8s import names
-from n8s.v1 import gpu_pb2
 from tests.e2e.lab import Lab, pod
 
 pytestmark = pytest.mark.e2e
@@ -111,45 +108,3 @@ def test_one_pod_with_instances_on_both_gpus(lab: Lab, namespace: str) -> None:
         lab.create(namespace, pod("wide", {"4g.40gb": 2}, node="h100"))
         lab.running(namespace, "wide")
         assert all("4g.40gb@0" in held for held in lab.geometry("h100")), lab.geometry("h100")
-
-
-def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
-    hardware = lab.hardware("h100")
-    with lab.enabled("h100"):
-        lab.create(namespace, pod("neighbour", {"7g.80gb": 1}, node="h100"))
-        lab.running(namespace, "neighbour")
-        holds = lab.held(namespace, "neighbour").uuid
-        hardware.set_times(create_seconds=1.0, destroy_seconds=1.0)
-        try:
-            lab.create(namespace, pod("three", {lab.absent("h100", "3g.40gb", "2g.20gb", "1g.20gb"): 2}, node="h100"))
-            lab.until("an order is under way", lambda: lab.node("h100").ordered)
-            time.sleep(1.5)
-            lab.kill("nodeagent", "--node-name=h100")
-            lab.running(namespace, "three", seconds=60)
-        finally:
-            hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
-        assert lab.held(namespace, "neighbour").uuid == holds
-        assert lab.pod(namespace, "neighbour")["status"]["containerStatuses"][0]["restartCount"] == 0
-        states = {instance.state for gpu in lab.gpus("h100") for instance in gpu.instances}
-        assert gpu_pb2.INSTANCE_STATE_BROKEN not in states
-        lab.until("the node is open again", lambda: lab.open("h100"))
-
-
-def test_a_brain_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
-    hardware = lab.hardware("a100")
-    with lab.enabled("a100"):
-        hardware.set_times(create_seconds=1.0, destroy_seconds=1.0)
-        try:
-            profile = lab.absent("a100", "1g.5gb", "2g.10gb", "4g.20gb", "7g.40gb")
-            lab.create(namespace, pod("one", {profile: 1}, node="a100"))
-            lab.until("an order is under way", lambda: lab.node("a100").ordered)
-            lab.kill("brain")
-            lab.running(namespace, "one", seconds=60)
-        finally:
-            hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
-        lab.until("the node is open again", lambda: lab.open("a100"))
-        holds = lab.held(namespace, "one").uuid
-
-        lab.create(namespace, pod("two", {"2g.10gb": 1}, node="a100"))
-        lab.running(namespace, "two")
-        assert lab.held(namespace, "one").uuid == holds

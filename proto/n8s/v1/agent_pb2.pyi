@@ -38,7 +38,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_PLUGIN_LATE: _Outcome.ValueType  # 5
     """The geometry holds, but the device plugin did not show it in time."""
     OUTCOME_REPLACED: _Outcome.ValueType  # 6
-    """A newer order came before this one was done."""
+    """A newer order, or the agent's end, came before this one was done."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -54,7 +54,7 @@ OUTCOME_FAILED: Outcome.ValueType  # 4
 OUTCOME_PLUGIN_LATE: Outcome.ValueType  # 5
 """The geometry holds, but the device plugin did not show it in time."""
 OUTCOME_REPLACED: Outcome.ValueType  # 6
-"""A newer order came before this one was done."""
+"""A newer order, or the agent's end, came before this one was done."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final

@@ -132,6 +132,43 @@ async def test_the_plugin_looks_again_only_when_devices_differ(directory: Path, 
         assert await kubelet.allocatable() == await wanted()
 
 
+async def test_a_wait_that_is_called_off_still_tells_the_plugin(directory: Path, tmp_path: Path) -> None:
+    node = SimulatedNode.install(tmp_path / "sim", [("A100-40GB", 1)])
+    driver = SimulatedDriver(node)
+    devices_file, socket = tmp_path / "devices.json", tmp_path / "k.sock"
+    halt = asyncio.Event()
+    halt.set()
+
+    async def wanted() -> DeviceIds:
+        return device_ids(driver.read())
+
+    async with (
+        kubelet_serving(socket, devices_file),
+        pod_resources(str(socket)) as kubelet,
+        plugin_running(directory, simulation=tmp_path / "sim", devices_file=devices_file),
+    ):
+        (whole,) = driver.read()[0].instances
+        driver.destroy(0, whole)
+        assert await SignalledPlugin(kubelet, directory).settle(wanted, halt) == ""
+        assert await kubelet.allocatable() == {}
+
+
+async def test_a_silent_kubelet_is_no_reason_to_disturb_the_plugin(directory: Path, tmp_path: Path) -> None:
+    SimulatedNode.install(tmp_path / "sim", [("A100-40GB", 1)])
+    devices_file = tmp_path / "devices.json"
+    kubelet = MemoryKubelet()
+    kubelet.silent = True
+
+    async def wanted() -> DeviceIds:
+        return {"nvidia.com/mig-1g.5gb": frozenset({"MIG-a"})}
+
+    async with plugin_running(directory, simulation=tmp_path / "sim", devices_file=devices_file):
+        written = devices_file.stat().st_ino
+        missing = await SignalledPlugin(kubelet, directory, deadline_seconds=0.3).settle(wanted, asyncio.Event())
+        assert "silent" in missing
+        assert devices_file.stat().st_ino == written
+
+
 async def test_a_plugin_that_is_still_to_come_is_waited_for(directory: Path, tmp_path: Path) -> None:
     node = SimulatedNode.install(tmp_path / "sim", [("A100-40GB", 1)])
     devices_file, socket = tmp_path / "devices.json", tmp_path / "k.sock"

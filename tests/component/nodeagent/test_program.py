@@ -78,7 +78,7 @@ async def test_health_metrics_and_a_stop_in_the_middle_of_an_order(tmp_path: Pat
             await brain.state(lambda state: state.applying == 1)
             process.send_signal(signal.SIGTERM)
             result = await brain.result(1)
-            assert result.outcome == agent_pb2.OUTCOME_FAILED
+            assert result.outcome == agent_pb2.OUTCOME_REPLACED
             assert "the agent was stopped" in result.message
             _, log = await process.communicate()
     assert process.returncode == 0

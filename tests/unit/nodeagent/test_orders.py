@@ -109,7 +109,7 @@ async def test_the_same_order_twice_does_not_disturb_itself() -> None:
         orders.take(order(1, 1), told)
         await turns()
         assert told.results == []
-    assert told.results == [(1, 1, "FAILED")]  # the agent was stopped
+    assert told.results == [(1, 1, "REPLACED")]  # the agent was stopped
 
 
 async def test_closing_ends_the_order_under_way() -> None:
@@ -118,4 +118,4 @@ async def test_closing_ends_the_order_under_way() -> None:
     async with working(orders, told):
         orders.take(order(1, 1), told)
         await turns()
-    assert told.results == [(1, 1, "FAILED")]
+    assert told.results == [(1, 1, "REPLACED")]  # no failure of the node

@@ -1,0 +1,118 @@
+"""What dies, stops or is taken away in the middle of a repartition; GPUs are simulated, all else is real."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from n8s import names
+from n8s.v1 import gpu_pb2
+from tests.e2e.lab import Lab, pod
+
+pytestmark = pytest.mark.e2e
+
+
+@contextlib.contextmanager
+def slow(lab: Lab, node: str) -> Iterator[None]:
+    """A node's GPUs take a second for each step while this lasts."""
+    hardware = lab.hardware(node)
+    hardware.set_times(create_seconds=1.0, destroy_seconds=1.0)
+    try:
+        yield
+    finally:
+        hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
+
+
+def advertised(lab: Lab, node: str) -> dict[str, int]:
+    """MIG devices that the API server says a node has."""
+    allocatable = lab.raw_node(node)["status"]["allocatable"]
+    return {name: int(n) for name, n in allocatable.items() if name.startswith(names.MIG_PREFIX) and n != "0"}
+
+
+def existing(lab: Lab, node: str) -> dict[str, int]:
+    """MIG devices that a node's hardware has."""
+    return dict(Counter(names.mig_resource(device.profile) for device in lab.hardware(node).mig_devices()))
+
+
+def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
+    with lab.enabled("h100"):
+        lab.create(namespace, pod("neighbour", {"7g.80gb": 1}, node="h100"))
+        lab.running(namespace, "neighbour")
+        holds = lab.held(namespace, "neighbour").uuid
+        with slow(lab, "h100"):
+            lab.create(namespace, pod("three", {lab.absent("h100", "3g.40gb", "2g.20gb", "1g.20gb"): 2}, node="h100"))
+            lab.until("an order is under way", lambda: lab.node("h100").ordered)
+            time.sleep(1.5)
+            lab.kill("nodeagent", "--node-name=h100")
+            lab.running(namespace, "three", seconds=60)
+        assert lab.held(namespace, "neighbour").uuid == holds
+        assert lab.pod(namespace, "neighbour")["status"]["containerStatuses"][0]["restartCount"] == 0
+        states = {instance.state for gpu in lab.gpus("h100") for instance in gpu.instances}
+        assert gpu_pb2.INSTANCE_STATE_BROKEN not in states
+        lab.until("the node is open again", lambda: lab.open("h100"))
+
+
+def test_a_brain_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
+    with lab.enabled("a100"):
+        with slow(lab, "a100"):
+            profile = lab.absent("a100", "1g.5gb", "2g.10gb", "4g.20gb", "7g.40gb")
+            lab.create(namespace, pod("one", {profile: 1}, node="a100"))
+            lab.until("an order is under way", lambda: lab.node("a100").ordered)
+            lab.kill("brain")
+            lab.running(namespace, "one", seconds=60)
+        lab.until("the node is open again", lambda: lab.open("a100"))
+        holds = lab.held(namespace, "one").uuid
+
+        lab.create(namespace, pod("two", {"2g.10gb": 1}, node="a100"))
+        lab.running(namespace, "two")
+        assert lab.held(namespace, "one").uuid == holds
+
+
+def test_brain_and_agent_killed_at_once_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
+    with lab.enabled("a100"), slow(lab, "a100"):
+        profile = lab.absent("a100", "1g.5gb", "2g.10gb", "4g.20gb", "7g.40gb")
+        lab.create(namespace, pod("one", {profile: 1}, node="a100"))
+        lab.until("an order is under way", lambda: lab.node("a100").ordered)
+        lab.kill("brain")
+        lab.kill("nodeagent", "--node-name=a100")
+        lab.running(namespace, "one", seconds=60)
+        lab.until("the node is open again", lambda: lab.open("a100"))
+        assert advertised(lab, "a100") == existing(lab, "a100")
+
+
+def test_a_label_taken_off_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
+    """The agent is told to stop then; the node opens when what is advertised is there, and not before."""
+    with slow(lab, "h100"):
+        with lab.enabled("h100"):
+            profile = lab.absent("h100", "7g.80gb", "4g.40gb", "3g.40gb", "2g.20gb", "1g.10gb", "1g.20gb")
+            lab.create(namespace, pod("one", {profile: 1}, node="h100"))
+            lab.until("an order is under way", lambda: lab.node("h100").ordered)
+        opened_wrong = []
+
+        def opened() -> bool:
+            is_open = lab.open("h100")
+            if is_open and advertised(lab, "h100") != existing(lab, "h100"):
+                opened_wrong.append((advertised(lab, "h100"), existing(lab, "h100")))
+            return is_open
+
+        lab.until("the node is open", opened, seconds=90)
+        assert not opened_wrong
+    assert "MigApplyFailed" not in lab.events("default", "h100")
+
+
+def test_an_agent_that_stays_away_does_not_keep_its_node_closed(lab: Lab, namespace: str) -> None:
+    with slow(lab, "a100"):
+        with lab.enabled("a100"):
+            profile = lab.absent("a100", "1g.5gb", "2g.10gb", "4g.20gb", "7g.40gb")
+            lab.create(namespace, pod("one", {profile: 1}, node="a100"))
+            lab.until("an order is under way", lambda: lab.node("a100").ordered)
+            lab.cluster.kubectl("label", "node", "a100", f"{names.AUTO_MIG_LABEL}-")
+            lab.kill("nodeagent", "--node-name=a100")
+            lab.kill("brain")
+        assert not lab.open("a100")
+        lab.until("the node is open", lambda: lab.open("a100"), seconds=90)
+        assert advertised(lab, "a100") == existing(lab, "a100")
