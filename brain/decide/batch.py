@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from brain.decide import fit
-from brain.decide.fillings import Filling, fillings
+from brain.decide.fillings import Filling, table
 from brain.decide.program import Draft, Program, Solver, value_of
 from brain.decide.rooms import GpuRoom, Room
 from brain.model import resources
@@ -263,8 +263,7 @@ class _Model:
         for group, wanted in chosen.items():
             wanted.sort(key=lambda filling: -sum(filling.provides))
             for room, filling in zip(self._groups[group], wanted, strict=False):
-                gone = {other for placement in filling.placements for other in room.in_the_way(placement)}
-                room.free = (room.free - gone) | filling.placements
+                room.free = room.free & ~room.in_the_way(filling.chosen) | filling.chosen
 
     def _add(self, position: int, site: _Site, kinds: Sequence[_Kind]) -> dict[int, int]:
         """The columns and rows of one site; the columns that count its pods, by kind."""
@@ -277,7 +276,7 @@ class _Model:
         supply: dict[str, dict[int, int]] = {name: {} for name in needed}
         for group in _equal(site.gpus):
             used: dict[int, int] = {}
-            for filling in fillings(group[0], needed, change=site.change):
+            for filling in _fillings(group[0], needed, change=site.change):
                 column = self._draft.column(len(group))
                 self.filled[column] = (len(self._groups), filling)
                 used[column] = 1
@@ -317,5 +316,13 @@ def _equal(gpus: Sequence[GpuRoom]) -> Iterator[tuple[GpuRoom, ...]]:
     """GPUs of equal contents together."""
     groups: defaultdict[tuple[object, ...], list[GpuRoom]] = defaultdict(list)
     for gpu in gpus:
-        groups[gpu.state()].append(gpu)
+        groups[gpu.state].append(gpu)
     return map(tuple, groups.values())
+
+
+def _fillings(room: GpuRoom, needed: tuple[str, ...], *, change: bool) -> tuple[Filling, ...]:
+    """The useful fillings of a GPU; none where it can hold nothing that is needed."""
+    if not any(resource in room.grid.by_resource for resource in needed):
+        return ()
+    fillings = table(room.grid, needed, room.kept, room.free, change=change and not room.gpu.problem)
+    return fillings.useful(room.free, len(needed))

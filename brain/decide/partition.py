@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from brain.decide import batch
-from brain.decide.rooms import Cost, Room, Step
+from brain.decide.rooms import Cost, Grids, Room, Step
 from brain.model import resources
 from brain.model.mig import Geometry, Placement
 from brain.model.pod import Pod
@@ -52,7 +52,8 @@ def plan(snapshot: Snapshot) -> Plan:
     moment keep the free instances they would take.
     """
     bound = snapshot.bound()
-    rooms = [Room.of(node, bound.get(node.name, ())) for node in sorted(snapshot.nodes, key=lambda node: node.name)]
+    grids = Grids()
+    rooms = [Room.of(node, bound.get(node.name, ()), grids) for node in sorted(snapshot.nodes, key=lambda node: node.name)]
     waiting = sorted(
         (pod for pod in snapshot.pods if pod.waiting and pod.mig_request),
         key=lambda pod: (-pod.priority, pod.created, pod.key),
