@@ -18,7 +18,7 @@ LOAD_BITS: Final = 8
 DESTROYED: Final = 20_000
 """Weights of a filling's cost, each larger than all that the next can add up to on one GPU: free instances destroyed,
 then instances made, then the worth of what is left, then whether the GPU is touched at all."""
-_MADE: Final = 400
+MADE: Final = 400
 _WORTH: Final = 2
 _TOUCHED: Final = 1
 _MOST_SETS: Final = 50_000
@@ -96,7 +96,7 @@ class Table:
         cost = _WORTH * lost
         if made:
             gone = self._grid.gone(self.kept, free, chosen)
-            cost += DESTROYED * gone.bit_count() + _MADE * made + _TOUCHED
+            cost += DESTROYED * gone.bit_count() + MADE * made + _TOUCHED
         return cost
 
 

@@ -1,7 +1,7 @@
 """What one GPU model can hold, with sets of placements as bits: the planner asks the same of many GPUs.
 
-Bit ``i`` of a set stands for ``places[i]``. What the driver does not list, but a GPU holds all the same, gets a bit too:
-it takes its slots, and is never made.
+Bit ``i`` of a set stands for ``places[i]``. What a GPU holds though its driver does not list it
+gets a bit too: it takes its slots, and is never made.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ destroys the fewest free instances, makes the fewest, leaves the most room for l
 Instances that are used, unknown or promised to bound pods stay where they are. The result depends on the
 snapshot's content alone.
 
-The batch is one integer program over nodes, GPUs of equal contents and pods that are alike. A program that is too large
-is left, and pods are served one after the other: correct, not optimal.
+The batch is one integer program over nodes, GPUs of equal contents and pods that are alike. Where that would be too
+large, see :mod:`brain.decide.wide`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from brain.decide import batch
+from brain.decide import batch, wide
+from brain.decide.kinds import alike, kinds_of
 from brain.decide.rooms import Cost, Grids, Room, Step
-from brain.model import resources
 from brain.model.mig import Geometry, Placement
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
@@ -53,7 +53,9 @@ def plan(snapshot: Snapshot) -> Plan:
     """
     bound = snapshot.bound()
     grids = Grids()
-    rooms = [Room.of(node, bound.get(node.name, ()), grids) for node in sorted(snapshot.nodes, key=lambda node: node.name)]
+    rooms = [
+        Room.of(node, bound.get(node.name, ()), grids) for node in sorted(snapshot.nodes, key=lambda node: node.name)
+    ]
     waiting = sorted(
         (pod for pod in snapshot.pods if pod.waiting and pod.mig_request),
         key=lambda pod: (-pod.priority, pod.created, pod.key),
@@ -80,43 +82,40 @@ class _Planning:
         for pod in imminent:
             self._serve(pod)
         open_ = [pod for pod in waiting if pod.unschedulable and pod.key not in self._assigned]
-        share = batch.share(self._rooms, open_)
-        for pod, room in share.assigned:
-            self._take(pod, room, room.option(pod, change=False))
-        if share.bound is None or len(share.assigned) < share.bound:
-            self._spread(open_, change=False)
-            self._spread(open_, change=True)
+        beside = len(self._assigned)
+        bound = beside + self._share(open_)
         self._explain([pod for pod in open_ if pod.key not in self._assigned])
         for room in self._rooms:
             room.discard_unused()
         geometries = {room.node.name: changed for room in self._rooms if (changed := room.changed())}
-        beside = sum(pod.key in self._assigned for pod in imminent)
-        most = beside + share.bound if share.bound is not None else len(waiting)
-        bound = max(most, len(self._assigned))
-        return Plan(geometries, self._assigned, self._made, self._unplaced, frozenset(self._deferred), bound)
+        return Plan(
+            geometries,
+            self._assigned,
+            self._made,
+            self._unplaced,
+            frozenset(self._deferred),
+            max(bound, len(self._assigned)),
+        )
 
-    def _spread(self, pods: Sequence[Pod], *, change: bool) -> None:
-        """Serve pods of equal priority the most demanding first, each on the first node that can.
-
-        A node that has no room for a pod has none for those like it that follow, so each node is asked once a kind.
-        """
-        kinds: defaultdict[tuple[object, ...], list[Pod]] = defaultdict(list)
-        for pod in pods:
-            if pod.key not in self._assigned:
-                kinds[batch.alike(pod)].append(pod)
-        ranked = sorted(kinds.values(), key=lambda kind: _demand(kind[0]))
-        for kind in ranked:
-            rooms = iter(self._rooms)
-            room = next(rooms, None)
-            for pod in kind:
-                while room is not None and not self._fits(pod, room, change=change):
-                    room = next(rooms, None)
-
-    def _fits(self, pod: Pod, room: Room, *, change: bool) -> bool:
-        """Give a pod room on one node, if there is some."""
-        option = None if room.refusal(pod) or not room.knows(pod) else room.option(pod, change=change)
-        self._take(pod, room, option)
-        return option is not None
+    def _share(self, pods: Sequence[Pod]) -> int:
+        """Serve pods that the scheduler has refused; more than the answer cannot be served."""
+        kinds = kinds_of(pods)
+        share = batch.share(self._rooms, kinds)
+        if share is not None:
+            for pod, room in share.assigned:
+                self._take(pod, room, room.option(pod, change=False))
+            if len(share.assigned) == share.bound:
+                return share.bound
+            for room in self._rooms:
+                room.discard_unused()
+            kinds = kinds_of([pod for pod in pods if pod.key not in self._assigned])
+        outcome = wide.spread(self._rooms, kinds)
+        for given in outcome.given:
+            self._assigned[given.pod.key] = given.room.node.name
+            made = given.room.made(given.steps)
+            if made:
+                self._made[given.pod.key] = made
+        return outcome.bound if share is None else share.bound
 
     def _serve(self, pod: Pod) -> None:
         """Give a pod, that may be bound at any moment, free instances on the node where that costs the least."""
@@ -141,20 +140,14 @@ class _Planning:
         """Say why pods have no room, alike pods in the same words."""
         told: dict[tuple[object, ...], tuple[str, bool]] = {}
         for pod in pods:
-            alike = batch.alike(pod)
-            if alike not in told:
+            kind = alike(pod)
+            if kind not in told:
                 refusals = {room.node.name: room.refusal(pod) for room in self._rooms}
                 later = any(room.busy and room.knows(pod) and not refusals[room.node.name] for room in self._rooms)
-                told[alike] = _why(pod, self._rooms, refusals), later
-            self._unplaced[pod.key], later = told[alike]
+                told[kind] = _why(pod, self._rooms, refusals), later
+            self._unplaced[pod.key], later = told[kind]
             if later:
                 self._deferred.add(pod.key)
-
-
-def _demand(pod: Pod) -> tuple[object, ...]:
-    """Sorts pods: higher priority first, then those with more devices, then those that ask for more."""
-    sizes = [-pod.request.get(name, 0) for name in (resources.CPU, resources.MEMORY)]
-    return -pod.priority, -sum(pod.mig_request.values()), sizes, pod.created, pod.key
 
 
 def _cheapest(pod: Pod, rooms: Iterable[Room]) -> tuple[Room, tuple[Cost, tuple[Step, ...]]] | None:

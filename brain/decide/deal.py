@@ -1,0 +1,241 @@
+"""Gives a large cluster's GPUs to its pods, kind by kind, each instance where it costs the least.
+
+A deal can be thrown away: it works on copies, and nothing of a room changes before :meth:`Deal.settle`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from brain.decide import fit
+from brain.decide.cards import Card, Stacks, State
+from brain.decide.fillings import DESTROYED, MADE
+from brain.decide.kinds import Kind
+from brain.decide.rooms import Room, Step, single
+from brain.model.pod import Pod
+
+_TRIES: Final = 64
+"""Steps of the search for one pod's instances on one node."""
+_SWEEPS: Final = (MADE, DESTROYED, 1 << 60)
+"""What an instance of a pod with several may cost, sweep by sweep: nothing made; nothing destroyed; anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one pod gets: a node, and there some instances."""
+
+    pod: Pod
+    room: Room
+    steps: tuple[Step, ...]
+
+
+class Deal:
+    """Pods served so far.
+
+    Attributes:
+        left: how many pods of each kind, by position, are not served.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[Kind],
+        units: Mapping[str, int],
+        stacks: Stacks,
+        nodes: Sequence[Sequence[tuple[Room, Sequence[Card]]]],
+    ) -> None:
+        """Of kinds of pods, the unit of load of each resource, and by site the nodes with their GPUs."""
+        self.left = [len(kind.pods) for kind in kinds]
+        self._kinds = kinds
+        self._asks = [kind.asks for kind in kinds]
+        self._units = units
+        self._stacks = stacks
+        self._nodes = nodes
+        self._free = {id(room): dict(room.free) for site in nodes for room, _ in site}
+        self._ports: defaultdict[int, list[Pod]] = defaultdict(list)
+        self._served: list[tuple[int, Room]] = []
+
+    @property
+    def served(self) -> int:
+        """How many pods are served."""
+        return len(self._served)
+
+    def free(self, room: Room) -> Mapping[str, int]:
+        """What a node has left."""
+        return self._free[id(room)]
+
+    def serve(
+        self, kinds: Sequence[int], sites: Sequence[int], quotas: Mapping[tuple[int, int], int] | None = None
+    ) -> None:
+        """Serve pods of kinds that ask for the same devices.
+
+        Args:
+            kinds: the kinds, in the order of their turns.
+            sites: the nodes that they may run on.
+            quotas: how many of a kind a site gets at most; None for as many as find room.
+        """
+        devices = self._kinds[kinds[0]].sample.mig_request
+        needs = [self._units[name] for name in self._by_size(devices, sites) for _ in range(devices[name])]
+        if quotas is None:
+            most = {kind: self.left[kind] for kind in kinds}
+            self._run(most, needs, sites)
+            return
+        for site in sites:
+            most = {kind: min(self.left[kind], quotas.get((kind, site), 0)) for kind in kinds}
+            if any(most.values()):
+                self._run(most, needs, [site])
+
+    def settle(self) -> Iterator[Given]:
+        """Fill the rooms' GPUs at the least cost; what each pod gets, by kind and rank."""
+        pools: dict[int, defaultdict[str, list[Step]]] = {}
+        for site in self._nodes:
+            for room, cards in site:
+                pools[id(room)] = _filled(room, cards)
+                room.free = self._free[id(room)]
+        turns = [iter(kind.pods) for kind in self._kinds]
+        for kind, room in self._served:
+            pod = next(turns[kind])
+            pool = pools[id(room)]
+            steps = tuple(pool[name].pop() for name, count in pod.mig_request.items() for _ in range(count))
+            room.given.append(pod)
+            yield Given(pod, room, steps)
+
+    def _by_size(self, devices: Mapping[str, int], sites: Sequence[int]) -> list[str]:
+        """Resources, the largest instances first."""
+        sizes = next((room.sizes for site in sites for room, _ in self._nodes[site]), {})
+        return sorted(devices, key=lambda name: (-sizes.get(name, 0), name))
+
+    def _run(self, most: dict[int, int], needs: Sequence[int], sites: Sequence[int]) -> None:
+        if len(needs) == 1:
+            self._singles(most, needs[0], sites)
+        else:
+            for limit in _SWEEPS:
+                self._several(most, needs, sites, limit)
+
+    def _singles(self, most: dict[int, int], unit: int, sites: Sequence[int]) -> None:
+        queue: list[tuple[int, int, State, State]] = []
+        queued: set[int] = set()
+
+        def enqueue(state: State) -> None:
+            if state.order not in queued:
+                move = self._stacks.move(state, unit)
+                if move is not None:
+                    queued.add(state.order)
+                    heapq.heappush(queue, (move[0], state.order, state, move[1]))
+
+        for site in sites:
+            for state in list(self._stacks.by_site[site]):
+                if state.cards:
+                    enqueue(state)
+        for kind, wanted in most.items():
+            left = wanted
+            aside: list[Card] = []
+            full: set[int] = set()
+            while left and queue:
+                _, order, state, after = queue[0]
+                cards = state.cards
+                while cards and cards[-1].state is not state:
+                    cards.pop()
+                if not cards:
+                    heapq.heappop(queue)
+                    queued.discard(order)
+                    continue
+                card = cards.pop()
+                room = card.room
+                if id(room) in full or not self._fits(kind, room):
+                    full.add(id(room))
+                    aside.append(card)
+                    continue
+                self._stacks.push(card, after)
+                enqueue(after)
+                self._take(kind, room)
+                left -= 1
+            for card in reversed(aside):
+                card.state.cards.append(card)
+                enqueue(card.state)
+
+    def _several(self, most: dict[int, int], needs: Sequence[int], sites: Sequence[int], limit: int) -> None:
+        for site in sites:
+            for room, cards in self._nodes[site]:
+                waiting = [kind for kind, wanted in most.items() if wanted]
+                if not waiting:
+                    return
+                for kind in waiting:
+                    while most[kind] and self._fits(kind, room):
+                        moves = self._find(cards, needs, limit)
+                        if moves is None:
+                            break
+                        for card, state in moves:
+                            self._stacks.push(card, state)
+                        self._take(kind, room)
+                        most[kind] -= 1
+
+    def _find(self, cards: Sequence[Card], needs: Sequence[int], limit: int) -> list[tuple[Card, State]] | None:
+        """Instances for one pod on one node, each where it costs the least; the GPUs with where they lead."""
+        states = [card.state for card in cards]
+        tries = _TRIES
+
+        def walk(turn: int) -> bool:
+            nonlocal tries
+            if turn == len(needs):
+                return True
+            options: dict[int, tuple[int, int, State]] = {}
+            for position, state in enumerate(states):
+                if state.order not in options:
+                    move = self._stacks.move(state, needs[turn])
+                    if move is not None and move[0] < limit:
+                        options[state.order] = (move[0], position, move[1])
+            for _, position, after in sorted(options.values(), key=lambda option: option[:2]):
+                tries -= 1
+                if tries < 0:
+                    return False
+                before, states[position] = states[position], after
+                if walk(turn + 1):
+                    return True
+                states[position] = before
+            return False
+
+        if not walk(0):
+            return None
+        return [(card, state) for card, state in zip(cards, states, strict=True) if state is not card.state]
+
+    def _fits(self, kind: int, room: Room) -> bool:
+        free = self._free[id(room)]
+        for name, value in self._asks[kind]:
+            if free.get(name, 0) < value:
+                return False
+        sample = self._kinds[kind].sample
+        return not sample.host_ports or not fit.ports_taken(sample, [*room.bound, *room.given, *self._ports[id(room)]])
+
+    def _take(self, kind: int, room: Room) -> None:
+        free = self._free[id(room)]
+        for name, value in self._asks[kind]:
+            free[name] -= value
+        if self._kinds[kind].sample.host_ports:
+            self._ports[id(room)].append(self._kinds[kind].sample)
+        self.left[kind] -= 1
+        self._served.append((kind, room))
+
+
+def _filled(room: Room, cards: Sequence[Card]) -> defaultdict[str, list[Step]]:
+    """Put the loads of a node's GPUs into them; the instances by resource, those that exist last."""
+    made: list[tuple[bool, str, Step]] = []
+    for card in cards:
+        state = card.state
+        if not state.load:
+            continue
+        gpu = room.gpus[card.position]
+        _, chosen = state.table.best(state.free, state.load)
+        exist = chosen & gpu.free
+        gpu.free &= ~(gpu.in_the_way(chosen) | chosen)
+        gpu.kept |= chosen
+        for one in single(chosen):
+            profile = gpu.grid.profiles[next(gpu.grid.placements(one)).profile]
+            made.append((bool(one & exist), profile.resource, Step(card.position, one, make=not one & exist)))
+    pool: defaultdict[str, list[Step]] = defaultdict(list)
+    for _, resource, step in sorted(made, key=lambda each: each[0]):
+        pool[resource].append(step)
+    return pool

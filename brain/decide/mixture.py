@@ -1,0 +1,188 @@
+"""What each kind of GPU should give in a large cluster: a linear program over sites, then whole GPUs of its answer."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from brain.decide.cards import Stacks, State
+from brain.decide.deal import Deal
+from brain.decide.fillings import LOAD_BITS
+from brain.decide.kinds import smallest
+from brain.decide.relaxation import Relaxation
+from brain.decide.sites import Sites
+from brain.model import resources
+from n8s import names
+
+_MOST_COLUMNS: Final = 3_000
+"""Columns of pods up to which the program tells apart what they ask for besides MIG devices."""
+_NEARLY: Final = 1e-6
+"""What the solver may be off."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Pods that the program takes as one.
+
+    Attributes:
+        shape: their shape.
+        kinds: their kinds, by position.
+        pods: how many wait.
+        asks: what each takes of a node besides MIG devices, at least.
+    """
+
+    shape: int
+    kinds: tuple[int, ...]
+    pods: int
+    asks: Mapping[str, int]
+
+
+class Mixture:
+    """The program of what a deal has left.
+
+    Attributes:
+        quotas: after :meth:`solve`, how many pods of a kind a site should get at most, both by position.
+    """
+
+    def __init__(self, sites: Sites, stacks: Stacks, deal: Deal) -> None:
+        self.quotas: dict[tuple[int, int], int] = {}
+        self._sites = sites
+        self._stacks = stacks
+        self._relaxation = Relaxation()
+        self._entries = _entries(sites, deal)
+        self._placed: dict[tuple[int, int], int] = {}
+        self._filled: list[tuple[int, list[State], int]] = []
+        self._rows: list[dict[int, float]] = [{} for _ in self._entries]
+        for site in range(len(sites.sites)):
+            self._add(site, deal)
+        for entry, weights in zip(self._entries, self._rows, strict=True):
+            self._relaxation.row(weights, upper=entry.pods)
+
+    def solve(self) -> int:
+        """Find quotas; more pods than this cannot be served without fewer of a higher priority."""
+        if not self._placed:
+            return 0
+        columns = list(self._placed.values())
+        wanted = sum(entry.pods for entry in self._entries if self._sites.of_shape[entry.shape])
+        levels: defaultdict[int, list[int]] = defaultdict(list)
+        for (entry, _), column in self._placed.items():
+            levels[-self._sites.priority(self._entries[entry].shape)].append(column)
+        bound = 0
+        if len(levels) > 1:
+            most = self._relaxation.maximize(columns)
+            if most >= wanted - _NEARLY * max(1, wanted):
+                bound = wanted
+        if not bound:
+            bound = sum(math.floor(self._relaxation.maximize(level) + _NEARLY) for _, level in sorted(levels.items()))
+        if self._relaxation.values:
+            self._set_quotas()
+        return bound
+
+    def limit(self) -> None:
+        """Let whole GPUs of the solution give no more than it says; what is left over by rounding may give anything."""
+        values = self._relaxation.values
+        if not values:
+            return
+        made: list[State] = []
+        # Fillings for many pods come first: they go to the nodes with the most cpu left.
+        for column, states, load in sorted(self._filled, key=lambda each: (-_instances(each[2]), each[0])):
+            left = math.floor(values[column] + _NEARLY)
+            by_cost = sorted(states, key=lambda state: (self._cost(state, load), state.order)) if left else ()
+            for state in by_cost:
+                taken = list(reversed(state.cards[-left:])) if left else []
+                if not taken:
+                    continue
+                del state.cards[-len(taken) :]
+                after = self._stacks.state(state.site, state.table, state.free, load, state.load)
+                made.append(after)
+                for card in taken:
+                    self._stacks.push(card, after)
+                left -= len(taken)
+        for state in dict.fromkeys(made):
+            state.cards.reverse()
+
+    def _add(self, position: int, deal: Deal) -> None:
+        """The columns and rows of one site."""
+        site = self._sites.sites[position]
+        columns: dict[int, int] = {}
+        for number, entry in enumerate(self._entries):
+            if entry.shape in site.shapes:
+                columns[number] = self._relaxation.column(entry.pods)
+                self._placed[number, position] = columns[number]
+                self._rows[number][columns[number]] = 1.0
+        supply: dict[str, dict[int, float]] = {name: {} for name in self._sites.units}
+        groups: defaultdict[tuple[int, int], list[State]] = defaultdict(list)
+        for state in self._stacks.by_site[position]:
+            state.cards = [card for card in state.cards if card.state is state]
+            if state.cards:
+                groups[id(state.table), state.load].append(state)
+        for states in groups.values():
+            self._fill(states, supply)
+        for name, given in supply.items():
+            taken = {
+                column: -float(count)
+                for number, column in columns.items()
+                if (count := self._sites.devices[self._entries[number].shape].get(name, 0))
+            }
+            if taken:
+                self._relaxation.row({**given, **taken}, lower=0.0)
+        asked: defaultdict[str, dict[int, float]] = defaultdict(dict)
+        for number, column in columns.items():
+            for name, value in self._entries[number].asks.items():
+                asked[name][column] = value
+        for name, weights in asked.items():
+            unit = max(weights.values())
+            there = sum(max(0, deal.free(room).get(name, 0)) for room in site.rooms)
+            self._relaxation.row({column: value / unit for column, value in weights.items()}, upper=there / unit)
+
+    def _fill(self, states: list[State], supply: Mapping[str, dict[int, float]]) -> None:
+        """Columns that count the fillings of GPUs which the program does not tell apart."""
+        count = sum(len(state.cards) for state in states)
+        table, load = states[0].table, states[0].load
+        used: dict[int, float] = {}
+        for filling in table.maximal:
+            if not self._stacks.part(load, filling) or filling == load:
+                continue
+            column = self._relaxation.column(count)
+            used[column] = 1.0
+            self._filled.append((column, states, filling))
+            for position, weights in enumerate(supply.values()):
+                more = (filling - load) >> LOAD_BITS * position & (1 << LOAD_BITS) - 1
+                if more:
+                    weights[column] = float(more)
+        self._relaxation.row(used, upper=count)
+
+    def _set_quotas(self) -> None:
+        values = self._relaxation.values
+        for (number, site), column in self._placed.items():
+            left = math.ceil(values[column] - _NEARLY)
+            for kind in self._entries[number].kinds:
+                self.quotas[kind, site] = left
+
+    def _cost(self, state: State, load: int) -> int:
+        return self._stacks.cost(state.site, state.table, state.free, load)
+
+
+def _entries(sites: Sites, deal: Deal) -> list[_Entry]:
+    """The pods that are left, kind by kind; shape by shape where that would be too many columns."""
+    apart = sum(len(kinds) * len(sites.of_shape[shape]) for shape, kinds in enumerate(sites.shapes)) <= _MOST_COLUMNS
+    found = []
+    for shape, kinds in enumerate(sites.shapes):
+        left = tuple(kind for kind in kinds if deal.left[kind])
+        for group in [(kind,) for kind in left] if apart else [left] if left else []:
+            sample = smallest([sites.kinds[kind] for kind in group])
+            rest = {name: n for name, n in sample.request.items() if n > 0 and not name.startswith(names.MIG_PREFIX)}
+            pods = sum(deal.left[kind] for kind in group)
+            found.append(_Entry(shape, group, pods, {resources.PODS: 1, **rest}))
+    return found
+
+
+def _instances(load: int) -> int:
+    count = 0
+    while load:
+        count += load & (1 << LOAD_BITS) - 1
+        load >>= LOAD_BITS
+    return count
