@@ -159,7 +159,10 @@ class Deal:
 
     def _several(self, most: dict[int, int], needs: Sequence[int], sites: Sequence[int], limit: int) -> None:
         for site in sites:
+            able = self._able(site, needs, limit)
             for room, cards in self._nodes[site]:
+                if id(room) not in able:
+                    continue
                 waiting = [kind for kind, wanted in most.items() if wanted]
                 if not waiting:
                     return
@@ -172,6 +175,19 @@ class Deal:
                             self._stacks.push(card, state)
                         self._take(kind, room)
                         most[kind] -= 1
+
+    def _able(self, site: int, needs: Sequence[int], limit: int) -> set[int]:
+        """Nodes that may have all that a pod needs: for each of its needs some GPU that can give it."""
+        able: set[int] | None = None
+        for unit in dict.fromkeys(needs):
+            found: set[int] = set()
+            for state in list(self._stacks.by_site[site]):
+                if state.cards:
+                    move = self._stacks.move(state, unit)
+                    if move is not None and move[0] < limit:
+                        found.update(id(card.room) for card in state.cards)
+            able = found if able is None else able & found
+        return able or set()
 
     def _find(self, cards: Sequence[Card], needs: Sequence[int], limit: int) -> list[tuple[Card, State]] | None:
         """Instances for one pod on one node, each where it costs the least; the GPUs with where they lead."""

@@ -166,18 +166,13 @@ class Room:
             self.apply(kept[-1])
         return kept
 
-    def keep_for_holders(self, waiting: Sequence[Pod]) -> None:
-        """On a node under the taint: keep what pods might be bound to that the scheduler may have taken here already.
-
-        Those are the ungated pods that it has not refused, that are nominated here, or that tolerate the taint.
-        """
-        if not self.node.repartitioning:
-            return
-        for pod in waiting:
-            untried = not pod.unschedulable or pod.nominated == self.node.name or fit.tolerates_repartitioning(pod)
-            if untried and not fit.unsuitable(pod, self.node):
-                wanted = sorted(pod.mig_request.items())
-                self.holds[pod.key] = [step for resource, count in wanted for step in self.keep(resource, count)]
+    def keep_for_holder(self, pod: Pod) -> None:
+        """Keep what a pod takes if it is bound here."""
+        if not fit.unsuitable(pod, self.node):
+            wanted = sorted(pod.mig_request.items())
+            steps = [step for resource, count in wanted for step in self.keep(resource, count)]
+            if steps:
+                self.holds[pod.key] = steps
 
     def lend(self, pod: Pod) -> None:
         """Let a pod's own turn use what is kept for it in case it is bound here."""
