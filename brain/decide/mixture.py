@@ -62,7 +62,7 @@ class Mixture:
             self._relaxation.row(weights, upper=entry.pods)
 
     def solve(self) -> int:
-        """Find quotas; more pods than this cannot be served without fewer of a higher priority."""
+        """Find quotas; more pods than this cannot be served, whatever their priorities."""
         if not self._placed:
             return 0
         columns = list(self._placed.values())
@@ -70,13 +70,12 @@ class Mixture:
         levels: defaultdict[int, list[int]] = defaultdict(list)
         for (entry, _), column in self._placed.items():
             levels[-self._sites.priority(self._entries[entry].shape)].append(column)
-        bound = 0
-        if len(levels) > 1:
-            most = self._relaxation.maximize(columns)
-            if most >= wanted - _NEARLY * max(1, wanted):
-                bound = wanted
-        if not bound:
-            bound = sum(math.floor(self._relaxation.maximize(level) + _NEARLY) for _, level in sorted(levels.items()))
+        bound = math.floor(self._relaxation.maximize(columns) + _NEARLY * max(1, wanted))
+        if bound < wanted:
+            # Not everybody finds room: now it matters who comes first.
+            for _, level in sorted(levels.items()):
+                most = self._relaxation.maximize(level)
+                self._relaxation.hold(level, most)
         if self._relaxation.values:
             self._set_quotas()
         return bound

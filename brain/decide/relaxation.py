@@ -57,7 +57,7 @@ class Relaxation:
             self._uppers.append(upper)
 
     def maximize(self, columns: Sequence[int]) -> float:
-        """Make a sum of columns as large as can be, without harm to earlier ones; a bound that no solution exceeds."""
+        """Make a sum of columns as large as can be; what no solution exceeds."""
         highs = self._model()
         count = len(self._upper)
         costs = np.zeros(count)
@@ -68,15 +68,12 @@ class Relaxation:
         if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return most
         self.values = list(highs.getSolution().col_value)
-        found = float(highs.getInfo().objective_function_value)
-        highs.addRow(
-            found - 1e-6 * max(1.0, found),
-            math.inf,
-            len(columns),
-            np.array(columns, dtype=np.int32),
-            np.ones(len(columns)),
-        )
-        return min(found, most)
+        return min(float(highs.getInfo().objective_function_value), most)
+
+    def hold(self, columns: Sequence[int], value: float) -> None:
+        """Let no later solution make a sum of columns smaller than a value, but for what the solver may be off."""
+        least = value - 1e-6 * max(1.0, value)
+        self._model().addRow(least, math.inf, len(columns), np.array(columns, dtype=np.int32), np.ones(len(columns)))
 
     def _model(self) -> Highs:
         if self._highs is None:

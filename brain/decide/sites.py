@@ -49,7 +49,7 @@ class Sites:
         self.shapes = shapes_of(kinds)
         samples = [smallest([kinds[position] for position in shape]) for shape in self.shapes]
         self.devices = [sample.mig_request for sample in samples]
-        self.sites = _sites(rooms, samples, _least(kinds))
+        self.sites = _sites(rooms, samples, kinds)
         self.of_shape = [
             tuple(position for position, site in enumerate(self.sites) if shape in site.shapes)
             for shape in range(len(samples))
@@ -122,10 +122,11 @@ class Sites:
         return card
 
 
-def _sites(rooms: Sequence[Room], samples: Sequence[Pod], least: Mapping[str, int]) -> list[Site]:
+def _sites(rooms: Sequence[Room], samples: Sequence[Pod], kinds: Sequence[Kind]) -> list[Site]:
+    least, most = _least(kinds), _most(kinds)
     suits = Suits(samples)
     asked = [tuple(sample.mig_request) for sample in samples]
-    found: defaultdict[tuple[tuple[int, ...], bool, bool], list[Room]] = defaultdict(list)
+    found: defaultdict[tuple[tuple[int, ...], bool, bool, tuple[int, ...]], list[Room]] = defaultdict(list)
     known: dict[tuple[int, int], tuple[int, ...]] = {}
     for room in rooms:
         if any(room.free.get(name, 0) < value for name, value in least.items()):
@@ -140,11 +141,29 @@ def _sites(rooms: Sequence[Room], samples: Sequence[Pod], least: Mapping[str, in
                 if not refusals[shape] and all(name in room.sizes for name in devices)
             )
         if shapes:
-            found[shapes, not room.fixed_reason, room.node.repartitioning].append(room)
+            found[shapes, not room.fixed_reason, room.node.repartitioning, _scarcity(room, most)].append(room)
     return [
         Site(shapes, tuple(sorted(members, key=lambda room: -room.free.get(resources.CPU, 0))), change, tainted)
-        for (shapes, change, tainted), members in found.items()
+        for (shapes, change, tainted, _), members in found.items()
     ]
+
+
+def _scarcity(room: Room, most: Mapping[str, int]) -> tuple[int, ...]:
+    """How much a node has of each resource, in quarters of what its GPUs full of the most demanding pods take.
+
+    Nodes of different scarcity are different sites: else a program over sites lends what one node has to another.
+    """
+    slots = sum(gpu.gpu.slots for gpu in room.gpus)
+    return tuple(min(4, 4 * room.free.get(name, 0) // max(1, value * slots)) for name, value in most.items())
+
+
+def _most(kinds: Sequence[Kind]) -> dict[str, int]:
+    """The most that any pod takes of each resource but MIG devices, by name."""
+    most: dict[str, int] = {}
+    for kind in kinds:
+        for name, value in kind.asks:
+            most[name] = max(value, most.get(name, 0))
+    return dict(sorted(most.items()))
 
 
 def _least(kinds: Sequence[Kind]) -> dict[str, int]:

@@ -29,7 +29,7 @@ class Outcome:
 
     Attributes:
         given: the pods that are served.
-        bound: more pods than this cannot be served without fewer of a higher priority.
+        bound: more pods than this cannot be served.
     """
 
     given: tuple[Given, ...]
