@@ -38,6 +38,7 @@ class Deal:
 
     Attributes:
         left: how many pods of each kind, by position, are not served.
+        served_at: the pods that are, each as its kind with its node.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class Deal:
         self._nodes = nodes
         self._free = {id(room): dict(room.free) for site in nodes for room, _ in site}
         self._ports: defaultdict[int, list[Pod]] = defaultdict(list)
-        self._served: list[tuple[int, Room]] = []
+        self.served_at: list[tuple[int, Room]] = []
 
     @property
     def served(self) -> int:
         """How many pods are served."""
-        return len(self._served)
+        return len(self.served_at)
 
     def free(self, room: Room) -> Mapping[str, int]:
         """What a node has left."""
@@ -77,8 +78,7 @@ class Deal:
             sites: the nodes that they may run on.
             quotas: how many of a kind a site gets at most; None for as many as find room.
         """
-        devices = self._kinds[kinds[0]].sample.mig_request
-        needs = [self._units[name] for name in self._by_size(devices, sites) for _ in range(devices[name])]
+        needs = self._needs(kinds[0], sites)
         if quotas is None:
             most = {kind: self.left[kind] for kind in kinds}
             self._run(most, needs, sites)
@@ -88,6 +88,40 @@ class Deal:
             if any(most.values()):
                 self._run(most, needs, [site])
 
+    def makeable(self, kind: int, site: int) -> list[Room]:
+        """Nodes of a site whose GPUs could give a pod of a kind all that it asks for, whatever else they lack."""
+        needs = self._needs(kind, [site])
+        able = self._able(site, needs, _SWEEPS[-1])
+        return [room for room, cards in self._nodes[site] if id(room) in able and self._find(cards, needs, _SWEEPS[-1])]
+
+    def place(self, kind: int, site: int, room: Room) -> bool:
+        """Serve one pod of a kind on a node, if it has room."""
+        cards = next(cards for other, cards in self._nodes[site] if other is room)
+        moves = self._find(cards, self._needs(kind, [site]), _SWEEPS[-1]) if self._fits(kind, room) else None
+        if moves is None:
+            return False
+        for card, state in moves:
+            self._stacks.push(card, state)
+        self._take(kind, room)
+        return True
+
+    def exchange(self, first: int, second: int) -> bool:
+        """Let two served pods, by number, change places, if both fit; they must ask for the same devices."""
+        (kind, room), (other, there) = self.served_at[first], self.served_at[second]
+        if self._kinds[kind].sample.host_ports:
+            return False
+        more = dict(self._asks[kind])
+        for name, value in self._asks[other]:
+            more[name] = more.get(name, 0) - value
+        here, beyond = self._free[id(room)], self._free[id(there)]
+        if any(beyond.get(name, 0) < value or here.get(name, 0) < -value for name, value in more.items() if value):
+            return False
+        for name, value in more.items():
+            here[name] = here.get(name, 0) + value
+            beyond[name] = beyond.get(name, 0) - value
+        self.served_at[first], self.served_at[second] = (kind, there), (other, room)
+        return True
+
     def settle(self) -> Iterator[Given]:
         """Fill the rooms' GPUs at the least cost; what each pod gets, by kind and rank."""
         pools: dict[int, defaultdict[str, list[Step]]] = {}
@@ -96,17 +130,19 @@ class Deal:
                 pools[id(room)] = _filled(room, cards)
                 room.free = self._free[id(room)]
         turns = [iter(kind.pods) for kind in self._kinds]
-        for kind, room in self._served:
+        for kind, room in self.served_at:
             pod = next(turns[kind])
             pool = pools[id(room)]
             steps = tuple(pool[name].pop() for name, count in pod.mig_request.items() for _ in range(count))
             room.given.append(pod)
             yield Given(pod, room, steps)
 
-    def _by_size(self, devices: Mapping[str, int], sites: Sequence[int]) -> list[str]:
-        """Resources, the largest instances first."""
+    def _needs(self, kind: int, sites: Sequence[int]) -> list[int]:
+        """The instances that a pod asks for, each as a unit of load, the largest first."""
+        devices = self._kinds[kind].sample.mig_request
         sizes = next((room.sizes for site in sites for room, _ in self._nodes[site]), {})
-        return sorted(devices, key=lambda name: (-sizes.get(name, 0), name))
+        ranked = sorted(devices, key=lambda name: (-sizes.get(name, 0), name))
+        return [self._units[name] for name in ranked for _ in range(devices[name])]
 
     def _run(self, most: dict[int, int], needs: Sequence[int], sites: Sequence[int]) -> None:
         if len(needs) == 1:
@@ -233,7 +269,7 @@ class Deal:
         if self._kinds[kind].sample.host_ports:
             self._ports[id(room)].append(self._kinds[kind].sample)
         self.left[kind] -= 1
-        self._served.append((kind, room))
+        self.served_at.append((kind, room))
 
 
 def _filled(room: Room, cards: Sequence[Card]) -> defaultdict[str, list[Step]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from brain.decide.cards import Stacks, State
+from brain.decide.cards import Card, Stacks, State
 from brain.decide.deal import Deal
 from brain.decide.fillings import LOAD_BITS
 from brain.decide.kinds import smallest
@@ -56,6 +57,16 @@ class Mixture:
         self._placed: dict[tuple[int, int], int] = {}
         self._filled: list[tuple[int, list[State], int]] = []
         self._rows: list[dict[int, float]] = [{} for _ in self._entries]
+        mean = _mean(self._entries)
+        self._capacity: dict[int, float] = {}
+        self._scarce: list[bool] = []
+        for site in sites.sites:
+            slots = 0
+            for room in site.rooms:
+                free = deal.free(room)
+                self._capacity[id(room)] = min((free.get(name, 0) / value for name, value in mean.items()), default=0.0)
+                slots = max(slots, sum(gpu.gpu.slots for gpu in room.gpus))
+            self._scarce.append(any(self._capacity[id(room)] < slots for room in site.rooms))
         for site in range(len(sites.sites)):
             self._add(site, deal)
         for entry, weights in zip(self._entries, self._rows, strict=True):
@@ -86,22 +97,43 @@ class Mixture:
         if not values:
             return
         made: list[State] = []
-        # Fillings for many pods come first: they go to the nodes with the most cpu left.
         for column, states, load in sorted(self._filled, key=lambda each: (-_instances(each[2]), each[0])):
             left = math.floor(values[column] + _NEARLY)
-            by_cost = sorted(states, key=lambda state: (self._cost(state, load), state.order)) if left else ()
-            for state in by_cost:
-                taken = list(reversed(state.cards[-left:])) if left else []
-                if not taken:
-                    continue
-                del state.cards[-len(taken) :]
-                after = self._stacks.state(state.site, state.table, state.free, load, state.load)
-                made.append(after)
-                for card in taken:
+            if left:
+                pods = _instances(load) - _instances(states[0].load)
+                for card in self._chosen(states, load, left, pods):
+                    before = card.state
+                    after = self._stacks.state(before.site, before.table, before.free, load, before.load)
                     self._stacks.push(card, after)
-                left -= len(taken)
+                    made.append(after)
         for state in dict.fromkeys(made):
             state.cards.reverse()
+
+    def _chosen(self, states: list[State], load: int, left: int, pods: int) -> Iterator[Card]:
+        """GPUs for a filling, ``left`` of them: where cpu or memory are scarce on the nodes that have most of it.
+
+        Elsewhere those on which the filling disturbs least. ``pods`` is how many pods the filling is for.
+        """
+        if not self._scarce[states[0].site]:
+            for state in sorted(states, key=lambda state: (self._cost(state, load), state.order)):
+                taken = [card for card in reversed(state.cards) if card.state is state][:left]
+                left -= len(taken)
+                yield from taken
+            return
+        by_room: dict[int, list[Card]] = {}
+        for state in states:
+            for card in reversed(state.cards):
+                if card.state is state:
+                    by_room.setdefault(id(card.room), []).append(card)
+        queue = [(-self._capacity[room], order, room) for order, room in enumerate(by_room)]
+        heapq.heapify(queue)
+        while left and queue:
+            _, order, room = heapq.heappop(queue)
+            self._capacity[room] -= pods
+            left -= 1
+            yield by_room[room].pop(0)
+            if by_room[room]:
+                heapq.heappush(queue, (-self._capacity[room], order, room))
 
     def _add(self, position: int, deal: Deal) -> None:
         """The columns and rows of one site."""
@@ -177,6 +209,16 @@ def _entries(sites: Sites, deal: Deal) -> list[_Entry]:
             pods = sum(deal.left[kind] for kind in group)
             found.append(_Entry(shape, group, pods, {resources.PODS: 1, **rest}))
     return found
+
+
+def _mean(entries: list[_Entry]) -> dict[str, float]:
+    """What a pod takes of each resource but MIG devices, on average."""
+    pods = sum(entry.pods for entry in entries)
+    taken: defaultdict[str, float] = defaultdict(float)
+    for entry in entries:
+        for name, value in entry.asks.items():
+            taken[name] += entry.pods * value / pods
+    return dict(taken)
 
 
 def _instances(load: int) -> int:

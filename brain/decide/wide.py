@@ -18,9 +18,13 @@ from brain.decide.kinds import Kind
 from brain.decide.mixture import Mixture
 from brain.decide.rooms import Room
 from brain.decide.sites import Sites
+from brain.decide.swaps import Swaps
 
 _SPARSE: Final = 0.6
 """Share of the free slots up to which pods are dealt without a program first: then there mostly is room for all."""
+
+_MOST_EXCHANGES: Final = 5_000
+"""Nodes on which room is sought by exchanging pods, in one plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,25 @@ def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
     stacks.lift_limits()
     for shape in sorted(ranked, key=lambda shape: (-sites.priority(shape), sites.size(shape), shape)):
         _serve(sites, deal, shape)
+    _exchange(sites, deal)
     return deal, max(deal.served, min(bound, everybody))
+
+
+def _exchange(sites: Sites, deal: Deal) -> None:
+    """Serve pods that lack only cpu or memory on nodes with GPUs for them, by exchanging others."""
+    swaps = Swaps(deal, [dict(kind.asks) for kind in sites.kinds], sites.shapes)
+    left = _MOST_EXCHANGES
+    for shape in sorted(range(len(sites.shapes)), key=lambda shape: (-sites.priority(shape), sites.size(shape), shape)):
+        kinds = [kind for kind in sites.shapes[shape] if deal.left[kind]]
+        kinds.sort(key=lambda kind: ([(value, name) for name, value in sites.kinds[kind].asks], kind))
+        for site in sites.of_shape[shape] if kinds else ():
+            for room in deal.makeable(kinds[0], site):
+                kind = next((kind for kind in kinds if deal.left[kind]), None)
+                if kind is None or not left:
+                    break
+                left -= 1
+                if swaps.make_room(kind, room):
+                    deal.place(kind, site, room)
 
 
 def _ranked(sites: Sites, *, by_priority: bool) -> list[int]:
