@@ -6,26 +6,27 @@ A deal can be thrown away: it works on copies, and nothing of a room changes bef
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from brain.decide import fit
 from brain.decide.cards import Card, Stacks, State
 from brain.decide.fillings import DESTROYED, MADE
+from brain.decide.grid import Grid
 from brain.decide.kinds import Kind
 from brain.decide.rooms import Room, Step, single
 from brain.model.pod import Pod
 
 _TRIES: Final = 64
 """Steps of the search for one pod's instances on one node."""
-_SWEEPS: Final = (MADE, DESTROYED, 1 << 60)
+ANYTHING: Final = 1 << 60
+"""More than any instance costs."""
+GENTLE: Final = (MADE, DESTROYED, ANYTHING)
 """What an instance of a pod with several may cost, sweep by sweep: nothing made; nothing destroyed; anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """What one pod gets: a node, and there some instances."""
 
     pod: Pod
@@ -69,7 +70,11 @@ class Deal:
         return self._free[id(room)]
 
     def serve(
-        self, kinds: Sequence[int], sites: Sequence[int], quotas: Mapping[tuple[int, int], int] | None = None
+        self,
+        kinds: Sequence[int],
+        sites: Sequence[int],
+        quotas: Mapping[tuple[int, int], int] | None = None,
+        sweeps: Sequence[int] = GENTLE,
     ) -> None:
         """Serve pods of kinds that ask for the same devices.
 
@@ -77,27 +82,27 @@ class Deal:
             kinds: the kinds, in the order of their turns.
             sites: the nodes that they may run on.
             quotas: how many of a kind a site gets at most; None for as many as find room.
+            sweeps: what each instance of a pod with several must cost less than, sweep by sweep over the nodes.
         """
         needs = self._needs(kinds[0], sites)
         if quotas is None:
-            most = {kind: self.left[kind] for kind in kinds}
-            self._run(most, needs, sites)
+            self._run({kind: self.left[kind] for kind in kinds}, needs, sites, sweeps)
             return
         for site in sites:
             most = {kind: min(self.left[kind], quotas.get((kind, site), 0)) for kind in kinds}
             if any(most.values()):
-                self._run(most, needs, [site])
+                self._run(most, needs, [site], sweeps)
 
     def makeable(self, kind: int, site: int) -> list[Room]:
         """Nodes of a site whose GPUs could give a pod of a kind all that it asks for, whatever else they lack."""
         needs = self._needs(kind, [site])
-        able = self._able(site, needs, _SWEEPS[-1])
-        return [room for room, cards in self._nodes[site] if id(room) in able and self._find(cards, needs, _SWEEPS[-1])]
+        able = self._able(site, needs, ANYTHING)
+        return [room for room, cards in self._nodes[site] if id(room) in able and self._find(cards, needs, ANYTHING)]
 
     def place(self, kind: int, site: int, room: Room) -> bool:
         """Serve one pod of a kind on a node, if it has room."""
         cards = next(cards for other, cards in self._nodes[site] if other is room)
-        moves = self._find(cards, self._needs(kind, [site]), _SWEEPS[-1]) if self._fits(kind, room) else None
+        moves = self._find(cards, self._needs(kind, [site]), ANYTHING) if self._fits(kind, room) else None
         if moves is None:
             return False
         for card, state in moves:
@@ -124,16 +129,18 @@ class Deal:
 
     def settle(self) -> Iterator[Given]:
         """Fill the rooms' GPUs at the least cost; what each pod gets, by kind and rank."""
-        pools: dict[int, defaultdict[str, list[Step]]] = {}
+        pools: dict[int, dict[str, list[Step]]] = {}
+        parts: dict[int, _Part] = {}
         for site in self._nodes:
             for room, cards in site:
-                pools[id(room)] = _filled(room, cards)
+                pools[id(room)] = _filled(room, cards, parts)
                 room.free = self._free[id(room)]
         turns = [iter(kind.pods) for kind in self._kinds]
+        devices = [tuple(kind.sample.mig_request.items()) for kind in self._kinds]
         for kind, room in self.served_at:
             pod = next(turns[kind])
             pool = pools[id(room)]
-            steps = tuple(pool[name].pop() for name, count in pod.mig_request.items() for _ in range(count))
+            steps = tuple([pool[name].pop() for name, count in devices[kind] for _ in range(count)])
             room.given.append(pod)
             yield Given(pod, room, steps)
 
@@ -144,11 +151,11 @@ class Deal:
         ranked = sorted(devices, key=lambda name: (-sizes.get(name, 0), name))
         return [self._units[name] for name in ranked for _ in range(devices[name])]
 
-    def _run(self, most: dict[int, int], needs: Sequence[int], sites: Sequence[int]) -> None:
+    def _run(self, most: dict[int, int], needs: Sequence[int], sites: Sequence[int], sweeps: Sequence[int]) -> None:
         if len(needs) == 1:
             self._singles(most, needs[0], sites)
         else:
-            for limit in _SWEEPS:
+            for limit in sweeps:
                 self._several(most, needs, sites, limit)
 
     def _singles(self, most: dict[int, int], unit: int, sites: Sequence[int]) -> None:
@@ -213,17 +220,28 @@ class Deal:
                         most[kind] -= 1
 
     def _able(self, site: int, needs: Sequence[int], limit: int) -> set[int]:
-        """Nodes that may have all that a pod needs: for each of its needs some GPU that can give it."""
+        """Nodes whose GPUs may have all that a pod needs: of each resource enough, taken by itself."""
         able: set[int] | None = None
-        for unit in dict.fromkeys(needs):
-            found: set[int] = set()
+        for unit, count in Counter(needs).items():
+            found: defaultdict[int, int] = defaultdict(int)
             for state in list(self._stacks.by_site[site]):
-                if state.cards:
-                    move = self._stacks.move(state, unit)
-                    if move is not None and move[0] < limit:
-                        found.update(id(card.room) for card in state.cards)
-            able = found if able is None else able & found
+                more = self._more(state, unit, count, limit) if state.cards else 0
+                if more:
+                    for card in state.cards:
+                        if card.state is state:
+                            found[id(card.room)] += more
+            enough = {room for room, more in found.items() if more >= count}
+            able = enough if able is None else able & enough
         return able or set()
+
+    def _more(self, state: State, unit: int, count: int, limit: int) -> int:
+        """How many more instances a GPU can give, up to a count, none of which costs as much as a limit."""
+        for more in range(count):
+            move = self._stacks.move(state, unit)
+            if move is None or move[0] >= limit:
+                return more
+            state = move[1]
+        return count
 
     def _find(self, cards: Sequence[Card], needs: Sequence[int], limit: int) -> list[tuple[Card, State]] | None:
         """Instances for one pod on one node, each where it costs the least; the GPUs with where they lead."""
@@ -272,22 +290,51 @@ class Deal:
         self.served_at.append((kind, room))
 
 
-def _filled(room: Room, cards: Sequence[Card]) -> defaultdict[str, list[Step]]:
+class _Part(NamedTuple):
+    """What the load of a state consists of.
+
+    Attributes:
+        chosen: the set of instances.
+        gone: free instances that go for it.
+        made: those to be made, with their resources.
+        exist: those that exist, likewise.
+    """
+
+    chosen: int
+    gone: int
+    made: tuple[tuple[str, int], ...]
+    exist: tuple[tuple[str, int], ...]
+
+    @staticmethod
+    def of(state: State, grid: Grid) -> _Part:
+        """The part of a state of GPUs of one model."""
+        _, chosen = state.table.best(state.free, state.load)
+        resources = [(grid.profiles[grid.places[one.bit_length() - 1].profile].resource, one) for one in single(chosen)]
+        return _Part(
+            chosen,
+            grid.gone(state.table.kept, state.free, chosen) | chosen,
+            tuple(each for each in resources if not each[1] & state.free),
+            tuple(each for each in resources if each[1] & state.free),
+        )
+
+
+def _filled(room: Room, cards: Sequence[Card], parts: dict[int, _Part]) -> dict[str, list[Step]]:
     """Put the loads of a node's GPUs into them; the instances by resource, those that exist last."""
-    made: list[tuple[bool, str, Step]] = []
+    pool: dict[str, list[Step]] = {}
+    exist: list[tuple[str, Step]] = []
     for card in cards:
         state = card.state
-        if not state.load:
-            continue
-        gpu = room.gpus[card.position]
-        _, chosen = state.table.best(state.free, state.load)
-        exist = chosen & gpu.free
-        gpu.free &= ~(gpu.in_the_way(chosen) | chosen)
-        gpu.kept |= chosen
-        for one in single(chosen):
-            profile = gpu.grid.profiles[next(gpu.grid.placements(one)).profile]
-            made.append((bool(one & exist), profile.resource, Step(card.position, one, make=not one & exist)))
-    pool: defaultdict[str, list[Step]] = defaultdict(list)
-    for _, resource, step in sorted(made, key=lambda each: each[0]):
-        pool[resource].append(step)
+        if state.load:
+            gpu = room.gpus[card.position]
+            part = parts.get(state.order)
+            if part is None:
+                part = parts[state.order] = _Part.of(state, gpu.grid)
+            gpu.free &= ~part.gone
+            gpu.kept |= part.chosen
+            for resource, one in part.made:
+                pool.setdefault(resource, []).append(Step(card.position, one, make=True))
+            for resource, one in part.exist:
+                exist.append((resource, Step(card.position, one, make=False)))
+    for resource, step in exist:
+        pool.setdefault(resource, []).append(step)
     return pool

@@ -20,6 +20,8 @@ from n8s import names
 
 _MOST_COLUMNS: Final = 3_000
 """Columns of pods up to which the program tells apart what they ask for besides MIG devices."""
+_MOST_LEVELS: Final = 8
+"""Priorities that the program tells apart; those below the last are one to it."""
 _NEARLY: Final = 1e-6
 """What the solver may be off."""
 
@@ -67,29 +69,30 @@ class Mixture:
                 self._capacity[id(room)] = min((free.get(name, 0) / value for name, value in mean.items()), default=0.0)
                 slots = max(slots, sum(gpu.gpu.slots for gpu in room.gpus))
             self._scarce.append(any(self._capacity[id(room)] < slots for room in site.rooms))
-        for site in range(len(sites.sites)):
-            self._add(site, deal)
+        for position in range(len(sites.sites)):
+            self._add(position, deal)
         for entry, weights in zip(self._entries, self._rows, strict=True):
             self._relaxation.row(weights, upper=entry.pods)
 
-    def solve(self) -> int:
-        """Find quotas; more pods than this cannot be served, whatever their priorities."""
+    def bound(self) -> int:
+        """More pods than this cannot be served, whatever their priorities."""
         if not self._placed:
             return 0
-        columns = list(self._placed.values())
-        wanted = sum(entry.pods for entry in self._entries if self._sites.of_shape[entry.shape])
+        most = self._relaxation.maximize(list(self._placed.values()))
+        return math.floor(most + _NEARLY * max(1.0, most))
+
+    def solve(self) -> None:
+        """Find quotas, priorities first."""
         levels: defaultdict[int, list[int]] = defaultdict(list)
         for (entry, _), column in self._placed.items():
             levels[-self._sites.priority(self._entries[entry].shape)].append(column)
-        bound = math.floor(self._relaxation.maximize(columns) + _NEARLY * max(1, wanted))
-        if bound < wanted:
-            # Not everybody finds room: now it matters who comes first.
-            for _, level in sorted(levels.items()):
-                most = self._relaxation.maximize(level)
-                self._relaxation.hold(level, most)
+        ranked = [level for _, level in sorted(levels.items())]
+        last = [column for level in ranked[_MOST_LEVELS - 1 :] for column in level]
+        for level in [*ranked[: _MOST_LEVELS - 1], last]:
+            if level:
+                self._relaxation.hold(level, self._relaxation.maximize(level))
         if self._relaxation.values:
             self._set_quotas()
-        return bound
 
     def limit(self) -> None:
         """Let whole GPUs of the solution give no more than it says; what is left over by rounding may give anything."""

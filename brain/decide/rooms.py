@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from brain.decide import eligibility, fit
 from brain.decide.grid import Grid, grid
@@ -94,8 +94,7 @@ class GpuRoom:
         return tuple(sorted(self.grid.placements(self.kept | self.free)))
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One instance given to a pod: an existing free one, or one to be made.
 
     Attributes:
@@ -215,10 +214,12 @@ class Room:
 
     def made(self, steps: Sequence[Step]) -> tuple[tuple[int, Placement], ...]:
         """What of some steps does not exist yet: GPU index and placement."""
-        rooms = [(self.gpus[step.gpu], step.chosen) for step in steps]
-        return tuple(
-            (room.gpu.index, next(room.grid.placements(chosen))) for room, chosen in rooms if chosen & ~room.before
-        )
+        found = []
+        for step in steps:
+            room = self.gpus[step.gpu]
+            if not step.chosen & room.before:
+                found.append((room.gpu.index, room.grid.places[step.chosen.bit_length() - 1]))
+        return tuple(found)
 
     def discard_unused(self) -> None:
         """Plan no instance that nobody gets: of what is free in the plan, only what exists stays."""

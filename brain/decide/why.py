@@ -60,27 +60,31 @@ def _together(kinds: Sequence[Kind]) -> Kind:
 
 
 def _reason(
-    pod: Pod, rooms: Sequence[Room], refusals: Sequence[str], free_slots: Sequence[int], *, hint: bool
+    pod: Pod, rooms: Sequence[Room], refusals: Sequence[str], free_slots: Sequence[int | None], *, hint: bool
 ) -> Reason:
     wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
     asks = dict(Kind((), pod).asks)
     nodes: defaultdict[str, list[str]] = defaultdict(list)
     near: list[Room] = []
     later = False
+    needed: dict[int, int] = {}
     for room, refusal, slots in zip(rooms, refusals, free_slots, strict=True):
         reason = refusal or _lacking(pod, asks, room)
+        if not reason and slots is not None and not room.fixed_reason:
+            # By far the most nodes of a crowded cluster come here.
+            size = needed.get(id(room.sizes))
+            if size is None:
+                size = needed[id(room.sizes)] = _size(pod, room)
+            if size:
+                nodes[IN_PIECES if slots >= size else TOO_FEW].append(room.node.name)
+                near.append(room)
+                continue
         unknown = room.unknown(pod)
         later = later or (not reason and not unknown and room.busy)
         if not reason and unknown and room.gpus:
             reason = f"has no GPU that can hold {unknown[0]}"
-        elif not reason and room.fixed_reason:
-            reason = room.fixed_reason
-        elif not reason and not room.gpus:
-            reason = _NO_DEVICES
         elif not reason:
-            needed = sum(count * room.sizes[name] for name, count in pod.mig_request.items())
-            reason = IN_PIECES if slots >= needed else TOO_FEW
-            near.append(room)
+            reason = room.fixed_reason or _NO_DEVICES
         nodes[reason].append(room.node.name)
     text = "; ".join(f"{reason} ({_listing(members)})" for reason, members in sorted(nodes.items()))
     helps = _helping(pod, asks, near) if hint else ""
@@ -95,7 +99,18 @@ def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:
     return fit.ports_taken(pod, [*room.bound, *room.given]) if pod.host_ports else ""
 
 
-def _free_slots(room: Room) -> int:
+def _size(pod: Pod, room: Room) -> int:
+    """Slots that a pod takes on a node; 0 where no GPU can hold it."""
+    devices = pod.mig_request
+    if any(name not in room.sizes for name in devices):
+        return 0
+    return sum(count * room.sizes[name] for name, count in devices.items())
+
+
+def _free_slots(room: Room) -> int | None:
+    """Slots that nothing has which must stay; None where nothing is known of the GPUs."""
+    if not room.gpus:
+        return None
     return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus if not gpu.gpu.problem)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from brain.decide.deal import Deal, Given
+from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
+from brain.decide.fillings import MADE
 from brain.decide.kinds import Kind
 from brain.decide.mixture import Mixture
 from brain.decide.rooms import Room
@@ -81,11 +82,12 @@ def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
     """As many of each kind as the program says, by priority."""
     deal, stacks = sites.deal()
     program = Mixture(sites, stacks, deal)
-    bound = program.solve()
+    bound = program.bound()
+    program.solve()
     ranked = _ranked(sites, by_priority=True)
     several = [shape for shape in ranked if sites.several(shape)]
     for shape in several:
-        _serve(sites, deal, shape, program.quotas)
+        _serve(sites, deal, shape, program.quotas, (MADE, ANYTHING))
     if several:
         program = Mixture(sites, stacks, deal)
         program.solve()
@@ -95,7 +97,7 @@ def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
             _serve(sites, deal, shape, program.quotas)
     stacks.lift_limits()
     for shape in sorted(ranked, key=lambda shape: (-sites.priority(shape), sites.size(shape), shape)):
-        _serve(sites, deal, shape)
+        _serve(sites, deal, shape, sweeps=(ANYTHING,))
     _exchange(sites, deal)
     return deal, max(deal.served, min(bound, everybody))
 
@@ -130,9 +132,15 @@ def _ranked(sites: Sites, *, by_priority: bool) -> list[int]:
     )
 
 
-def _serve(sites: Sites, deal: Deal, shape: int, quotas: Mapping[tuple[int, int], int] | None = None) -> None:
+def _serve(
+    sites: Sites,
+    deal: Deal,
+    shape: int,
+    quotas: Mapping[tuple[int, int], int] | None = None,
+    sweeps: Sequence[int] = GENTLE,
+) -> None:
     """Serve pods of a shape, those that ask for most first."""
     kinds = [kind for kind in sites.shapes[shape] if deal.left[kind]]
     if kinds and sites.of_shape[shape]:
         kinds.sort(key=lambda kind: ([(-value, name) for name, value in sites.kinds[kind].asks], kind))
-        deal.serve(kinds, sites.of_shape[shape], quotas)
+        deal.serve(kinds, sites.of_shape[shape], quotas, sweeps)
