@@ -12,11 +12,9 @@ from typing import Final
 from brain.decide.cards import Card, Stacks, State
 from brain.decide.deal import Deal
 from brain.decide.fillings import LOAD_BITS
-from brain.decide.kinds import smallest
+from brain.decide.kinds import Kind, smallest
 from brain.decide.relaxation import Relaxation
 from brain.decide.sites import Sites
-from brain.model import resources
-from n8s import names
 
 _MOST_COLUMNS: Final = 3_000
 """Columns of pods up to which the program tells apart what they ask for besides MIG devices."""
@@ -56,6 +54,7 @@ class Mixture:
         self._stacks = stacks
         self._relaxation = Relaxation()
         self._entries = _entries(sites, deal)
+        self._left = deal.left.copy()
         self._placed: dict[tuple[int, int], int] = {}
         self._filled: list[tuple[int, list[State], int]] = []
         self._rows: list[dict[int, float]] = [{} for _ in self._entries]
@@ -191,10 +190,15 @@ class Mixture:
 
     def _set_quotas(self) -> None:
         values = self._relaxation.values
+        rest = list(self._left)
         for (number, site), column in self._placed.items():
             left = math.ceil(values[column] - _NEARLY)
             for kind in self._entries[number].kinds:
-                self.quotas[kind, site] = left
+                part = min(left, rest[kind])
+                if part:
+                    self.quotas[kind, site] = part
+                    rest[kind] -= part
+                    left -= part
 
     def _cost(self, state: State, load: int) -> int:
         return self._stacks.cost(state.site, state.table, state.free, load)
@@ -202,15 +206,22 @@ class Mixture:
 
 def _entries(sites: Sites, deal: Deal) -> list[_Entry]:
     """The pods that are left, kind by kind; shape by shape where that would be too many columns."""
-    apart = sum(len(kinds) * len(sites.of_shape[shape]) for shape, kinds in enumerate(sites.shapes)) <= _MOST_COLUMNS
-    found = []
+    groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for shape, kinds in enumerate(sites.shapes):
-        left = tuple(kind for kind in kinds if deal.left[kind])
-        for group in [(kind,) for kind in left] if apart else [left] if left else []:
-            sample = smallest([sites.kinds[kind] for kind in group])
-            rest = {name: n for name, n in sample.request.items() if n > 0 and not name.startswith(names.MIG_PREFIX)}
-            pods = sum(deal.left[kind] for kind in group)
-            found.append(_Entry(shape, group, pods, {resources.PODS: 1, **rest}))
+        for kind in kinds:
+            if deal.left[kind]:
+                asks = dict(sites.kinds[kind].asks)
+                groups.setdefault((shape, tuple(asks.get(name, 0) for name in sites.scarce)), []).append(kind)
+    if sum(len(sites.of_shape[shape]) for shape, _ in groups) > _MOST_COLUMNS:
+        merged: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for (shape, _), group in groups.items():
+            merged.setdefault((shape, ()), []).extend(group)
+        groups = merged
+    found = []
+    for (shape, _), group in groups.items():
+        asks = dict(Kind((), smallest([sites.kinds[kind] for kind in group])).asks)
+        pods = sum(deal.left[kind] for kind in group)
+        found.append(_Entry(shape, tuple(group), pods, {name: asks[name] for name in sites.scarce if asks.get(name)}))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from brain.decide.cards import Card, Stacks
 from brain.decide.deal import Deal
@@ -13,6 +14,9 @@ from brain.decide.kinds import Kind, Suits, shapes_of, smallest
 from brain.decide.rooms import Room
 from brain.model import resources
 from brain.model.pod import Pod
+
+
+_PARTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Sites:
         shapes: kinds, by position, that differ only in what they ask for other than MIG devices.
         devices: what a pod of each shape asks for.
         of_shape: by shape, the sites, by position, that suit it.
+        scarce: the most that a pod takes of each resource, MIG devices aside, that some node may run out of.
         sites: the sites.
         units: by resource that pods ask for, one instance of it as a load.
     """
@@ -49,7 +54,8 @@ class Sites:
         self.shapes = shapes_of(kinds)
         samples = [smallest([kinds[position] for position in shape]) for shape in self.shapes]
         self.devices = [sample.mig_request for sample in samples]
-        self.sites = _sites(rooms, samples, kinds)
+        self.scarce = _scarce(rooms, kinds)
+        self.sites = _sites(rooms, samples, kinds, self.scarce)
         self.of_shape = [
             tuple(position for position, site in enumerate(self.sites) if shape in site.shapes)
             for shape in range(len(samples))
@@ -122,8 +128,10 @@ class Sites:
         return card
 
 
-def _sites(rooms: Sequence[Room], samples: Sequence[Pod], kinds: Sequence[Kind]) -> list[Site]:
-    least, most = _least(kinds), _most(kinds)
+def _sites(
+    rooms: Sequence[Room], samples: Sequence[Pod], kinds: Sequence[Kind], scarce: Mapping[str, int]
+) -> list[Site]:
+    least = _least(kinds)
     suits = Suits(samples)
     asked = [tuple(sample.mig_request) for sample in samples]
     found: defaultdict[tuple[tuple[int, ...], bool, bool, tuple[int, ...]], list[Room]] = defaultdict(list)
@@ -141,20 +149,26 @@ def _sites(rooms: Sequence[Room], samples: Sequence[Pod], kinds: Sequence[Kind])
                 if not refusals[shape] and all(name in room.sizes for name in devices)
             )
         if shapes:
-            found[shapes, not room.fixed_reason, room.node.repartitioning, _scarcity(room, most)].append(room)
+            found[shapes, not room.fixed_reason, room.node.repartitioning, _scarcity(room, scarce)].append(room)
     return [
         Site(shapes, tuple(sorted(members, key=lambda room: -room.free.get(resources.CPU, 0))), change, tainted)
         for (shapes, change, tainted, _), members in found.items()
     ]
 
 
+def _scarce(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Mapping[str, int]:
+    most = _most(kinds)
+    levels = {_scarcity(room, most) for room in rooms}
+    return {name: value for level, (name, value) in enumerate(most.items()) if any(seen[level] < _PARTS for seen in levels)}
+
+
 def _scarcity(room: Room, most: Mapping[str, int]) -> tuple[int, ...]:
-    """How much a node has of each resource, in quarters of what its GPUs full of the most demanding pods take.
+    """How much a node has of each resource, in parts of what its GPUs full of the most demanding pods take.
 
     Nodes of different scarcity are different sites: else a program over sites lends what one node has to another.
     """
-    slots = sum(gpu.gpu.slots for gpu in room.gpus)
-    return tuple(min(4, 4 * room.free.get(name, 0) // max(1, value * slots)) for name, value in most.items())
+    slots = sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus)
+    return tuple(min(_PARTS, _PARTS * room.free.get(name, 0) // max(1, value * slots)) for name, value in most.items())
 
 
 def _most(kinds: Sequence[Kind]) -> dict[str, int]:
