@@ -111,10 +111,12 @@ class Stacks:
     def lift_limits(self) -> None:
         """Let GPUs have any load that fits."""
         for states in self.by_site:
+            for state in states:
+                # A card that comes back must not find itself there.
+                state.cards = [card for card in state.cards if card.state is state]
             for state in list(states):
                 if state.limit is not None:
                     after = self.state(state.site, state.table, state.free, None, state.load)
                     for card in state.cards:
-                        if card.state is state:
-                            self.push(card, after)
+                        self.push(card, after)
                     state.cards = []

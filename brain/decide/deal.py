@@ -73,7 +73,7 @@ class Deal:
         self,
         kinds: Sequence[int],
         sites: Sequence[int],
-        quotas: Mapping[tuple[int, int], int] | None = None,
+        quotas: dict[tuple[int, int], int] | None = None,
         sweeps: Sequence[int] = GENTLE,
     ) -> None:
         """Serve pods of kinds that ask for the same devices.
@@ -91,7 +91,11 @@ class Deal:
         for site in sites:
             most = {kind: min(self.left[kind], quotas.get((kind, site), 0)) for kind in kinds}
             if any(most.values()):
+                before = [self.left[kind] for kind in kinds]
                 self._run(most, needs, [site], sweeps)
+                for kind, left in zip(kinds, before, strict=True):
+                    if left > self.left[kind]:
+                        quotas[kind, site] -= left - self.left[kind]
 
     def makeable(self, kind: int, site: int) -> list[Room]:
         """Nodes of a site whose GPUs could give a pod of a kind all that it asks for, whatever else they lack."""

@@ -86,9 +86,13 @@ def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
     program.solve()
     ranked = _ranked(sites, by_priority=True)
     several = [shape for shape in ranked if sites.several(shape)]
-    for shape in several:
-        _serve(sites, deal, shape, program.quotas, (MADE, ANYTHING))
     if several:
+        program.limit()
+        for shape in several:
+            _serve(sites, deal, shape, program.quotas, (MADE, ANYTHING))
+        stacks.lift_limits()
+        for shape in several:
+            _serve(sites, deal, shape, program.quotas, (MADE, ANYTHING))
         program = Mixture(sites, stacks, deal)
         program.solve()
     program.limit()
