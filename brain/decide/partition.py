@@ -6,19 +6,20 @@ destroys the fewest free instances, makes the fewest, leaves the most room for l
 Instances that are used, unknown or promised to bound pods stay where they are. The result depends on the
 snapshot's content alone.
 
-The batch is one integer program over nodes, GPUs of equal contents and pods that are alike. A program that is too large
-is left, and pods are served one after the other: correct, not optimal.
+The batch is one integer program over nodes, GPUs of equal contents and pods that are alike. Where that would be too
+large, see :mod:`brain.decide.wide`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from brain.decide import batch
-from brain.decide.rooms import Cost, Room, Step
-from brain.model import resources
+from brain.decide import batch, fit, why, wide
+from brain.decide.kinds import kinds_of
+from brain.decide.rooms import Cost, Grids, Room, Step
 from brain.model.mig import Geometry, Placement
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
@@ -51,15 +52,34 @@ def plan(snapshot: Snapshot) -> Plan:
     Only pods that the scheduler found unschedulable have anything made for them; others that it may bind at any
     moment keep the free instances they would take.
     """
+    with _uncollected():
+        return _plan(snapshot)
+
+
+def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
-    rooms = [Room.of(node, bound.get(node.name, ())) for node in sorted(snapshot.nodes, key=lambda node: node.name)]
+    grids = Grids()
+    rooms = [
+        Room.of(node, bound.get(node.name, ()), grids) for node in sorted(snapshot.nodes, key=lambda node: node.name)
+    ]
     waiting = sorted(
         (pod for pod in snapshot.pods if pod.waiting and pod.mig_request),
         key=lambda pod: (-pod.priority, pod.created, pod.key),
     )
-    for room in rooms:
-        room.keep_for_holders(waiting)
+    _keep_for_holders(rooms, waiting)
     return _Planning(rooms).run(waiting)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looking for reference cycles: looking costs a third of a large plan's time."""
+    pausing = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if pausing:
+            gc.enable()
 
 
 class _Planning:
@@ -75,50 +95,68 @@ class _Planning:
     def run(self, waiting: Sequence[Pod]) -> Plan:
         """Serve pods, sorted by rank."""
         held = {key for room in self._rooms for key in room.holds}
-        imminent = [pod for pod in waiting if not pod.unschedulable or pod.key in held]
-        for pod in imminent:
-            self._serve(pod)
-        open_ = [pod for pod in waiting if pod.unschedulable and pod.key not in self._assigned]
-        share = batch.share(self._rooms, open_)
-        for pod, room in share.assigned:
-            self._take(pod, room, room.option(pod, change=False))
-        if share.bound is None or len(share.assigned) < share.bound:
-            self._spread(open_, change=False)
-            self._spread(open_, change=True)
+        imminent = [pod for pod in waiting if not pod.unschedulable or (held and pod.key in held)]
+        self._serve_imminent(imminent, held)
+        open_ = [pod for pod in waiting if pod.unschedulable and not (imminent and pod.key in self._assigned)]
+        beside = len(self._assigned)
+        bound = beside + self._share(open_)
         self._explain([pod for pod in open_ if pod.key not in self._assigned])
         for room in self._rooms:
             room.discard_unused()
         geometries = {room.node.name: changed for room in self._rooms if (changed := room.changed())}
-        beside = sum(pod.key in self._assigned for pod in imminent)
-        most = beside + share.bound if share.bound is not None else len(waiting)
-        bound = max(most, len(self._assigned))
-        return Plan(geometries, self._assigned, self._made, self._unplaced, frozenset(self._deferred), bound)
+        return Plan(
+            geometries,
+            self._assigned,
+            self._made,
+            self._unplaced,
+            frozenset(self._deferred),
+            max(bound, len(self._assigned)),
+        )
 
-    def _spread(self, pods: Sequence[Pod], *, change: bool) -> None:
-        """Serve pods of equal priority the most demanding first, each on the first node that can.
+    def _share(self, pods: Sequence[Pod]) -> int:
+        """Serve pods that the scheduler has refused; more than the answer cannot be served."""
+        kinds = kinds_of(pods)
+        share = batch.share(self._rooms, kinds)
+        if share is not None:
+            for pod, room in share.assigned:
+                self._take(pod, room, room.option(pod, change=False))
+            if len(share.assigned) == share.bound:
+                return share.bound
+            for room in self._rooms:
+                room.discard_unused()
+            kinds = kinds_of([pod for pod in pods if pod.key not in self._assigned])
+        outcome = wide.spread(self._rooms, kinds)
+        for given in outcome.given:
+            self._assigned[given.pod.key] = given.room.node.name
+            made = given.room.made(given.steps)
+            if made:
+                self._made[given.pod.key] = made
+        return outcome.bound if share is None else share.bound
 
-        A node that has no room for a pod has none for those like it that follow, so each node is asked once a kind.
-        """
-        kinds: defaultdict[tuple[object, ...], list[Pod]] = defaultdict(list)
+    def _serve_imminent(self, pods: Sequence[Pod], held: Set[str]) -> None:
+        """Give pods, that may be bound at any moment, free instances as things are."""
+        plain = [pod for pod in pods if pod.key not in held]
+        turns = {pod.key: position for position, kind in enumerate(kinds_of(plain)) for pod in kind.pods}
+        # A node that has no room for a pod has none for those like it that follow, so each node is asked once a kind.
+        asked = {position: iter(self._rooms) for position in turns.values()}
+        last: dict[int, Room | None] = {position: next(rooms, None) for position, rooms in asked.items()}
         for pod in pods:
-            if pod.key not in self._assigned:
-                kinds[batch.alike(pod)].append(pod)
-        ranked = sorted(kinds.values(), key=lambda kind: _demand(kind[0]))
-        for kind in ranked:
-            rooms = iter(self._rooms)
-            room = next(rooms, None)
-            for pod in kind:
-                while room is not None and not self._fits(pod, room, change=change):
-                    room = next(rooms, None)
+            if pod.key in held:
+                self._serve_holder(pod)
+                continue
+            turn = turns[pod.key]
+            room = last[turn]
+            while room is not None and not self._fits(pod, room):
+                room = last[turn] = next(asked[turn], None)
 
-    def _fits(self, pod: Pod, room: Room, *, change: bool) -> bool:
-        """Give a pod room on one node, if there is some."""
-        option = None if room.refusal(pod) or not room.knows(pod) else room.option(pod, change=change)
+    def _fits(self, pod: Pod, room: Room) -> bool:
+        """Give a pod free instances of one node, if it has them."""
+        option = None if room.refusal(pod) or not room.knows(pod) else room.option(pod, change=False)
         self._take(pod, room, option)
         return option is not None
 
-    def _serve(self, pod: Pod) -> None:
-        """Give a pod, that may be bound at any moment, free instances on the node where that costs the least."""
+    def _serve_holder(self, pod: Pod) -> None:
+        """Give a pod, for which instances are kept, those or other free ones, where that costs the least."""
         for room in self._rooms:
             room.lend(pod)
         choice = _cheapest(pod, [room for room in self._rooms if not room.refusal(pod)])
@@ -137,23 +175,28 @@ class _Planning:
             self._made[pod.key] = made
 
     def _explain(self, pods: Sequence[Pod]) -> None:
-        """Say why pods have no room, alike pods in the same words."""
-        told: dict[tuple[object, ...], tuple[str, bool]] = {}
-        for pod in pods:
-            alike = batch.alike(pod)
-            if alike not in told:
-                refusals = {room.node.name: room.refusal(pod) for room in self._rooms}
-                later = any(room.busy and room.knows(pod) and not refusals[room.node.name] for room in self._rooms)
-                told[alike] = _why(pod, self._rooms, refusals), later
-            self._unplaced[pod.key], later = told[alike]
-            if later:
+        for pod, reason in why.reasons(self._rooms, pods):
+            self._unplaced[pod.key] = reason.text
+            if reason.later:
                 self._deferred.add(pod.key)
 
 
-def _demand(pod: Pod) -> tuple[object, ...]:
-    """Sorts pods: higher priority first, then those with more devices, then those that ask for more."""
-    sizes = [-pod.request.get(name, 0) for name in (resources.CPU, resources.MEMORY)]
-    return -pod.priority, -sum(pod.mig_request.values()), sizes, pod.created, pod.key
+def _keep_for_holders(rooms: Sequence[Room], waiting: Sequence[Pod]) -> None:
+    """On nodes under the taint: keep what pods might be bound to that the scheduler may have taken there already.
+
+    Those are the ungated pods that it has not refused, that are nominated there, or that tolerate the taint.
+    """
+    tainted = [room for room in rooms if room.node.repartitioning]
+    if not tainted:
+        return
+    tolerant = {pod.key for pod in waiting if pod.tolerations and fit.tolerates_repartitioning(pod)}
+    holders = [pod for pod in waiting if not pod.unschedulable or pod.nominated or pod.key in tolerant]
+    for room in tainted:
+        for pod in holders:
+            if not any(gpu.free for gpu in room.gpus):
+                break
+            if not pod.unschedulable or pod.nominated == room.node.name or pod.key in tolerant:
+                room.keep_for_holder(pod)
 
 
 def _cheapest(pod: Pod, rooms: Iterable[Room]) -> tuple[Room, tuple[Cost, tuple[Step, ...]]] | None:
@@ -164,24 +207,3 @@ def _cheapest(pod: Pod, rooms: Iterable[Room]) -> tuple[Room, tuple[Cost, tuple[
         if option is not None and (best is None or option[0] < best[1][0]):
             best = room, option
     return best
-
-
-def _why(pod: Pod, rooms: Sequence[Room], refusals: Mapping[str, str]) -> str:
-    """Why no node has room for a pod, alike nodes together."""
-    wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
-    nodes: defaultdict[str, list[str]] = defaultdict(list)
-    for room in rooms:
-        unknown = room.unknown(pod)
-        reason = refusals[room.node.name]
-        if not reason and unknown and room.gpus:
-            reason = f"has no GPU that can hold {unknown[0]}"
-        if not reason:
-            reason = room.fixed_reason or "has no free slots for it around what is in use or promised"
-        nodes[reason].append(room.node.name)
-    listed = "; ".join(f"{reason} ({_listing(members)})" for reason, members in sorted(nodes.items()))
-    return f"no node has room for {wanted}: {listed or 'the cluster has no nodes'}"
-
-
-def _listing(members: Sequence[str]) -> str:
-    shown = ", ".join(members[:3])
-    return shown if len(members) <= 3 else f"{shown} and {len(members) - 3} more"

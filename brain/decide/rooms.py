@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from brain.decide import eligibility, fit
-from brain.model.mig import Geometry, Gpu, InstanceState, Placement, Profile, exclusive
+from brain.decide.grid import Grid, grid
+from brain.model.mig import Geometry, Gpu, InstanceState, Placement, Profile
 from brain.model.node import Node
 from brain.model.pod import Pod
 from n8s import names
@@ -22,99 +22,89 @@ SEARCH_STEPS: Final = 2_000
 """Steps of the search for one pod on one node; enough for eight instances over eight GPUs in every case seen."""
 
 
-Grid = tuple[tuple[int, tuple[int, ...]], ...]
-"""Sizes of instances with the slots where they may start."""
-
-
 @dataclass(slots=True)
 class GpuRoom:
-    """One GPU while planning: what stays (``kept``) and what may be used or destroyed (``free``)."""
+    """One GPU while planning.
+
+    Attributes:
+        gpu: the GPU.
+        grid: what its model can hold; ``before``, ``kept`` and ``free`` are sets of its placements.
+        before: what is there, or will be once the order under way is applied.
+        kept: what stays.
+        free: what may be used or destroyed.
+        broken: whether it holds an instance that nobody can use.
+    """
 
     gpu: Gpu
-    profiles: Mapping[str, Profile]
-    before: Geometry
-    broken: bool
     grid: Grid
-    kept: set[Placement] = field(default_factory=set)
-    free: set[Placement] = field(default_factory=set)
+    before: int
+    kept: int
+    free: int
+    broken: bool
 
     @staticmethod
-    def of(gpu: Gpu, ordered: Geometry | None) -> GpuRoom:
+    def of(gpu: Gpu, grid: Grid, ordered: Geometry | None) -> GpuRoom:
         """The GPU as it is, or as it will be once the order under way is applied."""
-        whole = [instance for instance in gpu.instances if instance.state is not InstanceState.BROKEN]
-        before = tuple(sorted(instance.placement for instance in whole)) if ordered is None else ordered
-        fixed = {instance.placement for instance in whole if instance.fixed}
-        profiles = {profile.name: profile for profile in gpu.profiles}
-        broken = len(whole) < len(gpu.instances)
-        return GpuRoom(gpu, profiles, before, broken, grid(gpu.profiles), fixed, set(before) - fixed)
+        before = kept = 0
+        broken = False
+        for instance in gpu.instances:
+            state = instance.state
+            if state is InstanceState.BROKEN:
+                broken = True
+                continue
+            bit = grid.bit(instance)
+            before |= bit
+            if state is not InstanceState.FREE:
+                kept |= bit
+        if ordered is not None:
+            before = sum(grid.bit_of(placement) for placement in ordered)
+        return GpuRoom(gpu, grid, before, kept, before & ~kept, broken)
 
-    def mask(self, placement: Placement) -> int:
-        """The slots of a placement as bits."""
-        size = self.profiles[placement.profile].size if placement.profile in self.profiles else 0
-        return ((1 << size) - 1) << placement.start
-
-    def kept_mask(self) -> int:
-        """The slots of what stays."""
-        return sum(self.mask(placement) for placement in self.kept)
-
+    @property
     def worth(self) -> int:
         """What the slots outside ``kept`` could still become: larger profiles weigh more."""
-        return worth(self.grid, self.kept_mask())
+        return self.grid.worth(self.kept)
 
-    def makeable(self, profile: str) -> Iterator[Placement]:
-        """Placements of a profile that could be made by destroying free instances only.
+    def existing(self, resource: str) -> int:
+        """Free instances of a resource."""
+        return self.free & self.grid.by_resource.get(resource, 0)
+
+    def makeable(self, resource: str) -> int:
+        """Placements of a resource that could be made by destroying free instances only.
 
         None where a free one of the profile already takes the last of its count: that one serves as well.
         """
-        wanted = self.profiles.get(profile)
-        if wanted is None or self.gpu.problem:
-            return
-        count = sum(placement.profile == profile for placement in self.kept | self.free)
-        if count >= wanted.max_count or any(exclusive([other.profile, profile]) for other in self.kept):
-            return
-        taken = self.kept_mask()
-        for start in wanted.starts:
-            placement = Placement(start, profile)
-            if placement not in self.free and not self.mask(placement) & taken:
-                yield placement
+        if self.gpu.problem:
+            return 0
+        stays = self.grid.blocked(self.kept) | self.grid.full(self.kept | self.free) | self.kept | self.free
+        return self.grid.by_resource.get(resource, 0) & ~stays
 
-    def in_the_way(self, placement: Placement) -> set[Placement]:
-        """Free instances that must go for a placement: those it overlaps and those it excludes."""
-        slots = self.mask(placement)
-        return {
-            other for other in self.free if self.mask(other) & slots or exclusive([other.profile, placement.profile])
-        }
+    def in_the_way(self, chosen: int) -> int:
+        """Free instances that must go for chosen placements: those they overlap and those they exclude."""
+        return self.grid.gone(self.kept, self.free, chosen)
 
+    @property
     def state(self) -> tuple[object, ...]:
         """What decides what can be done with it; GPUs of equal state are interchangeable."""
-        return self.gpu.problem, self.gpu.profiles, frozenset(self.kept), frozenset(self.free)
+        return self.grid, self.gpu.problem, self.kept, self.free
 
     @property
     def after(self) -> Geometry:
         """What the GPU holds in the plan."""
-        return tuple(sorted(self.kept | self.free))
+        return tuple(sorted(self.grid.placements(self.kept | self.free)))
 
 
-@lru_cache(maxsize=100_000)
-def worth(grid: Grid, taken: int) -> int:
-    """What the slots outside a mask could still become; larger profiles weigh more."""
-    return sum(
-        size * size * sum(1 for start in starts if not (((1 << size) - 1) << start) & taken) for size, starts in grid
-    )
+class Step(NamedTuple):
+    """One instance given to a pod: an existing free one, or one to be made.
 
-
-@lru_cache(maxsize=1_000)
-def grid(profiles: tuple[Profile, ...]) -> Grid:
-    """The sizes and starts that the profiles of a model have, each once."""
-    return tuple(sorted({(profile.size, profile.starts) for profile in profiles}))
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One instance given to a pod: an existing free one, or one to be made."""
+    Attributes:
+        gpu: the GPU, by position.
+        chosen: the placement, as a set of its grid.
+        make: whether it has to be made.
+    """
 
     gpu: int
-    placement: Placement
+    chosen: int
     make: bool
 
 
@@ -142,7 +132,7 @@ class Room:
     holds: dict[str, list[Step]] = field(default_factory=dict)
 
     @staticmethod
-    def of(node: Node, bound: tuple[Pod, ...]) -> Room:
+    def of(node: Node, bound: tuple[Pod, ...], grids: Grids) -> Room:
         """The node as it is; free instances that its bound pods were promised stay."""
         agent = node.agent
         free = fit.free_resources(node, bound)
@@ -152,14 +142,13 @@ class Room:
                 left.subtract(pod.mig_request)
             return Room(node, bound, free, [], eligibility.unchangeable(node), left)
         ordered = agent.ordered or {}
-        gpus = [GpuRoom.of(gpu, ordered.get(gpu.index)) for gpu in agent.gpus]
-        models = {id(gpu.profiles): gpu.profiles for gpu in agent.gpus}.values()
-        sizes = {profile.resource: profile.size for profiles in models for profile in profiles}
-        room = Room(node, bound, free, gpus, eligibility.unchangeable(node), Counter(), sizes)
-        shown = agent.held
-        for pod in bound:
-            promised = Counter(pod.mig_request) - Counter(shown.get(pod.key, {}))
-            for resource, count in sorted(promised.items()):
+        gpus = [GpuRoom.of(gpu, grids.of(gpu.profiles), ordered.get(gpu.index)) for gpu in agent.gpus]
+        room = Room(node, bound, free, gpus, eligibility.unchangeable(node), Counter(), _sizes(gpus))
+        promised = [pod for pod in bound if pod.mig_request]
+        shown = agent.held if promised else {}
+        for pod in promised:
+            missing = Counter(pod.mig_request) - Counter(shown.get(pod.key, {}))
+            for resource, count in sorted(missing.items()):
                 room.keep(resource, count)
         return room
 
@@ -172,27 +161,22 @@ class Room:
         """Let free instances of a resource stay, those first whose place costs the least; which these are."""
         kept: list[Step] = []
         while len(kept) < count and (options := list(self.existing(resource))):
-            kept.append(min(options, key=lambda step: (self.worth_lost(step), step.gpu, step.placement)))
+            kept.append(min(options, key=lambda step: (self.worth_lost(step), step.gpu, step.chosen)))
             self.apply(kept[-1])
         return kept
 
-    def keep_for_holders(self, waiting: Sequence[Pod]) -> None:
-        """On a node under the taint: keep what pods might be bound to that the scheduler may have taken here already.
-
-        Those are the ungated pods that it has not refused, that are nominated here, or that tolerate the taint.
-        """
-        if not self.node.repartitioning:
-            return
-        for pod in waiting:
-            untried = not pod.unschedulable or pod.nominated == self.node.name or fit.tolerates_repartitioning(pod)
-            if untried and not fit.unsuitable(pod, self.node):
-                wanted = sorted(pod.mig_request.items())
-                self.holds[pod.key] = [step for resource, count in wanted for step in self.keep(resource, count)]
+    def keep_for_holder(self, pod: Pod) -> None:
+        """Keep what a pod takes if it is bound here."""
+        if not fit.unsuitable(pod, self.node):
+            wanted = sorted(pod.mig_request.items())
+            steps = [step for resource, count in wanted for step in self.keep(resource, count)]
+            if steps:
+                self.holds[pod.key] = steps
 
     def lend(self, pod: Pod) -> None:
         """Let a pod's own turn use what is kept for it in case it is bound here."""
         for step in self.holds.get(pod.key, ()):
-            self.undo(step, {step.placement})
+            self.undo(step, step.chosen)
 
     def hold(self, pod: Pod) -> None:
         """Keep again what was lent: the pod did not take it in its turn, and may still be bound here."""
@@ -226,22 +210,27 @@ class Room:
         self.unmanaged.subtract(pod.mig_request if not self.gpus else {})
         for step in steps:
             self.apply(step)
-        return tuple(
-            (self.gpus[step.gpu].gpu.index, step.placement)
-            for step in steps
-            if step.placement not in self.gpus[step.gpu].before
-        )
+        return self.made(steps)
+
+    def made(self, steps: Sequence[Step]) -> tuple[tuple[int, Placement], ...]:
+        """What of some steps does not exist yet: GPU index and placement."""
+        found = []
+        for step in steps:
+            room = self.gpus[step.gpu]
+            if not step.chosen & room.before:
+                found.append((room.gpu.index, room.grid.places[step.chosen.bit_length() - 1]))
+        return tuple(found)
 
     def discard_unused(self) -> None:
         """Plan no instance that nobody gets: of what is free in the plan, only what exists stays."""
         for room in self.gpus:
-            room.free &= set(room.before)
+            room.free &= room.before
 
     def changed(self) -> dict[int, Geometry]:
         """The GPUs whose geometry should be another than it is; a GPU instance without compute instance goes too."""
         if self.fixed_reason:
             return {}
-        return {room.gpu.index: room.after for room in self.gpus if room.broken or room.after != room.before}
+        return {room.gpu.index: room.after for room in self.gpus if room.broken or room.kept | room.free != room.before}
 
     def knows(self, pod: Pod) -> bool:
         """Whether this node has, or can have, devices of each resource that the pod asks for."""
@@ -254,40 +243,67 @@ class Room:
     def existing(self, resource: str) -> Iterator[Step]:
         """Free instances of a resource."""
         for position, room in enumerate(self.gpus):
-            for placement in sorted(room.free):
-                if names.mig_resource(placement.profile) == resource:
-                    yield Step(position, placement, make=False)
+            for chosen in single(room.existing(resource)):
+                yield Step(position, chosen, make=False)
 
     def makeable(self, resource: str) -> Iterator[Step]:
         """Instances of a resource that could be made."""
         for position, room in enumerate(self.gpus):
-            for profile in room.profiles.values():
-                if profile.resource == resource:
-                    for placement in room.makeable(profile.name):
-                        yield Step(position, placement, make=True)
+            for chosen in single(room.makeable(resource)):
+                yield Step(position, chosen, make=True)
 
-    def apply(self, step: Step) -> set[Placement]:
+    def apply(self, step: Step) -> int:
         """Give away one instance; the free instances that go for it."""
         room = self.gpus[step.gpu]
-        gone = room.in_the_way(step.placement) if step.make else {step.placement}
-        room.free -= gone
-        room.kept.add(step.placement)
+        gone = room.in_the_way(step.chosen) if step.make else step.chosen
+        room.free &= ~gone
+        room.kept |= step.chosen
         return gone
 
-    def undo(self, step: Step, gone: set[Placement]) -> None:
+    def undo(self, step: Step, gone: int) -> None:
         """Take a step back; ``gone`` is what it returned."""
         room = self.gpus[step.gpu]
-        room.kept.discard(step.placement)
+        room.kept &= ~step.chosen
         room.free |= gone
 
     def worth_lost(self, step: Step) -> int:
         """How much the leftovers of a GPU would lose by a step."""
         room = self.gpus[step.gpu]
-        before = room.worth()
+        before = room.worth
         gone = self.apply(step)
-        lost = before - room.worth()
+        lost = before - room.worth
         self.undo(step, gone)
         return lost
+
+
+def single(chosen: int) -> Iterator[int]:
+    """The members of a set, each as a set of its own."""
+    while chosen:
+        low = chosen & -chosen
+        yield low
+        chosen ^= low
+
+
+class Grids:
+    """The grids of one plan: GPUs of a model mostly share their profiles, and comparing those takes long."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[tuple[Profile, ...], Grid]] = {}
+
+    def of(self, profiles: tuple[Profile, ...]) -> Grid:
+        """The grid of the model that has these profiles."""
+        known = self._known.get(id(profiles))
+        if known is None:
+            known = self._known[id(profiles)] = profiles, grid(profiles)
+        return known[1]
+
+
+def _sizes(gpus: Sequence[GpuRoom]) -> Mapping[str, int]:
+    """Slots by resource, over the models of a node's GPUs."""
+    models = list(dict.fromkeys(room.grid for room in gpus))
+    if len(models) == 1:
+        return models[0].sizes
+    return {resource: size for model in models for resource, size in model.sizes.items()}
 
 
 class _Search:
@@ -298,7 +314,7 @@ class _Search:
         self._needs = needs
         self._change = change
         self._left = SEARCH_STEPS
-        self._worth = sum(gpu.worth() for gpu in room.gpus)
+        self._worth = sum(gpu.worth for gpu in room.gpus)
         self._best: tuple[Cost, tuple[Step, ...]] | None = None
 
     def run(self) -> tuple[Cost, tuple[Step, ...]] | None:
@@ -309,7 +325,7 @@ class _Search:
         if self._best is not None and destroyed > self._best[0].destroyed:
             return
         if len(steps) == len(self._needs):
-            lost = self._worth - sum(gpu.worth() for gpu in self._room.gpus)
+            lost = self._worth - sum(gpu.worth for gpu in self._room.gpus)
             cost = Cost(destroyed, lost, len({step.gpu for step in steps if step.make}))
             if self._best is None or cost < self._best[0]:
                 self._best = cost, tuple(steps)
@@ -319,7 +335,7 @@ class _Search:
                 return
             self._left -= 1
             gone = self._room.apply(step)
-            self._walk([*steps, step], destroyed + (len(gone) if step.make else 0))
+            self._walk([*steps, step], destroyed + (gone.bit_count() if step.make else 0))
             self._room.undo(step, gone)
 
     def _options(self, steps: Sequence[Step]) -> list[Step]:
@@ -333,9 +349,9 @@ class _Search:
         seen = set()
         for step in options:
             gpu = room.gpus[step.gpu]
-            alike = (gpu.state(), step.gpu in touched, step.placement, step.make)
+            alike = (gpu.state, step.gpu in touched, step.chosen, step.make)
             if alike not in seen:
                 seen.add(alike)
-                gone = len(gpu.in_the_way(step.placement)) if step.make else 0
-                ranked.append((gone, room.worth_lost(step), step.gpu not in touched, step.gpu, step.placement, step))
+                gone = gpu.in_the_way(step.chosen).bit_count() if step.make else 0
+                ranked.append((gone, room.worth_lost(step), step.gpu not in touched, step.gpu, step.chosen, step))
         return [entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1])]

@@ -79,7 +79,7 @@ def test_priority_then_age_come_first() -> None:
     nodes = (node("n1", [gpu(0)]), node("n2", [gpu(0)]))
     result = plan(Snapshot(nodes, pods))
     assert set(result.assigned) == {"team/urgent", "team/old"}
-    assert "1 nvidia.com/mig-7g.40gb: has no free slots for it" in result.unplaced["team/young"]
+    assert "1 nvidia.com/mig-7g.40gb: has too few free slots" in result.unplaced["team/young"]
 
 
 def test_what_bound_pods_were_promised_stays() -> None:

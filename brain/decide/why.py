@@ -1,0 +1,153 @@
+"""Why pods have no room: what each node lacks, and which pod's end would help.
+
+What is said holds after the plan: what the plan gives to others is taken.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from brain.decide import fit
+from brain.decide.kinds import Kind, Suits, kinds_of, shapes_of, smallest
+from brain.decide.rooms import GpuRoom, Room
+from brain.model.pod import Pod
+
+IN_PIECES: Final = "has enough free slots but not in one piece"
+TOO_FEW: Final = "has too few free slots beside what is in use or promised"
+_NO_DEVICES: Final = "has too few free devices"
+_MOST_CHECKS: Final = 200_000
+"""Pairs of nodes and kinds of pods up to which each kind gets words of its own; above, kinds that ask for the same
+devices are told what holds for the least demanding of them."""
+_MOST_TRIES: Final = 12
+"""Bound pods tried for one kind of waiting pods, in search of one whose end would help."""
+_MOST_HINTS: Final = 50
+"""Kinds of pods for which that is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a pod has no room.
+
+    Attributes:
+        text: for people.
+        later: whether a node could still serve it once it is done with the change under way.
+    """
+
+    text: str
+    later: bool
+
+
+def reasons(rooms: Sequence[Room], pods: Sequence[Pod]) -> Iterator[tuple[Pod, Reason]]:
+    """For each pod, why no node has room for it; the pods by rank."""
+    kinds = kinds_of(pods)
+    if len(kinds) * len(rooms) > _MOST_CHECKS:
+        kinds = [_together([kinds[position] for position in shape]) for shape in shapes_of(kinds)]
+    suits = Suits([kind.sample for kind in kinds])
+    refusals = [suits.refusals(room.node) for room in rooms]
+    free_slots = [_free_slots(room) for room in rooms]
+    for position, kind in enumerate(kinds):
+        listed = [refused[position] for refused in refusals]
+        reason = _reason(kind.sample, rooms, listed, free_slots, hint=position < _MOST_HINTS)
+        for pod in kind.pods:
+            yield pod, reason
+
+
+def _together(kinds: Sequence[Kind]) -> Kind:
+    return Kind(tuple(pod for kind in kinds for pod in kind.pods), smallest(kinds))
+
+
+def _reason(
+    pod: Pod, rooms: Sequence[Room], refusals: Sequence[str], free_slots: Sequence[int | None], *, hint: bool
+) -> Reason:
+    wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
+    asks = dict(Kind((), pod).asks)
+    nodes: defaultdict[str, list[str]] = defaultdict(list)
+    near: list[Room] = []
+    later = False
+    needed: dict[int, int] = {}
+    for room, refusal, slots in zip(rooms, refusals, free_slots, strict=True):
+        reason = refusal or _lacking(pod, asks, room)
+        if not reason and slots is not None and not room.fixed_reason:
+            # By far the most nodes of a crowded cluster come here.
+            size = needed.get(id(room.sizes))
+            if size is None:
+                size = needed[id(room.sizes)] = _size(pod, room)
+            if size:
+                nodes[IN_PIECES if slots >= size else TOO_FEW].append(room.node.name)
+                near.append(room)
+                continue
+        unknown = room.unknown(pod)
+        later = later or (not reason and not unknown and room.busy)
+        if not reason and unknown and room.gpus:
+            reason = f"has no GPU that can hold {unknown[0]}"
+        elif not reason:
+            reason = room.fixed_reason or _NO_DEVICES
+        nodes[reason].append(room.node.name)
+    text = "; ".join(f"{reason} ({_listing(members)})" for reason, members in sorted(nodes.items()))
+    helps = _helping(pod, asks, near) if hint else ""
+    return Reason(f"no node has room for {wanted}: {text or 'the cluster has no nodes'}{helps}", later)
+
+
+def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:
+    """What else than devices a node lacks for a pod."""
+    free = room.free
+    if any(free.get(name, 0) < value for name, value in asks.items()):
+        return fit.too_small(pod, free)
+    return fit.ports_taken(pod, [*room.bound, *room.given]) if pod.host_ports else ""
+
+
+def _size(pod: Pod, room: Room) -> int:
+    """Slots that a pod takes on a node; 0 where no GPU can hold it."""
+    devices = pod.mig_request
+    if any(name not in room.sizes for name in devices):
+        return 0
+    return sum(count * room.sizes[name] for name, count in devices.items())
+
+
+def _free_slots(room: Room) -> int | None:
+    """Slots that nothing has which must stay; None where nothing is known of the GPUs."""
+    if not room.gpus:
+        return None
+    return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus if not gpu.gpu.problem)
+
+
+def _helping(pod: Pod, asks: Mapping[str, int], rooms: Sequence[Room]) -> str:
+    """A bound pod whose end would give a pod room, in words; "" where none of those tried would."""
+    tries = _MOST_TRIES
+    for room in rooms:
+        for holder in room.bound:
+            if not holder.mig_request:
+                continue
+            if not tries:
+                return ""
+            tries -= 1
+            if _would_fit(pod, asks, room, holder):
+                return f"; node {room.node.name} would have room if {holder.key} ended"
+    return ""
+
+
+def _would_fit(pod: Pod, asks: Mapping[str, int], room: Room, holder: Pod) -> bool:
+    """Whether a node would have room for a pod without one of its bound pods."""
+    free = {name: value + holder.request.get(name, 0) for name, value in room.free.items()}
+    if any(free.get(name, 0) < value for name, value in asks.items()):
+        return False
+    gpus = [replace(gpu, kept=gpu.kept & ~_held(gpu, holder)) for gpu in room.gpus]
+    without = replace(room, gpus=gpus, free=free)
+    return without.option(pod, change=True) is not None
+
+
+def _held(gpu: GpuRoom, holder: Pod) -> int:
+    """What a pod has of a GPU."""
+    held = 0
+    for instance in gpu.gpu.instances:
+        if instance.holder is not None and f"{instance.holder.namespace}/{instance.holder.pod}" == holder.key:
+            held |= gpu.grid.bit(instance)
+    return held
+
+
+def _listing(members: Sequence[str]) -> str:
+    shown = ", ".join(members[:3])
+    return shown if len(members) <= 3 else f"{shown} and {len(members) - 3} more"

@@ -1,0 +1,150 @@
+"""Plans for large clusters: pods are dealt to nodes kind by kind, where it is crowded by a linear program's quotas.
+
+Where there is room for all, pods are dealt at once, each where it disturbs least. Where there is not, the program,
+which knows no single nodes, says how many pods of each kind can be served, priorities first, and which fillings that
+takes;
+pods with several instances are dealt first, then the program is asked again for the rest. What the nodes then refuse
+is dealt to whatever is left. So a plan is close to the program's bound, not always at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
+from brain.decide.fillings import MADE
+from brain.decide.kinds import Kind
+from brain.decide.mixture import Mixture
+from brain.decide.rooms import Room
+from brain.decide.sites import Sites
+from brain.decide.swaps import Swaps
+
+_SPARSE: Final = 0.6
+"""Share of the free slots up to which pods are dealt without a program first: then there mostly is room for all."""
+
+_MOST_EXCHANGES: Final = 5_000
+"""Nodes on which room is sought by exchanging pods, in one plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a plan for a large cluster gives.
+
+    Attributes:
+        given: the pods that are served.
+        bound: more pods than this cannot be served.
+    """
+
+    given: tuple[Given, ...]
+    bound: int
+
+
+def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome:
+    """Serve pods of some kinds, and put what they need into the rooms' GPUs."""
+    bare = [room for room in rooms if not room.gpus]
+    beside: list[Given] = []
+    left = []
+    for kind in kinds:
+        given = list(_as_it_is(kind, bare)) if bare else []
+        beside += given
+        if len(given) < len(kind.pods):
+            left.append(Kind(kind.pods[len(given) :], kind.sample))
+    deal, bound = _dealt(Sites([room for room in rooms if room.gpus], left))
+    return Outcome((*beside, *deal.settle()), len(beside) + bound)
+
+
+def _as_it_is(kind: Kind, rooms: Sequence[Room]) -> Iterator[Given]:
+    """Serve pods on nodes whose GPUs are not ours: devices are all that is known of them."""
+    pods = iter(kind.pods)
+    pod = next(pods, None)
+    for room in rooms:
+        while pod is not None and room.knows(pod) and not room.refusal(pod) and room.option(pod, change=False):
+            room.take(pod, ())
+            yield Given(pod, room, ())
+            pod = next(pods, None)
+
+
+def _dealt(sites: Sites) -> tuple[Deal, int]:
+    """A deal, and a bound that none exceeds."""
+    everybody = sum(len(kind.pods) for kind in sites.kinds)
+    if sites.demand <= _SPARSE * sites.slots:
+        deal, _ = sites.deal()
+        for shape in _ranked(sites, by_priority=False):
+            _serve(sites, deal, shape)
+        if deal.served == everybody:
+            return deal, everybody
+    return _planned(sites, everybody)
+
+
+def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
+    """As many of each kind as the program says, by priority."""
+    deal, stacks = sites.deal()
+    program = Mixture(sites, stacks, deal)
+    bound = program.bound()
+    program.solve()
+    ranked = _ranked(sites, by_priority=True)
+    several = [shape for shape in ranked if sites.several(shape)]
+    if several:
+        program.limit()
+        for shape in several:
+            _serve(sites, deal, shape, program.quotas, (MADE, ANYTHING))
+        stacks.lift_limits()
+        for shape in several:
+            _serve(sites, deal, shape, program.quotas, (MADE, ANYTHING))
+        program = Mixture(sites, stacks, deal)
+        program.solve()
+    program.limit()
+    for shape in ranked:
+        if not sites.several(shape):
+            _serve(sites, deal, shape, program.quotas)
+    stacks.lift_limits()
+    for shape in sorted(ranked, key=lambda shape: (-sites.priority(shape), sites.size(shape), shape)):
+        _serve(sites, deal, shape, sweeps=(ANYTHING,))
+    _exchange(sites, deal)
+    return deal, max(deal.served, min(bound, everybody))
+
+
+def _exchange(sites: Sites, deal: Deal) -> None:
+    """Serve pods that lack only cpu or memory on nodes with GPUs for them, by exchanging others."""
+    swaps = Swaps(deal, [dict(kind.asks) for kind in sites.kinds], sites.shapes)
+    left = _MOST_EXCHANGES
+    for shape in sorted(range(len(sites.shapes)), key=lambda shape: (-sites.priority(shape), sites.size(shape), shape)):
+        kinds = [kind for kind in sites.shapes[shape] if deal.left[kind]]
+        kinds.sort(key=lambda kind: ([(value, name) for name, value in sites.kinds[kind].asks], kind))
+        for site in sites.of_shape[shape] if kinds else ():
+            for room in deal.makeable(kinds[0], site):
+                kind = next((kind for kind in kinds if deal.left[kind]), None)
+                if kind is None or not left:
+                    break
+                left -= 1
+                if swaps.make_room(kind, room):
+                    deal.place(kind, site, room)
+
+
+def _ranked(sites: Sites, *, by_priority: bool) -> list[int]:
+    """Shapes of pods: those with several instances first, then the larger ones."""
+    return sorted(
+        range(len(sites.shapes)),
+        key=lambda shape: (
+            -sites.priority(shape) if by_priority else 0,
+            -sum(sites.devices[shape].values()),
+            -sites.size(shape),
+            shape,
+        ),
+    )
+
+
+def _serve(
+    sites: Sites,
+    deal: Deal,
+    shape: int,
+    quotas: Mapping[tuple[int, int], int] | None = None,
+    sweeps: Sequence[int] = GENTLE,
+) -> None:
+    """Serve pods of a shape, those that ask for most first."""
+    kinds = [kind for kind in sites.shapes[shape] if deal.left[kind]]
+    if kinds and sites.of_shape[shape]:
+        kinds.sort(key=lambda kind: ([(-value, name) for name, value in sites.kinds[kind].asks], kind))
+        deal.serve(kinds, sites.of_shape[shape], quotas, sweeps)
