@@ -1,7 +1,7 @@
 """The control loop: a change comes, a snapshot is made, decisions follow from it and are carried out.
 
 One round at a time, and only while this brain leads. Remembers nothing from round to round but how often in a
-row carrying out has failed.
+row carrying out has failed, and since when waiting pods fit as things are.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, Protocol
 
 from brain.decide.decisions import Decision
@@ -61,6 +62,7 @@ class Loop:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
+        self._fitting: dict[str, float] = {}
 
     async def run(self) -> None:
         """Rounds until cancelled, the first once the agents are there."""
@@ -97,10 +99,12 @@ class Loop:
     async def _round(self) -> tuple[float | None, bool]:
         """One round: after how long to look again though nothing changed, and whether all was carried out."""
         with self._timed("snapshot"):
-            snapshot = self._snapshot(self._clock())
+            now = self._clock()
+            snapshot = replace(self._snapshot(now), fitting={key: now - at for key, at in self._fitting.items()})
             self._board.publish(snapshot)
         with self._timed("decide"):
             decisions = await asyncio.to_thread(decide, snapshot, self._settings)
+        self._fitting = {key: self._fitting.get(key, now) for key in decisions.fitting}
         self._metrics.waiting_pods.set(len(decisions.waiting))
         self._metrics.plan_gap_pods.set(decisions.gap)
         with self._timed("act"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from brain.decide import partition, quotas, reasons, repartition
+from brain.decide import overdue, partition, quotas, reasons, repartition
 from brain.decide.decisions import Decision, Decisions, EmitEvent
 from brain.decide.partition import Plan
 from brain.model.mig import Placement
@@ -50,8 +50,18 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
             decisions.append(shown)
         decisions += repartition.node_events(node)
     decisions += _pod_events(snapshot, plan)
+    fitting = _fitting(snapshot, plan)
+    wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
     gap = plan.bound - len(plan.assigned)
-    return Decisions(tuple(decisions), plan.unplaced, gap, min(wakes, default=None))
+    return Decisions(tuple(decisions), plan.unplaced, fitting, gap, min(wakes, default=None))
+
+
+def _fitting(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
+    """Waiting pods that the scheduler can bind as things are."""
+    as_it_is = {key: node for key, node in plan.assigned.items() if key not in plan.made}
+    targets = set(as_it_is.values())
+    open_ = {node.name for node in snapshot.nodes if node.name in targets and overdue.binds(node)}
+    return plan.overdue | {key for key, node in as_it_is.items() if node in open_}
 
 
 def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
@@ -61,6 +71,8 @@ def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
         if made:
             message = f"Making room on node {plan.assigned[pod.key]}: {_described(made)}"
             yield _event(pod, reasons.REPARTITIONING, message, warning=False)
+        elif pod.key in plan.overdue:
+            yield _event(pod, reasons.SUFFICIENT, plan.unplaced[pod.key], warning=True)
         elif pod.key in plan.unplaced and pod.key not in plan.deferred:
             yield _event(pod, reasons.NO_ROOM, plan.unplaced[pod.key], warning=True)
 

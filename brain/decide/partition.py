@@ -15,10 +15,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from brain.decide import batch, fit, why, wide
 from brain.decide.kinds import kinds_of
+from brain.decide.overdue import overdue
 from brain.decide.rooms import Cost, Grids, Room, Step
 from brain.model.mig import Geometry, Placement
 from brain.model.pod import Pod
@@ -35,6 +36,7 @@ class Plan:
         made: by pod key, what is made for it: ``(GPU index, placement)``; pods served as things are have none.
         unplaced: by pod key, why there is no room for it.
         deferred: those of ``unplaced`` that a node could still serve once it is done with the change under way.
+        overdue: those of ``unplaced`` that fit as things are, and that the scheduler does not bind for another reason.
         bound: more pods than this cannot be served without fewer of a higher priority, as far as is known.
     """
 
@@ -43,6 +45,7 @@ class Plan:
     made: Mapping[str, tuple[tuple[int, Placement], ...]] = field(default_factory=dict)
     unplaced: Mapping[str, str] = field(default_factory=dict)
     deferred: frozenset[str] = frozenset()
+    overdue: frozenset[str] = frozenset()
     bound: int = 0
 
 
@@ -66,8 +69,11 @@ def _plan(snapshot: Snapshot) -> Plan:
         (pod for pod in snapshot.pods if pod.waiting and pod.mig_request),
         key=lambda pod: (-pod.priority, pod.created, pod.key),
     )
+    late = overdue(rooms, waiting, snapshot.fitting) if snapshot.fitting else {}
+    waiting = [pod for pod in waiting if pod.key not in late]
     _keep_for_holders(rooms, waiting)
-    return _Planning(rooms).run(waiting)
+    result = _Planning(rooms).run(waiting)
+    return replace(result, unplaced={**result.unplaced, **late}, overdue=frozenset(late)) if late else result
 
 
 @contextmanager
@@ -110,7 +116,7 @@ class _Planning:
             self._made,
             self._unplaced,
             frozenset(self._deferred),
-            max(bound, len(self._assigned)),
+            bound=max(bound, len(self._assigned)),
         )
 
     def _share(self, pods: Sequence[Pod]) -> int:

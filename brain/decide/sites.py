@@ -159,7 +159,9 @@ def _sites(
 def _scarce(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Mapping[str, int]:
     most = _most(kinds)
     levels = {_scarcity(room, most) for room in rooms}
-    return {name: value for level, (name, value) in enumerate(most.items()) if any(seen[level] < _PARTS for seen in levels)}
+    return {
+        name: value for level, (name, value) in enumerate(most.items()) if any(seen[level] < _PARTS for seen in levels)
+    }
 
 
 def _scarcity(room: Room, most: Mapping[str, int]) -> tuple[int, ...]:

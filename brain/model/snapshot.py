@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -13,11 +13,19 @@ from brain.model.quota import Quota
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the brain knows at one moment. The order within the tuples means nothing."""
+    """What the brain knows at one moment. The order within the tuples means nothing.
+
+    Attributes:
+        nodes: the nodes.
+        pods: the pods.
+        quotas: the quotas of both kinds.
+        fitting: by pod key, for how many seconds this brain has found that the waiting pod fits as things are.
+    """
 
     nodes: tuple[Node, ...] = ()
     pods: tuple[Pod, ...] = ()
     quotas: tuple[Quota, ...] = ()
+    fitting: Mapping[str, float] = field(default_factory=dict)
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""

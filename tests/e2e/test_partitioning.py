@@ -103,6 +103,21 @@ def test_pods_that_can_never_fit_are_told_and_do_not_stop_others(lab: Lab, names
             assert lab.event(namespace, name, "MigNoRoom").endswith(": " + reason)
 
 
+def test_a_pod_that_lacks_something_else_does_not_keep_an_instance_from_others(lab: Lab, namespace: str) -> None:
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "nowhere"}}
+    with lab.enabled("a100"):
+        lab.create(namespace, pod("before", {"7g.40gb": 1}, node="a100"))
+        lab.running(namespace, "before")
+        lab.delete(namespace, "before")
+        lab.create(namespace, pod("stuck", {"7g.40gb": 1}, node="a100", volumes=[volume]))
+        lab.unschedulable(namespace, "stuck")
+        lab.create(namespace, pod("small", {"1g.5gb": 1}, node="a100"))
+        lab.running(namespace, "small")
+        message = lab.event(namespace, "stuck", "MigSufficient")
+        assert message.startswith("fits on node a100 as it is, but is not bound to it: ")
+        assert 'persistentvolumeclaim "nowhere" not found' in message
+
+
 def test_one_pod_with_instances_on_both_gpus(lab: Lab, namespace: str) -> None:
     with lab.enabled("h100"):
         lab.create(namespace, pod("wide", {"4g.40gb": 2}, node="h100"))

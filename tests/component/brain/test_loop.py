@@ -35,6 +35,8 @@ class World:
         self.most = 0
         self.well = True
         self.wake: float | None = None
+        self.fitting: frozenset[str] = frozenset()
+        self.seen: list[Snapshot] = []
 
     def snapshot(self, now: float) -> Snapshot:
         del now
@@ -56,7 +58,11 @@ class World:
 
 @asynccontextmanager
 async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    monkeypatch.setattr(module, "decide", lambda _snapshot, _settings: Decisions(wake_seconds=world.wake))
+    def decide(snapshot: Snapshot, _settings: Settings) -> Decisions:
+        world.seen.append(snapshot)
+        return Decisions(fitting=world.fitting, wake_seconds=world.wake)
+
+    monkeypatch.setattr(module, "decide", decide)
     loop = Loop(
         snapshot=world.snapshot,
         changed=world.changed,
@@ -135,3 +141,15 @@ async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     world.nodes = (ENABLED,)
     async with looping(world, monkeypatch):
         await until(lambda: len(world.rounds) == 1, 1.0)
+
+
+async def test_it_says_for_how_long_pods_have_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.wake, world.fitting = 0.05, frozenset({"a/p"})
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.seen) == 3)
+        assert world.seen[0].fitting == {}
+        assert 0.0 < world.seen[1].fitting["a/p"] < world.seen[2].fitting["a/p"]
+        world.fitting = frozenset()
+        await until(lambda: len(world.seen) == 5)
+        assert world.seen[4].fitting == {}

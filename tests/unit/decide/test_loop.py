@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from brain.decide.decisions import AnnotateNode, EmitEvent, TaintNode
+from dataclasses import replace
+
+import pytest
+
+from brain.decide.decisions import AnnotateNode, EmitEvent, OrderGeometry, TaintNode
 from brain.decide.loop import Settings, decide
+from brain.model.node import Taint
 from brain.model.snapshot import Snapshot
+from n8s import names
 from tests.worlds import gpu, node, pod
 
 
@@ -24,3 +30,53 @@ def test_a_waiting_pod_leads_to_a_taint_and_is_told_where() -> None:
 def test_nothing_is_decided_of_a_world_at_rest() -> None:
     at_rest = decide(Snapshot((node("n1", [gpu(0, "7g.40gb@0f")]),)), Settings()).decisions
     assert [type(decision) for decision in at_rest] == [AnnotateNode]
+
+
+FREE = (node("n1", [gpu(0, "4g.20gb@0f 3g.20gb@4u")]),)
+
+
+def test_a_pod_that_fits_as_things_are_keeps_its_instance_for_a_while() -> None:
+    pods = (pod("p", {"4g.20gb": 1}), pod("q", {"1g.5gb": 1}, created=5))
+    first = decide(Snapshot(FREE, pods), Settings())
+    assert (first.fitting, first.wake_seconds) == (frozenset({"team/p"}), 15.0)
+    assert TaintNode("n1") not in first.decisions
+    later = decide(Snapshot(FREE, pods, fitting={"team/p": 14.0}), Settings())
+    assert later.fitting == {"team/p"}
+    assert later.wake_seconds == pytest.approx(1.0)
+
+
+def test_then_it_is_told_what_the_scheduler_says_and_others_get_the_room() -> None:
+    says = '0/1 nodes are available: persistentvolumeclaim "data" not found.'
+    pods = (pod("p", {"4g.20gb": 1}, scheduler_message=says), pod("q", {"1g.5gb": 1}, created=5))
+    result = decide(Snapshot(FREE, pods, fitting={"team/p": 15.0}), Settings())
+    assert result.fitting == {"team/p"}, "it stays so while it fits"
+    assert TaintNode("n1") in result.decisions
+    told = {decision.name: decision for decision in result.decisions if isinstance(decision, EmitEvent)}
+    assert told["p"].reason == "MigSufficient"
+    assert told["p"].message == f"fits on node n1 as it is, but is not bound to it: {says}"
+    assert told["q"].reason == "MigRepartitioning"
+    alone = decide(Snapshot(FREE, pods[:1], fitting={"team/p": 15.0}), Settings())
+    assert (alone.wake_seconds, alone.gap) == (None, 0)
+
+
+def test_a_pod_whose_node_is_closed_to_the_scheduler_does_not_fit_yet() -> None:
+    closed = replace(FREE[0], taints=(Taint(names.REPARTITIONING_TAINT),), tainted_seconds=30.0)
+    stale = node("n1", FREE[0].agent.gpus if FREE[0].agent else (), {"allocatable": {}})
+    for item in (closed, stale):
+        result = decide(Snapshot((item,), (pod("p", {"4g.20gb": 1}),), fitting={"team/p": 14.0}), Settings())
+        assert result.fitting == frozenset()
+        assert result.waiting == {}
+
+
+def test_what_is_not_kept_for_it_stays_so_until_it_is_gone() -> None:
+    pods = (pod("p", {"4g.20gb": 1}), pod("q", {"1g.5gb": 1}, created=5))
+    settled = replace(FREE[0], taints=(Taint(names.REPARTITIONING_TAINT),), tainted_seconds=1.0)
+    result = decide(Snapshot((settled,), pods, fitting={"team/p": 16.0}), Settings())
+    assert [decision for decision in result.decisions if isinstance(decision, OrderGeometry)]
+
+
+def test_once_it_no_longer_fits_room_is_made_for_it_again() -> None:
+    item = node("n1", [gpu(0, "7g.40gb@0f")])
+    result = decide(Snapshot((item,), (pod("p", {"4g.20gb": 1}),), fitting={"team/p": 99.0}), Settings())
+    assert result.fitting == frozenset()
+    assert TaintNode("n1") in result.decisions
