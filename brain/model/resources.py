@@ -38,9 +38,9 @@ _SUFFIXES: Final[Mapping[str, Decimal]] = {
     "Pi": Decimal(2**50),
     "Ei": Decimal(2**60),
 }
-_QUANTITY: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i)?)")
+_QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([eE][+-]?[0-9]+)|([numkMGTPE]|[KMGTPE]i)?)")
 _LARGEST: Final = Decimal(2**63 - 1)
-_MIG_MEMORY: Final = re.compile(re.escape(names.MIG_PREFIX) + r"\d+g\.(\d+)gb")
+_MIG_MEMORY: Final = re.compile(re.escape(names.MIG_PREFIX) + r"[0-9]+g\.([0-9]+)gb")
 
 
 class QuantityError(ValueError):
@@ -61,7 +61,7 @@ def exact(text: str | int) -> Decimal:
     Raises:
         QuantityError: the text is no quantity.
     """
-    match = _QUANTITY.fullmatch(str(text).strip())
+    match = _QUANTITY.fullmatch(str(text))
     if match is None:
         raise QuantityError(text)
     number, exponent, suffix = match.groups()

@@ -36,9 +36,17 @@ def test_amounts(resource: str, text: str | int, amount: int) -> None:
     assert resources.amount(resource, text) == amount
 
 
-@pytest.mark.parametrize("text", ["", "x", "1 Gi", "1Kib", "--1", "1.2.3", "Gi", "1e", None])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1 Gi", "1Kib", "--1", "1.2.3", "Gi", "1e", " 1", "1\n", "٣", "1.५", "1e٢", None]
+)
 def test_no_quantity(text: str) -> None:
     with pytest.raises(resources.QuantityError, match="is not a Kubernetes quantity"):
+        resources.amount("cpu", text)
+
+
+@pytest.mark.parametrize("text", ["٣", "1.५", "1e٢"])
+def test_digits_of_other_scripts_are_none(text: str) -> None:
+    with pytest.raises(resources.QuantityError):
         resources.amount("cpu", text)
 
 
