@@ -65,11 +65,9 @@ class Server:
             outcome = {200: "allowed", 403: "refused"}.get(answer.code, "undecided")
             self._reviews.labels(kind.value, outcome).inc()
             self._seconds.observe(time.monotonic() - began)
-            logger.info(
-                "review kind=%s namespace=%s name=%s operation=%s user=%s outcome=%s message=%r",
-                *(kind.value, request.namespace, request.name, request.operation, request.user_info.username),
-                *(outcome, answer.message),
-            )
+            told = {"kind": kind.value, "namespace": request.namespace, "quota": request.name}
+            told |= {"operation": request.operation, "user": request.user_info.username}
+            logger.info("review", extra=told | {"outcome": outcome, "problem": answer.message})
             return web.Response(body=review.encode(request.uid, answer), content_type="application/json")
 
         return handle

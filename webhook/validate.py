@@ -38,7 +38,7 @@ async def validate(api: Api, kind: Kind, request: review.Request) -> Answer:
             existing, forbidden = await _ask(api, quota, request.user_info)
     except (ApiError, TimeoutError) as error:
         problem = str(error) or f"no answer from the API server within {ANSWER_SECONDS:g} s"
-        logger.warning("undecided quota=%s problem=%s", quota.key.replace(" ", "/"), problem)
+        logger.warning("undecided", extra={"quota": quota.key, "problem": problem})
         return Answer(500, f"cannot check {quota.key} against the quotas that exist: {problem}; try again")
     judgement = rules.judge(quota, existing, exists=request.operation == "UPDATE")
     problems = [*judgement.problems]
