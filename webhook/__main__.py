@@ -34,7 +34,7 @@ async def run(settings: config.Config, stop: asyncio.Event, *, drain_seconds: fl
     except CertificateError as error:
         raise ConfigError("--tls-dir", str(error)) from error
     async with await Api.load(settings.kubeconfig) as api:
-        server = Server(api)
+        server = Server(api, settings.answer_seconds)
         runner = web.AppRunner(server.application(), access_log=None)
         await runner.setup()
         try:

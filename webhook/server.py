@@ -27,8 +27,10 @@ logger = logging.getLogger(__name__)
 class Server:
     """The web application over one API server."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, answer_seconds: float) -> None:
+        """``answer_seconds``: as in :class:`webhook.config.Config`."""
         self._api = api
+        self._answer_seconds = answer_seconds
         self._draining = False
         self._registry = CollectorRegistry()
         self._reviews = Counter(
@@ -61,7 +63,7 @@ class Server:
             except ReviewError as error:
                 self._reviews.labels(kind.value, "malformed").inc()
                 raise web.HTTPBadRequest(text=f"{error}\n") from error
-            answer = await validate(self._api, kind, request)
+            answer = await validate(self._api, kind, request, self._answer_seconds)
             outcome = {200: "allowed", 403: "refused"}.get(answer.code, "undecided")
             self._reviews.labels(kind.value, outcome).inc()
             self._seconds.observe(time.monotonic() - began)

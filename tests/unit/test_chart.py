@@ -176,6 +176,17 @@ def test_the_webhook_takes_its_command_line(helm: Path, tmp_path: Path) -> None:
     assert "host" not in Rendered(helm).container("Deployment", "webhook")["readinessProbe"]["httpGet"]
 
 
+@pytest.mark.parametrize(("timeout", "answer"), [(5, 4), (10, 9), (1, 0.5)])
+def test_the_webhook_answers_before_the_api_server_gives_up(
+    helm: Path, tmp_path: Path, timeout: int, answer: float
+) -> None:
+    chart = Rendered(helm, webhook={"timeoutSeconds": timeout})
+    given = arguments(chart.container("Deployment", "webhook"))
+    found = webhook_config.parse([*given, f"--tls-dir={tmp_path}"])
+    assert found.answer_seconds == answer
+    assert {each["timeoutSeconds"] for each in webhooks(chart)} == {timeout}
+
+
 def test_the_api_servers_address_can_be_given(helm: Path) -> None:
     chart = Rendered(helm, kubernetesApi={"host": "127.0.0.1", "port": 6443})
     for name in ("brain", "webhook"):
