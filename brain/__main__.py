@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 
 import grpc
 
-from brain import logs
 from brain.act.actor import Actor
 from brain.act.events import Teller
 from brain.config import Config, parse
@@ -29,6 +28,7 @@ from brain.observe.watch import watch
 from brain.serve.http import application, serving_http
 from brain.serve.inventory import Inventory
 from brain.serve.server import serving
+from n8s import logs
 from n8s.v1 import agent_pb2, agent_pb2_grpc, inventory_pb2, inventory_pb2_grpc
 
 _log = logging.getLogger("brain")

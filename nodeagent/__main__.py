@@ -11,6 +11,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from n8s import logs
 from nodeagent import config
 from nodeagent.apply import Applier
 from nodeagent.errors import ConfigError
@@ -31,19 +32,6 @@ LAST_WORD_SECONDS: Final = 0.3
 """At the end, for the result of an order that was under way to reach the brain."""
 
 logger = logging.getLogger("nodeagent")
-
-
-class OneLine(logging.Formatter):
-    """One line per record: time, level and place as key=value, then the message with its own."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "time=%(asctime)s.%(msecs)03d level=%(levelname)s at=%(name)s %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record on one line, a traceback included."""
-        return super().format(record).replace("\n", "\\n")
 
 
 async def run(settings: config.Config) -> None:
@@ -68,7 +56,7 @@ async def run(settings: config.Config) -> None:
             services = [group.create_task(reporter.run()), group.create_task(sessions.run())]
             worker = group.create_task(orders.work(reporter))
             await stop.wait()
-            logger.info("stopping applying=%d", orders.applying)
+            logger.info("stopping", extra={"applying": orders.applying})
             busy = bool(orders.applying)
             orders.close()
             await worker
@@ -87,9 +75,7 @@ def _driver(settings: config.Config) -> GpuDriver:
 
 def main() -> None:
     """The entry point of ``n8s-agent``; exits with 2 when a setting cannot work."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logs.set_up(logging.WARNING)
     try:
         settings = config.parse(sys.argv[1:])
         logger.setLevel(settings.log_level)

@@ -10,6 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
+from n8s import logs
 from webhook import config
 from webhook.api import Api
 from webhook.certificates import Certificates
@@ -20,19 +21,6 @@ DRAIN_SECONDS: Final = 3.0
 """After SIGTERM, for the API server to hear that this webhook goes: until then it still sends requests."""
 
 logger = logging.getLogger("webhook")
-
-
-class OneLine(logging.Formatter):
-    """One line per record: time, level and place as key=value, then the message with its own."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "time=%(asctime)s.%(msecs)03d level=%(levelname)s at=%(name)s %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record on one line, a traceback included."""
-        return super().format(record).replace("\n", "\\n")
 
 
 async def run(settings: config.Config, stop: asyncio.Event, *, drain_seconds: float = DRAIN_SECONDS) -> None:
@@ -46,7 +34,7 @@ async def run(settings: config.Config, stop: asyncio.Event, *, drain_seconds: fl
     except CertificateError as error:
         raise ConfigError("--tls-dir", str(error)) from error
     async with await Api.load(settings.kubeconfig) as api:
-        server = Server(api)
+        server = Server(api, settings.answer_seconds)
         runner = web.AppRunner(server.application(), access_log=None)
         await runner.setup()
         try:
@@ -54,7 +42,7 @@ async def run(settings: config.Config, stop: asyncio.Event, *, drain_seconds: fl
             async with asyncio.TaskGroup() as group:
                 follower = group.create_task(certificates.follow())
                 await stop.wait()
-                logger.info("stopping seconds=%g", drain_seconds)
+                logger.info("stopping", extra={"seconds": drain_seconds})
                 server.drain()
                 await asyncio.sleep(drain_seconds)
                 follower.cancel()
@@ -69,7 +57,7 @@ async def _listen(runner: web.AppRunner, settings: config.Config, certificates: 
         await site.start()
     except OSError as error:
         raise ConfigError("--listen", f"{settings.host}:{settings.port}: {error.strerror}") from error
-    logger.info("serving host=%s port=%d", settings.host, settings.port)
+    logger.info("serving", extra={"host": settings.host, "port": settings.port})
 
 
 async def _until_signalled(settings: config.Config) -> None:
@@ -81,12 +69,9 @@ async def _until_signalled(settings: config.Config) -> None:
 
 def main() -> None:
     """The entry point of ``n8s-webhook``; exits with 2 when a setting cannot be used."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine())
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
     try:
         settings = config.parse()
-        logging.getLogger().setLevel(settings.log_level)
+        logs.set_up(settings.log_level)
         asyncio.run(_until_signalled(settings))
     except ConfigError as error:
         sys.stderr.write(f"n8s-webhook: {error}\n")

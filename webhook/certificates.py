@@ -64,9 +64,10 @@ class Certificates:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 if await asyncio.to_thread(self.refresh):
-                    logger.info("certificate taken up directory=%s", self._directory)
+                    logger.info("certificate taken up", extra={"directory": self._directory})
                 complained = ""
             except CertificateError as error:
                 if str(error) != complained:
-                    logger.error("certificate not taken up, the old one stays problem=%s", error)  # noqa: TRY400
+                    told = {"problem": str(error)}
+                    logger.error("certificate not taken up, the old one stays", extra=told)  # noqa: TRY400
                 complained = str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ class Config:
         port: TCP port.
         tls_dir: directory with ``tls.crt`` and ``tls.key``.
         kubeconfig: how to reach the API server; None takes the pod's service account.
+        answer_seconds: for the API server's part in one answer; below the time-out of the webhook's configuration, so
+            that people read why a quota cannot be checked.
         log_level: the least severe level that is logged.
     """
 
@@ -30,6 +33,7 @@ class Config:
     port: int
     tls_dir: Path
     kubeconfig: Path | None = None
+    answer_seconds: float = 4.0
     log_level: int = logging.INFO
 
 
@@ -50,11 +54,18 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     host, colon, port = given.listen.rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError("--listen", f"{given.listen!r} is not an address such as 0.0.0.0:8443")
+    try:
+        answer_seconds = float(given.answer_seconds)
+    except ValueError:
+        answer_seconds = math.nan
+    if not 0.1 <= answer_seconds <= 30:
+        raise ConfigError("--answer-seconds", f"{given.answer_seconds!r} is not a number of seconds from 0.1 to 30")
     return Config(
         host=host.removeprefix("[").removesuffix("]"),
         port=int(port),
         tls_dir=given.tls_dir,
         kubeconfig=given.kubeconfig,
+        answer_seconds=answer_seconds,
         log_level=logging.getLevelNamesMapping()[given.log_level.upper()],
     )
 
@@ -82,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--kubeconfig", metavar="FILE", type=Path, help="how to reach the API server; else the pod's service account"
+    )
+    parser.add_argument(
+        "--answer-seconds",
+        metavar="SECONDS",
+        default="4",
+        help="for what the API server is asked; below the timeoutSeconds of the ValidatingWebhookConfiguration",
     )
     parser.add_argument("--log-level", metavar="LEVEL", default="info", help=f"one of {', '.join(_LEVELS)}")
     return parser

@@ -27,8 +27,10 @@ logger = logging.getLogger(__name__)
 class Server:
     """The web application over one API server."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, answer_seconds: float) -> None:
+        """``answer_seconds``: as in :class:`webhook.config.Config`."""
         self._api = api
+        self._answer_seconds = answer_seconds
         self._draining = False
         self._registry = CollectorRegistry()
         self._reviews = Counter(
@@ -61,15 +63,13 @@ class Server:
             except ReviewError as error:
                 self._reviews.labels(kind.value, "malformed").inc()
                 raise web.HTTPBadRequest(text=f"{error}\n") from error
-            answer = await validate(self._api, kind, request)
+            answer = await validate(self._api, kind, request, self._answer_seconds)
             outcome = {200: "allowed", 403: "refused"}.get(answer.code, "undecided")
             self._reviews.labels(kind.value, outcome).inc()
             self._seconds.observe(time.monotonic() - began)
-            logger.info(
-                "review kind=%s namespace=%s name=%s operation=%s user=%s outcome=%s message=%r",
-                *(kind.value, request.namespace, request.name, request.operation, request.user_info.username),
-                *(outcome, answer.message),
-            )
+            told = {"kind": kind.value, "namespace": request.namespace, "quota": request.name}
+            told |= {"operation": request.operation, "user": request.user_info.username}
+            logger.info("review", extra=told | {"outcome": outcome, "problem": answer.message})
             return web.Response(body=review.encode(request.uid, answer), content_type="application/json")
 
         return handle

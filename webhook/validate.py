@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from brain.model.quota import Kind, Quota
 from webhook import review, rules
 from webhook.errors import ApiError
 from webhook.review import Answer
-
-ANSWER_SECONDS: Final = 4.0
-"""For the API server's part in one answer. Below the 5 s for which the chart has the API server wait for us."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +25,25 @@ class Api(Protocol):
         """Those of the namespaces in which a user may not create ElasticQuotas."""
 
 
-async def validate(api: Api, kind: Kind, request: review.Request) -> Answer:
-    """Whether a quota may be written. Where that cannot be told, it may not, and the message says why."""
+async def validate(api: Api, kind: Kind, request: review.Request, seconds: float) -> Answer:
+    """Whether a quota may be written. Where that cannot be told, it may not, and the message says why.
+
+    Args:
+        api: what exists, and who may do what.
+        kind: of the quota.
+        request: what is to be written.
+        seconds: for the API server's part. The one that waits for this answer must wait longer, else its client
+            reads of a time-out only.
+    """
     if request.harmless or request.object is None:
         return Answer()
     quota = review.quota(kind, request.object, namespace=request.namespace)
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
             existing, forbidden = await _ask(api, quota, request.user_info)
     except (ApiError, TimeoutError) as error:
-        problem = str(error) or f"no answer from the API server within {ANSWER_SECONDS:g} s"
-        logger.warning("undecided quota=%s problem=%s", quota.key.replace(" ", "/"), problem)
+        problem = str(error) or f"no answer from the API server within {seconds:g} s"
+        logger.warning("undecided", extra={"quota": quota.key, "problem": problem})
         return Answer(500, f"cannot check {quota.key} against the quotas that exist: {problem}; try again")
     judgement = rules.judge(quota, existing, exists=request.operation == "UPDATE")
     problems = [*judgement.problems]

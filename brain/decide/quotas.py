@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from brain.decide.decisions import LabelPod, UpdateQuota
 from brain.model import resources
@@ -55,18 +55,20 @@ def capacity_labels(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> di
     """
     ordered = list(pods)
     requests = {pod.key: resources.with_gpu_memory(pod.request, gpu_memory_gb) for pod in ordered}
+    asked = sorted(set[str]().union(*requests.values()))
     labels: dict[str, str] = {}
     total: Resources = {}
-    for pod in sorted(ordered, key=lambda pod: _seniority(pod, requests[pod.key])):
+    for pod in sorted(ordered, key=lambda pod: _seniority(pod, requests[pod.key], asked)):
         total = resources.total([total, requests[pod.key]])
         within = all(total.get(name, 0) <= limit for name, limit in quota.min.items())
         labels[pod.key] = names.IN_QUOTA if within else names.OVER_QUOTA
     return labels
 
 
-def _seniority(pod: Pod, request: Mapping[str, int]) -> tuple[object, ...]:
+def _seniority(pod: Pod, request: Resources, asked: Sequence[str]) -> tuple[object, ...]:
+    """What pods are put in order by; ``asked`` are the resources that any of them asks for, in name order."""
     protected = pod.labels.get(names.PREEMPTIBLE_LABEL) == "false"
-    sizes: Sequence[tuple[str, int]] = sorted(request.items())
+    sizes = tuple(request.get(name, 0) for name in asked)
     return not protected, pod.created, -pod.priority, sizes, pod.key
 
 

@@ -38,9 +38,13 @@ _SUFFIXES: Final[Mapping[str, Decimal]] = {
     "Pi": Decimal(2**50),
     "Ei": Decimal(2**60),
 }
-_QUANTITY: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i)?)")
+_QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([eE][+-]?[0-9]+)|([numkMGTPE]|[KMGTPE]i)?)")
+_NAME: Final = re.compile(
+    r"(?:([a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*)/)?"
+    r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+)
 _LARGEST: Final = Decimal(2**63 - 1)
-_MIG_MEMORY: Final = re.compile(re.escape(names.MIG_PREFIX) + r"\d+g\.(\d+)gb")
+_MIG_MEMORY: Final = re.compile(re.escape(names.MIG_PREFIX) + r"[0-9]+g\.([0-9]+)gb")
 
 
 class QuantityError(ValueError):
@@ -55,13 +59,19 @@ class QuantityError(ValueError):
         self.text = text
 
 
+def is_name(text: str) -> bool:
+    """Whether this can name a resource: a qualified name of Kubernetes, ``name`` or ``dns.subdomain/name``."""
+    match = _NAME.fullmatch(text)
+    return match is not None and len(match.group(1) or "") <= 253
+
+
 def exact(text: str | int) -> Decimal:
     """The exact value of a Kubernetes quantity, in units (``500m`` is 0.5), at most 2^63-1 as Kubernetes caps it.
 
     Raises:
         QuantityError: the text is no quantity.
     """
-    match = _QUANTITY.fullmatch(str(text).strip())
+    match = _QUANTITY.fullmatch(str(text))
     if match is None:
         raise QuantityError(text)
     number, exponent, suffix = match.groups()

@@ -173,21 +173,28 @@ class ListWatch(Generic[T]):
             raise ApiError("GET", self._path, "the watch ended at once")
 
     def _apply(self, event: _Event) -> str:
+        """Takes an event up, and returns the version that it tells of. What has become unreadable is left out."""
         metadata = convert.metadata_of(event.object)
         key = convert.key(metadata)
         if event.type in {"ADDED", "MODIFIED"}:
-            for known, value in self._converted([event.object]):
-                self._sink.put(known, value)
+            values = self._converted([event.object])
+            if values:
+                self._sink.put(key, values[key])
+            else:
+                self._sink.remove(key)
         elif event.type == "DELETED":
             self._sink.remove(key)
         return metadata.resource_version
 
-    def _converted(self, items: Iterable[msgspec.Raw]) -> Iterable[tuple[str, T]]:
+    def _converted(self, items: Iterable[msgspec.Raw]) -> dict[str, T]:
+        """The objects that can be read, by key."""
+        values: dict[str, T] = {}
         for item in items:
             try:
-                yield convert.key(convert.metadata_of(item)), self._convert(item)
+                values[convert.key(convert.metadata_of(item))] = self._convert(item)
             except ConvertError as error:
                 _log.error("object left out", extra={"resource": self._resource, "problem": str(error)})
+        return values
 
     def _raise(self, status: _Status) -> None:
         raise RefusedError("GET", self._path, status.message, status=status.code, reason=status.reason)

@@ -87,10 +87,11 @@ QUOTAS = "elasticquotas compositeelasticquotas"
 def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
     chart = Rendered(helm)
     assert rules(chart.get("ClusterRole", "brain")) == (
-        grant("", "nodes pods", "get list watch patch")
+        grant("", "nodes", "get list watch patch")
+        | grant("", "pods", "list watch patch")
         | grant("", "nodes/status", "patch")
-        | grant("", "events", "create patch")
-        | grant("n8s.nebuly.ai", QUOTAS, "get list watch")
+        | grant("", "events", "create")
+        | grant("n8s.nebuly.ai", QUOTAS, "list watch")
         | grant("n8s.nebuly.ai", "elasticquotas/status compositeelasticquotas/status", "patch")
     )
     assert rules(chart.get("Role", "brain")) == grant("coordination.k8s.io", "leases", "get create update")
@@ -176,6 +177,17 @@ def test_the_webhook_takes_its_command_line(helm: Path, tmp_path: Path) -> None:
     assert "host" not in Rendered(helm).container("Deployment", "webhook")["readinessProbe"]["httpGet"]
 
 
+@pytest.mark.parametrize(("timeout", "answer"), [(5, 4), (10, 9), (1, 0.5)])
+def test_the_webhook_answers_before_the_api_server_gives_up(
+    helm: Path, tmp_path: Path, timeout: int, answer: float
+) -> None:
+    chart = Rendered(helm, webhook={"timeoutSeconds": timeout})
+    given = arguments(chart.container("Deployment", "webhook"))
+    found = webhook_config.parse([*given, f"--tls-dir={tmp_path}"])
+    assert found.answer_seconds == answer
+    assert {each["timeoutSeconds"] for each in webhooks(chart)} == {timeout}
+
+
 def test_the_api_servers_address_can_be_given(helm: Path) -> None:
     chart = Rendered(helm, kubernetesApi={"host": "127.0.0.1", "port": 6443})
     for name in ("brain", "webhook"):
@@ -244,6 +256,23 @@ def test_helm_makes_a_certificate_for_the_service_and_the_url(helm: Path) -> Non
     for each, plural in zip(webhooks(chart), QUOTAS.split(), strict=True):
         assert each["clientConfig"]["url"] == f"https://127.0.0.9:7443/validate/{plural}"
         assert base64.b64decode(each["clientConfig"]["caBundle"]) == data["ca.crt"]
+
+
+def annotations(chart: Rendered) -> dict[str, str]:
+    metadata = chart.get("Deployment", "webhook")["spec"]["template"]["metadata"]
+    found: dict[str, str] = metadata.get("annotations", {})
+    return found
+
+
+def test_pods_are_replaced_with_the_certificate_that_helm_makes(helm: Path) -> None:
+    here, same, there = (
+        annotations(Rendered(helm, webhook={"url": url, "podAnnotations": {"mine": "kept"}}))
+        for url in ("https://127.0.0.9:1", "https://127.0.0.9:2", "https://127.0.0.8:1")
+    )
+    assert here == same != there
+    assert here["mine"] == "kept"
+    mine = {"mode": "existingSecret", "existingSecret": "mine"}
+    assert annotations(Rendered(helm, webhook={"certificates": mine})) == {}
 
 
 def test_the_webhook_is_found_by_its_service(helm: Path) -> None:

@@ -40,6 +40,10 @@ async def watching(kube: Kube) -> AsyncIterator[Table[Pod]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+def unreadable(name: str) -> Object:
+    return pod(name) | {"spec": {"containers": [{"resources": {"requests": {"cpu": "much"}}}]}}
+
+
 def names(table: Table[Pod]) -> set[str]:
     return {pod.name for pod in table.values.values()}
 
@@ -124,13 +128,20 @@ async def test_a_kind_that_is_not_installed_is_empty() -> None:
 
 async def test_an_object_that_cannot_be_read_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     async with running(PODS) as (api, kube):
-        bad = pod("bad") | {"spec": {"containers": [{"resources": {"requests": {"cpu": "much"}}}]}}
-        await api.put(PODS, bad)
+        await api.put(PODS, unreadable("bad"))
         await api.put(PODS, pod("good"))
         async with watching(kube) as table:
             await until(table.synced.is_set)
             assert names(table) == {"good"}
     assert "object left out" in caplog.text
+
+
+async def test_an_object_that_becomes_unreadable_is_left_out_until_it_can_be_read_again() -> None:
+    async with synced("p1", "p2") as (api, table):
+        await api.put(PODS, unreadable("p1"))
+        await until(lambda: names(table) == {"p2"})
+        await api.put(PODS, pod("p1"))
+        await until(lambda: names(table) == {"p1", "p2"})
 
 
 async def test_a_watch_that_ends_at_once_is_not_tried_in_a_loop() -> None:

@@ -5,6 +5,7 @@ etcd and an API server alone: the chart's pods are never started here, so nothin
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -90,6 +91,15 @@ GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
         ({"min": {"cpu": "much"}}, '"much": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
         # Parsed, it would keep the API server busy for minutes.
         ({"min": {"cpu": "1e99999999"}}, '"1e99999999": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
+        ({"min": {"": 1}}, "spec.min: Invalid value: must name resources as Kubernetes does"),
+        ({"min": {"cpu": 1}, "max": {"näme ✓": 1}}, "spec.max: Invalid value: must name resources as Kubernetes does"),
+        ({"min": {"r" * 64: 1}}, "must name resources as Kubernetes does"),
+        ({"min": {f"{'a' * 254}/gpu": 1}}, "must name resources as Kubernetes does"),
+        ({"min": {"Example.com/gpu": 1}}, "must name resources as Kubernetes does"),
+        ({"min": {"example.com/gpu/one": 1}}, "must name resources as Kubernetes does"),
+        ({"min": {"cpu\n": 1}}, "must name resources as Kubernetes does"),
+        # Before any rule: in a custom resource the API server takes no fraction as a number. The documents say so.
+        ({"min": {"cpu": 1.5}}, 'spec.min.cpu: Invalid value: "number"'),
         ({"min": {}}, "spec.min: Invalid value: must name at least one resource"),
         ({"max": {"cpu": 1}}, "spec.min: Required value"),
         ({"min": {f"r{number}": 1 for number in range(33)}}, "spec.min: Too many: 33: must have at most 32 items"),
@@ -119,6 +129,8 @@ def test_a_composites_namespaces(server: ApiServer, namespaces: list[str], messa
         {"min": {"cpu": "1500m"}, "max": {"cpu": 1500, GPU: "1k"}},
         {"min": {GPU: "2e3"}, "max": {GPU: "2k"}},
         {"min": {"cpu": 0}},
+        {"min": {"Not_a.device-1": 1, "r" * 63: 1, f"{'a' * 253}/{'g' * 63}": 1}},
+        {"min": {"cpu": "1.5"}},
     ],
 )
 def test_what_may_be_written(server: ApiServer, spec: dict[str, Any]) -> None:
@@ -140,7 +152,9 @@ def test_people_read_quotas_in_a_table_and_in_explanations(server: ApiServer) ->
     heading, row = server.done("kubectl", "get", "ceqs").splitlines()
     assert heading.split() == ["NAME", "NAMESPACES", "MIN", "MAX", "USED", "ACTIVE", "AGE"]
     assert row.split()[:6] == ["team", '["a","b"]', '{"cpu":4}', '{"cpu":8}', '{"cpu":"1500m"}', "True"]
-    assert "What is guaranteed, by resource" in server.done("kubectl", "explain", "eq.spec.min")
+    explained = server.done("kubectl", "explain", "eq.spec.min")
+    assert "What is guaranteed, by resource" in explained
+    assert 'one and a half is "1.5", in quotes, or 1500m' in " ".join(explained.split())
 
 
 def test_what_does_not_change_a_spec_passes_while_no_webhook_answers(server: ApiServer) -> None:
@@ -156,17 +170,35 @@ def test_what_does_not_change_a_spec_passes_while_no_webhook_answers(server: Api
 
 
 def test_an_upgrade_keeps_the_certificate_while_it_is_valid_for_the_address(server: ApiServer) -> None:
+    def shown(what: str, path: str) -> str:
+        return server.done("kubectl", "get", what, "-n", "n8s", "-o", f"jsonpath={{{path}}}")
+
     def certificate() -> str:
-        return server.done("kubectl", "get", "secret/rel-nebulnetes-webhook-tls", "-n", "n8s", "-o", "jsonpath={.data}")
+        return shown("secret/rel-nebulnetes-webhook-tls", ".data")
+
+    def authority() -> bytes:
+        return base64.b64decode(shown("secret/rel-nebulnetes-webhook-tls", r".data.ca\.crt"))
+
+    def trusted() -> bytes:
+        configuration = "validatingwebhookconfiguration/rel-nebulnetes-webhook"
+        return base64.b64decode(shown(configuration, ".webhooks[0].clientConfig.caBundle"))
+
+    def pods() -> str:
+        return shown("deployment/rel-nebulnetes-webhook", ".spec.template")
 
     # Without the API server asking it: nobody serves here.
     ignored = {"failurePolicy": "Ignore", "timeoutSeconds": 1}
     server.release("upgrade", webhook={"url": "https://127.0.0.1:1", **ignored})
-    first = certificate()
+    first, first_authority, first_pods = certificate(), authority(), pods()
+    assert trusted() == first_authority
     server.release("upgrade", webhook={"url": "https://127.0.0.1:2", **ignored})
-    assert certificate() == first
+    assert (certificate(), pods()) == (first, first_pods)
     server.release("upgrade", webhook={"url": "https://127.0.0.2:2", **ignored})
     assert certificate() != first
+    assert pods() != first_pods
+    assert trusted() == authority() + first_authority, "until the new pods serve, the old ones do"
+    server.release("upgrade", webhook={"url": "https://127.0.0.2:2", **ignored})
+    assert trusted() == authority() != first_authority
     server.release("upgrade", webhook={"enabled": False})
 
 

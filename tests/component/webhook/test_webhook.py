@@ -19,7 +19,7 @@ from cryptography import x509
 
 from tests.component.webhook.standins import FakeApi, write_certificate
 from webhook import __main__ as program
-from webhook import certificates, validate
+from webhook import certificates
 from webhook.config import Config
 from webhook.errors import ConfigError
 
@@ -61,12 +61,12 @@ async def webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 @asynccontextmanager
-async def serving(api: FakeApi, directory: Path) -> AsyncIterator[Running]:
+async def serving(api: FakeApi, directory: Path, answer_seconds: float = 4.0) -> AsyncIterator[Running]:
     tls_dir = directory / "tls"
     tls_dir.mkdir()
     write_certificate(tls_dir, "first")
     port = free_port()
-    settings = Config("127.0.0.1", port, tls_dir, api.kubeconfig(directory / "kubeconfig"))
+    settings = Config("127.0.0.1", port, tls_dir, api.kubeconfig(directory / "kubeconfig"), answer_seconds)
     stop = asyncio.Event()
     task = asyncio.create_task(program.run(settings, stop, drain_seconds=0.3))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session:
@@ -155,14 +155,17 @@ async def test_an_unchanged_spec_passes_even_without_the_api_server(webhook: Run
     assert (await webhook.review("ElasticQuota", "x", "q", operation="UPDATE", oldObject=old))["allowed"] is True
 
 
-async def test_an_api_server_in_trouble_refuses_and_says_so(webhook: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_api_server_in_trouble_refuses_and_says_so(webhook: Running) -> None:
     webhook.api.failing = 503
     answer = await webhook.review("ElasticQuota", "x", "q")
     assert answer["status"]["code"] == 500
     assert "503: etcd is away" in answer["status"]["message"]
-    webhook.api.failing, webhook.api.hangs = 0, True
-    monkeypatch.setattr(validate, "ANSWER_SECONDS", 0.1)
-    answer = await webhook.review("ElasticQuota", "x", "q")
+
+
+async def test_an_api_server_that_hangs_is_given_so_many_seconds(tmp_path: Path) -> None:
+    api = FakeApi(hangs=True)
+    async with api.serving(), serving(api, tmp_path, answer_seconds=0.1) as webhook:
+        answer = await webhook.review("ElasticQuota", "x", "q")
     assert answer["status"]["code"] == 500
     assert "no answer from the API server within 0.1 s" in answer["status"]["message"]
 

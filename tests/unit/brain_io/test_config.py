@@ -9,7 +9,6 @@ import pytest
 
 from brain.config import Address, parse
 from brain.errors import ConfigError
-from brain.logs import KeyValueFormatter
 
 
 def test_defaults() -> None:
@@ -53,13 +52,3 @@ def test_the_error_names_the_setting(field: str, value: str) -> None:
         parse([f"{field}={value}"])
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{field}: ")
-
-
-def test_a_log_line() -> None:
-    record = logging.makeLogRecord(
-        {"name": "brain", "msg": "it %s", "args": ("is",), "levelno": 20, "levelname": "INFO"}
-    )
-    record.node = "n1"
-    record.problem = 'says "no"\nand more'
-    line = KeyValueFormatter().format(record)
-    assert line.endswith('level=info from=brain msg="it is" node=n1 problem="says \\"no\\"\\nand more"')

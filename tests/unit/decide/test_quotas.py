@@ -64,6 +64,14 @@ def test_protected_pods_come_first() -> None:
     assert labels == {"team/old": "over-quota", "team/protected": "in-quota"}
 
 
+def test_of_two_alike_the_smaller_comes_first_also_where_it_does_not_ask_for_the_first_resource() -> None:
+    governed = quota(min={"memory": 10})
+    big = bound("big", "n1", request={"cpu": 4000, "memory": 10})
+    small = bound("small", "n1", request={"memory": 1})
+    labels = quotas.capacity_labels(governed, [big, small], 32)
+    assert labels == {"team/small": "in-quota", "team/big": "over-quota"}
+
+
 def test_used_counts_running_pods_and_labels_follow() -> None:
     governed = quota(min={"cpu": 1000, names.GPU_MEMORY: 10}, max={"nvidia.com/gpu": 4})
     pods = (

@@ -12,8 +12,10 @@ from webhook.errors import ConfigError
 
 
 def test_settings_are_taken(tmp_path: Path) -> None:
-    found = config.parse(["--listen", "[::1]:8443", "--tls-dir", str(tmp_path), "--log-level", "debug"])
-    assert found == config.Config("::1", 8443, tmp_path, None, logging.DEBUG)
+    found = config.parse(
+        ["--listen", "[::1]:8443", "--tls-dir", str(tmp_path), "--log-level", "debug", "--answer-seconds", "2.5"]
+    )
+    assert found == config.Config("::1", 8443, tmp_path, None, 2.5, logging.DEBUG)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,9 @@ def test_settings_are_taken(tmp_path: Path) -> None:
         ("--tls-dir", "/does/not/exist"),
         ("--kubeconfig", "/does/not/exist"),
         ("--log-level", "loud"),
+        ("--answer-seconds", "0"),
+        ("--answer-seconds", "nan"),
+        ("--answer-seconds", "soon"),
     ],
 )
 def test_an_error_names_the_setting(tmp_path: Path, field: str, value: str) -> None:

@@ -1,4 +1,7 @@
-"""One line per log record, as ``key=value``: what happened in ``msg``, the objects at hand in fields of their own."""
+"""One line per log record, as ``key=value``: what happened in ``msg``, the objects at hand in fields of their own.
+
+Every program of ours writes its log so.
+"""
 
 from __future__ import annotations
 
