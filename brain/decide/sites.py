@@ -15,7 +15,6 @@ from brain.decide.rooms import Room
 from brain.model import resources
 from brain.model.pod import Pod
 
-
 FINENESS: Final = (8, 4, 16, 2, 32)
 """Parts in which the scarcity of a resource is counted, those first that mostly serve the most pods."""
 

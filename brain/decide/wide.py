@@ -9,7 +9,7 @@ is dealt to whatever is left. So a plan is close to the program's bound, not alw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,16 +74,13 @@ def _best(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[Deal, int]:
     How well whole pods fit the program's fractions is luck; in small clusters another try costs little.
     """
     tries = max(1, _MOST_TRIED // max(1, sum(len(room.gpus) for room in rooms)))
-    best: Deal | None = None
-    bound = sum(len(kind.pods) for kind in kinds)
-    for fineness in FINENESS[:tries]:
-        deal, most = _dealt(Sites(rooms, kinds, fineness))
-        bound = min(bound, most)
-        if best is None or deal.by_priority() > best.by_priority():
-            best = deal
+    best, bound = _dealt(Sites(rooms, kinds, FINENESS[0]))
+    for fineness in FINENESS[1:tries]:
         if best.served >= bound:
             break
-    assert best is not None
+        deal, most = _dealt(Sites(rooms, kinds, fineness))
+        bound = min(bound, most)
+        best = max(best, deal, key=Deal.by_priority)
     return best, max(best.served, bound)
 
 
@@ -192,7 +189,7 @@ def _serve(
     sites: Sites,
     deal: Deal,
     shape: int,
-    quotas: Mapping[tuple[int, int], int] | None = None,
+    quotas: dict[tuple[int, int], int] | None = None,
     sweeps: Sequence[int] = GENTLE,
 ) -> None:
     """Serve pods of a shape, those that ask for most first."""
