@@ -22,10 +22,8 @@ from brain.model import resources
 from brain.model.pod import Pod
 from n8s import names
 
-EXACT_COLUMNS: Final = 6_000
-"""Largest program over single nodes; above, its time grows beyond what a round of the brain may take."""
-DISTURBANCE_COLUMNS: Final = 2_500
-"""Largest program in which pods still move between nodes so that less is disturbed; above, that takes too long."""
+EXACT_COLUMNS: Final = 1_500
+"""Largest program over single nodes: it takes up to a second, a larger one more than a round of the brain may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +95,13 @@ class _Question:
         program: the program.
         levels: the columns that count pods, with the number of pods that there are, the highest priority first.
         costs: what each filling disturbs, by column.
+        crowded: whether there are too few slots for all, so that nobody need ask whether everybody finds room.
     """
 
     program: Program
     levels: tuple[tuple[tuple[int, ...], int], ...]
     costs: tuple[tuple[int, int], ...]
+    crowded: bool
 
     @staticmethod
     def of(model: _Model, kinds: Sequence[Kind]) -> _Question:
@@ -113,7 +113,20 @@ class _Question:
         for kind in suited:
             pods[-kinds[kind].sample.priority] += len(kinds[kind].pods)
         ranked = tuple((tuple(columns), pods[level]) for level, columns in sorted(levels.items()))
-        return _Question(model.program, ranked, tuple((column, model.cost(column)) for column in model.filled))
+        costs = tuple((column, model.cost(column)) for column in model.filled)
+        return _Question(model.program, ranked, costs, _crowded(model, kinds))
+
+
+def _crowded(model: _Model, kinds: Sequence[Kind]) -> bool:
+    """Whether the pods that suit some site take more slots than there are, each where it takes the fewest."""
+    least: dict[int, int] = {}
+    for kind, site in model.placed:
+        sizes = model.sites[site].room.sizes
+        slots = sum(count * sizes.get(name, 0) for name, count in kinds[kind].sample.mig_request.items())
+        least[kind] = min(slots, least.get(kind, slots))
+    gpus = (gpu for site in model.sites for gpu in site.room.gpus)
+    free = sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in gpus)
+    return sum(slots * len(kinds[kind].pods) for kind, slots in least.items()) > free
 
 
 @lru_cache(maxsize=8)
@@ -121,8 +134,10 @@ def _answer(question: _Question) -> tuple[tuple[int, ...], int]:
     """The values of the columns, and how many pods can be served at most."""
     everybody = {column: 1 for columns, _ in question.levels for column in columns}
     solver = Solver(question.program)
-    bound = solver.maximize(everybody)
-    if value_of(everybody, solver.values) < sum(pods for _, pods in question.levels) and len(question.levels) > 1:
+    pods = sum(pods for _, pods in question.levels)
+    apart = question.crowded and len(question.levels) > 1
+    bound = 0 if apart else solver.maximize(everybody)
+    if apart or (value_of(everybody, solver.values) < pods and len(question.levels) > 1):
         # Not everybody finds room: now it matters who comes first.
         bound = 0
         for columns, _ in question.levels:
@@ -131,8 +146,6 @@ def _answer(question: _Question) -> tuple[tuple[int, ...], int]:
             solver.hold(level)
     else:
         solver.hold(everybody)
-    if len(question.program.upper) > DISTURBANCE_COLUMNS:
-        solver.settle(everybody)
     solver.maximize({column: -cost for column, cost in question.costs})
     return tuple(solver.values), bound
 

@@ -65,6 +65,13 @@ class Deal:
         """How many pods are served."""
         return len(self.served_at)
 
+    def by_priority(self) -> list[int]:
+        """How many pods are served of each priority, the highest first."""
+        found: defaultdict[int, int] = defaultdict(int)
+        for kind, left in zip(self._kinds, self.left, strict=True):
+            found[-kind.sample.priority] += len(kind.pods) - left
+        return [count for _, count in sorted(found.items())]
+
     def free(self, room: Room) -> Mapping[str, int]:
         """What a node has left."""
         return self._free[id(room)]

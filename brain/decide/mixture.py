@@ -80,18 +80,27 @@ class Mixture:
         most = self._relaxation.maximize(list(self._placed.values()))
         return math.floor(most + _NEARLY * max(1.0, most))
 
-    def solve(self) -> None:
-        """Find quotas, priorities first."""
+    def solve(self) -> dict[int, int]:
+        """Find quotas, priorities first; by priority, more pods than this cannot be served of it.
+
+        That holds where of each higher priority as many are served as it says. Priorities that the program does not
+        tell apart are under the highest of them.
+        """
         levels: defaultdict[int, list[int]] = defaultdict(list)
         for (entry, _), column in self._placed.items():
-            levels[-self._sites.priority(self._entries[entry].shape)].append(column)
-        ranked = [level for _, level in sorted(levels.items())]
-        last = [column for level in ranked[_MOST_LEVELS - 1 :] for column in level]
-        for level in [*ranked[: _MOST_LEVELS - 1], last]:
-            if level:
-                self._relaxation.hold(level, self._relaxation.maximize(level))
+            levels[self._sites.priority(self._entries[entry].shape)].append(column)
+        ranked = sorted(levels, reverse=True)
+        found: dict[int, int] = {}
+        for priority in ranked[:_MOST_LEVELS]:
+            last = len(found) == _MOST_LEVELS - 1
+            columns = [column for other in ranked if other <= priority for column in levels[other]]
+            level = columns if last else levels[priority]
+            most = self._relaxation.maximize(level)
+            found[priority] = math.floor(most + _NEARLY * max(1.0, most))
+            self._relaxation.hold(level, min(most, found[priority]))
         if self._relaxation.values:
             self._set_quotas()
+        return found
 
     def limit(self) -> None:
         """Let whole GPUs of the solution give no more than it says; what is left over by rounding may give anything."""

@@ -6,7 +6,7 @@ Bounded by nodes of the search, never by time; one thread and a fixed seed, so t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,11 +104,6 @@ class Solver:
     def hold(self, objective: Mapping[int, int]) -> None:
         """Let no later objective make this one smaller than it is now."""
         _add_row(self._highs, value_of(objective, self.values), math.inf, objective)
-
-    def settle(self, columns: Iterable[int]) -> None:
-        """Let columns keep their values: later objectives get less good, and are found much sooner."""
-        for column in columns:
-            self._highs.changeColBounds(column, self.values[column], self.values[column])
 
 
 def value_of(objective: Mapping[int, int], values: Sequence[int]) -> int:

@@ -20,6 +20,8 @@ _OPTIONS: Final[Mapping[str, bool | int | float | str]] = {
     "threads": 1,
     "parallel": "off",
     "solver": "simplex",
+    "simplex_strategy": 4,  # primal: what solved one objective is where the next starts
+    "presolve": "off",
     "random_seed": 0,
     "simplex_iteration_limit": _ITERATIONS,
 }

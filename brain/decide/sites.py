@@ -15,8 +15,8 @@ from brain.decide.rooms import Room
 from brain.model import resources
 from brain.model.pod import Pod
 
-
-_PARTS: Final = 8
+FINENESS: Final = (8, 4, 16, 2, 32)
+"""Parts in which the scarcity of a resource is counted, those first that mostly serve the most pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class Sites:
         units: by resource that pods ask for, one instance of it as a load.
     """
 
-    def __init__(self, rooms: Sequence[Room], kinds: Sequence[Kind]) -> None:
+    def __init__(self, rooms: Sequence[Room], kinds: Sequence[Kind], fineness: int) -> None:
         self.kinds = kinds
         self.shapes = shapes_of(kinds)
         samples = [smallest([kinds[position] for position in shape]) for shape in self.shapes]
         self.devices = [sample.mig_request for sample in samples]
-        self.scarce = _scarce(rooms, kinds)
-        self.sites = _sites(rooms, samples, kinds, self.scarce)
+        self.scarce = _scarce(rooms, kinds, fineness)
+        self.sites = _sites(rooms, samples, kinds, self.scarce, fineness)
         self.of_shape = [
             tuple(position for position, site in enumerate(self.sites) if shape in site.shapes)
             for shape in range(len(samples))
@@ -129,7 +129,7 @@ class Sites:
 
 
 def _sites(
-    rooms: Sequence[Room], samples: Sequence[Pod], kinds: Sequence[Kind], scarce: Mapping[str, int]
+    rooms: Sequence[Room], samples: Sequence[Pod], kinds: Sequence[Kind], scarce: Mapping[str, int], fineness: int
 ) -> list[Site]:
     least = _least(kinds)
     suits = Suits(samples)
@@ -149,28 +149,34 @@ def _sites(
                 if not refusals[shape] and all(name in room.sizes for name in devices)
             )
         if shapes:
-            found[shapes, not room.fixed_reason, room.node.repartitioning, _scarcity(room, scarce)].append(room)
+            found[shapes, not room.fixed_reason, room.node.repartitioning, _scarcity(room, scarce, fineness)].append(
+                room
+            )
     return [
         Site(shapes, tuple(sorted(members, key=lambda room: -room.free.get(resources.CPU, 0))), change, tainted)
         for (shapes, change, tainted, _), members in found.items()
     ]
 
 
-def _scarce(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Mapping[str, int]:
+def _scarce(rooms: Sequence[Room], kinds: Sequence[Kind], fineness: int) -> Mapping[str, int]:
     most = _most(kinds)
-    levels = {_scarcity(room, most) for room in rooms}
+    levels = {_scarcity(room, most, fineness) for room in rooms}
     return {
-        name: value for level, (name, value) in enumerate(most.items()) if any(seen[level] < _PARTS for seen in levels)
+        name: value
+        for level, (name, value) in enumerate(most.items())
+        if any(seen[level] < fineness for seen in levels)
     }
 
 
-def _scarcity(room: Room, most: Mapping[str, int]) -> tuple[int, ...]:
+def _scarcity(room: Room, most: Mapping[str, int], fineness: int) -> tuple[int, ...]:
     """How much a node has of each resource, in parts of what its GPUs full of the most demanding pods take.
 
     Nodes of different scarcity are different sites: else a program over sites lends what one node has to another.
     """
     slots = sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus)
-    return tuple(min(_PARTS, _PARTS * room.free.get(name, 0) // max(1, value * slots)) for name, value in most.items())
+    return tuple(
+        min(fineness, fineness * room.free.get(name, 0) // max(1, value * slots)) for name, value in most.items()
+    )
 
 
 def _most(kinds: Sequence[Kind]) -> dict[str, int]:

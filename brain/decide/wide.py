@@ -9,7 +9,7 @@ is dealt to whatever is left. So a plan is close to the program's bound, not alw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,12 +18,14 @@ from brain.decide.fillings import MADE
 from brain.decide.kinds import Kind
 from brain.decide.mixture import Mixture
 from brain.decide.rooms import Room
-from brain.decide.sites import Sites
+from brain.decide.sites import FINENESS, Sites
 from brain.decide.swaps import Swaps
 
 _SPARSE: Final = 0.6
 """Share of the free slots up to which pods are dealt without a program first: then there mostly is room for all."""
 
+_MOST_TRIED: Final = 2_400
+"""GPUs, times finenesses of sites tried for them."""
 _MOST_EXCHANGES: Final = 5_000
 """Nodes on which room is sought by exchanging pods, in one plan."""
 
@@ -51,7 +53,7 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome:
         beside += given
         if len(given) < len(kind.pods):
             left.append(Kind(kind.pods[len(given) :], kind.sample))
-    deal, bound = _dealt(Sites([room for room in rooms if room.gpus], left))
+    deal, bound = _best([room for room in rooms if room.gpus], left)
     return Outcome((*beside, *deal.settle()), len(beside) + bound)
 
 
@@ -64,6 +66,22 @@ def _as_it_is(kind: Kind, rooms: Sequence[Room]) -> Iterator[Given]:
             room.take(pod, ())
             yield Given(pod, room, ())
             pod = next(pods, None)
+
+
+def _best(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[Deal, int]:
+    """The best deal that some finenesses of sites lead to, and a bound that none exceeds.
+
+    How well whole pods fit the program's fractions is luck; in small clusters another try costs little.
+    """
+    tries = max(1, _MOST_TRIED // max(1, sum(len(room.gpus) for room in rooms)))
+    best, bound = _dealt(Sites(rooms, kinds, FINENESS[0]))
+    for fineness in FINENESS[1:tries]:
+        if best.served >= bound:
+            break
+        deal, most = _dealt(Sites(rooms, kinds, fineness))
+        bound = min(bound, most)
+        best = max(best, deal, key=Deal.by_priority)
+    return best, max(best.served, bound)
 
 
 def _dealt(sites: Sites) -> tuple[Deal, int]:
@@ -82,8 +100,8 @@ def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
     """As many of each kind as the program says, by priority."""
     deal, stacks = sites.deal()
     program = Mixture(sites, stacks, deal)
-    bound = program.bound()
-    program.solve()
+    everything = program.bound()
+    most = program.solve()
     ranked = _ranked(sites, by_priority=True)
     several = [shape for shape in ranked if sites.several(shape)]
     if several:
@@ -96,21 +114,52 @@ def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
         program = Mixture(sites, stacks, deal)
         program.solve()
     program.limit()
+    lowest = min(most, default=0)
+    for priority in most:
+        level = [shape for shape in ranked if sites.priority(shape) == priority]
+        for shape in level:
+            if not sites.several(shape):
+                _serve(sites, deal, shape, program.quotas)
+        if priority != lowest and _served(sites, deal, level) < most[priority]:
+            # Before pods of a lower priority take it: whatever is there.
+            stacks.lift_limits()
+            _serve_leftover(sites, deal, level)
+            program = Mixture(sites, stacks, deal)
+            program.solve()
+            program.limit()
     for shape in ranked:
-        if not sites.several(shape):
+        if sites.priority(shape) not in most and not sites.several(shape):
             _serve(sites, deal, shape, program.quotas)
     stacks.lift_limits()
-    for shape in sorted(ranked, key=lambda shape: (-sites.priority(shape), sites.size(shape), shape)):
-        _serve(sites, deal, shape, sweeps=(ANYTHING,))
-    _exchange(sites, deal)
+    _serve_leftover(sites, deal, ranked)
+    # The program's answer by priority bounds the sum only if it was reached for all but the lowest.
+    reached = all(
+        _served(sites, deal, [shape for shape in ranked if sites.priority(shape) == priority]) == count
+        for priority, count in most.items()
+        if priority != lowest
+    )
+    bound = min(everything, sum(most.values())) if reached else everything
     return deal, max(deal.served, min(bound, everybody))
 
 
-def _exchange(sites: Sites, deal: Deal) -> None:
+def _served(sites: Sites, deal: Deal, shapes: Sequence[int]) -> int:
+    """How many pods of some shapes are served."""
+    return sum(len(sites.kinds[kind].pods) - deal.left[kind] for shape in shapes for kind in sites.shapes[shape])
+
+
+def _serve_leftover(sites: Sites, deal: Deal, shapes: Sequence[int]) -> None:
+    """Serve pods with whatever is left: by priority the small ones first, then by exchanges."""
+    ranked = sorted(shapes, key=lambda shape: (-sites.priority(shape), sites.size(shape), shape))
+    for shape in ranked:
+        _serve(sites, deal, shape, sweeps=(ANYTHING,))
+    _exchange(sites, deal, ranked)
+
+
+def _exchange(sites: Sites, deal: Deal, shapes: Sequence[int]) -> None:
     """Serve pods that lack only cpu or memory on nodes with GPUs for them, by exchanging others."""
     swaps = Swaps(deal, [dict(kind.asks) for kind in sites.kinds], sites.shapes)
     left = _MOST_EXCHANGES
-    for shape in sorted(range(len(sites.shapes)), key=lambda shape: (-sites.priority(shape), sites.size(shape), shape)):
+    for shape in shapes:
         kinds = [kind for kind in sites.shapes[shape] if deal.left[kind]]
         kinds.sort(key=lambda kind: ([(value, name) for name, value in sites.kinds[kind].asks], kind))
         for site in sites.of_shape[shape] if kinds else ():
@@ -140,7 +189,7 @@ def _serve(
     sites: Sites,
     deal: Deal,
     shape: int,
-    quotas: Mapping[tuple[int, int], int] | None = None,
+    quotas: dict[tuple[int, int], int] | None = None,
     sweeps: Sequence[int] = GENTLE,
 ) -> None:
     """Serve pods of a shape, those that ask for most first."""
