@@ -13,6 +13,8 @@ from n8s.v1 import agent_pb2
 FIRST_RETRY_SECONDS: Final = 2.0
 """How long a node is left alone after its first failed order; doubled with each that follows."""
 LONGEST_RETRY_SECONDS: Final = 120.0
+REMEMBERED_SECONDS: Final = 600.0
+"""An order applied longer ago than this counts as one never applied: no taint stands for so long because of it."""
 
 
 class Record:
@@ -34,6 +36,7 @@ class Record:
         self._failure: tuple[str, str] | None = None
         self._retry_at = 0.0
         self._applied_at: float | None = None
+        self._at_rest: Agent | None = None
 
     def hello(self, hello: agent_pb2.Hello, now: float) -> None:
         """The agent opens a session. Until its state follows, it counts as silent.
@@ -42,6 +45,7 @@ class Record:
         """
         self.connected = True
         self.heard = now
+        self._at_rest = None
         self._hello = hello
         self._fresh = False
         self._sent = self._ordered = None
@@ -54,14 +58,21 @@ class Record:
         report = (gpus, allocatable, state.problem)
         new = not self._fresh or report != self._reported or state.applying != self._applying
         self.heard = now
-        self._fresh = True
-        if report != self._reported:
-            self._reported = report
-        self._applying = state.applying
+        if new:
+            self._at_rest = None
+            self._fresh = True
+            self._reported = self._reported if report == self._reported else report
+            self._applying = state.applying
         return new
+
+    def ended(self) -> None:
+        """The agent's session has ended."""
+        self.connected = False
+        self._at_rest = None
 
     def sent(self, order: agent_pb2.Order, geometries: Mapping[int, Geometry]) -> None:
         """An order is on its way to the agent; it replaces the one before."""
+        self._at_rest = None
         self._sent = (order.epoch, order.id)
         self._ordered = geometries
 
@@ -72,6 +83,7 @@ class Record:
             How, in a word; empty where it is not the one in flight, so that its end says nothing any more.
         """
         self.heard = now
+        self._at_rest = None
         outcome = wire.OUTCOMES.get(result.outcome, "failed")
         if result.id == self._applying:
             self._applying = 0
@@ -93,26 +105,34 @@ class Record:
         """What the decisions get to see; None until the agent has reported once.
 
         An order that the agent applies and that this brain did not send (a former leader's, or one from before a
-        session broke) counts as in flight with a geometry that is not known.
+        session broke) counts as in flight with a geometry that is not known. While time alone changes nothing, the same
+        object is given again.
         """
-        if self._reported is None:
-            return None
+        if self._reported is None or self._at_rest is not None:
+            return self._at_rest
         ordered = self._ordered
         if ordered is None and self._applying:
             ordered = {}
         failure = None
         if self._failure is not None:
             failure = Failure(*self._failure, max(0.0, self._retry_at - now))
+        applied = float("inf") if self._applied_at is None else now - self._applied_at
+        if applied > REMEMBERED_SECONDS:
+            applied = float("inf")
+        connected = self.connected and self._fresh
         gpus, allocatable, problem = self._reported
-        return Agent(
-            connected=self.connected and self._fresh,
-            silent_seconds=now - self.heard,
+        agent = Agent(
+            connected=connected,
+            silent_seconds=0.0 if connected else now - self.heard,
             gpus=gpus,
             allocatable=allocatable,
             problem=problem,
             ordered=ordered,
             failure=failure,
-            applied_seconds=float("inf") if self._applied_at is None else now - self._applied_at,
+            applied_seconds=applied,
             version=self._hello.agent_version,
             driver=self._hello.driver,
         )
+        if connected and applied == float("inf") and (failure is None or failure.retry_seconds == 0.0):
+            self._at_rest = agent
+        return agent

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from brain.model.node import Agent, Node
 from brain.model.pod import Pod
@@ -17,6 +17,9 @@ from brain.model.quota import Quota
 from brain.model.snapshot import Snapshot
 
 T = TypeVar("T")
+
+OPENED_SECONDS: Final = 60.0
+"""A taint that went longer ago than this counts as one never seen."""
 
 
 class Agents(Protocol):
@@ -76,6 +79,7 @@ class Store:
         self._clock = clock
         self._tainted_since: dict[str, float] = {}
         self._untainted_since: dict[str, float] = {}
+        self._at_rest: dict[str, tuple[Node, Agent | None, Node]] = {}
 
     async def synced(self) -> None:
         """Returns once each resource has been listed."""
@@ -97,21 +101,29 @@ class Store:
         )
 
     def _joined(self, node: Node, agent: Agent | None, now: float) -> Node:
+        """A node with what its agent says; the same object again, while neither changes and no time matters."""
         tainted = self._tainted_since.get(node.name)
         untainted = self._untainted_since.get(node.name)
-        if agent is None and tainted is None and untainted is None:
-            return node
-        return replace(
-            node,
-            agent=agent,
-            tainted_seconds=0.0 if tainted is None else now - tainted,
-            untainted_seconds=float("inf") if untainted is None else now - untainted,
-        )
+        if untainted is not None and now - untainted > OPENED_SECONDS:
+            del self._untainted_since[node.name]
+            untainted = None
+        if tainted is not None or untainted is not None:
+            return replace(
+                node,
+                agent=agent,
+                tainted_seconds=0.0 if tainted is None else now - tainted,
+                untainted_seconds=float("inf") if untainted is None else now - untainted,
+            )
+        known = self._at_rest.get(node.name)
+        if known is None or known[0] is not node or known[1] is not agent:
+            known = self._at_rest[node.name] = (node, agent, replace(node, agent=agent))
+        return known[2]
 
     def _node_changed(self, name: str, node: Node | None) -> None:
         if node is None:
             self._tainted_since.pop(name, None)
             self._untainted_since.pop(name, None)
+            self._at_rest.pop(name, None)
         elif node.repartitioning:
             self._tainted_since.setdefault(name, self._clock())
             self._untainted_since.pop(name, None)

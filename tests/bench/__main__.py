@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import fragmentation, latency, planner
+from tests.bench import fragmentation, latency, planner, stall
 
 BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "latency": latency.main,
     "planner": planner.main,
+    "stall": stall.main,
     "fragmentation": fragmentation.main,
 }
 

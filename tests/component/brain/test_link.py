@@ -117,6 +117,9 @@ async def test_an_agent_counts_once_it_has_reported(tmp_path: Path) -> None:
         await call.write(report(profile="3g.20gb"))
         await until(lambda: it.changes > before)
         assert it.changes == before + 1, "the same again wakes nobody"
+        assert it.link.agents(it.now + 5)["n1"] is it.link.agents(it.now)["n1"], "time alone changes nothing of it"
+        call.cancel()
+        await until(lambda: not it.link.agents(it.now)["n1"].connected)
         assert it.link.agents(it.now + 5)["n1"].silent_seconds == 5
 
 

@@ -95,3 +95,18 @@ async def test_synced_once_all_are_listed(store: Store) -> None:
         table.replace({})
     assert store.is_synced
     await store.synced()
+
+
+def test_a_node_at_rest_is_the_same_object_in_each_snapshot() -> None:
+    store = Store(lambda: 0.0)
+    store.nodes.put("n1", PLAIN)
+    agents = Agents({"n1": Agent(connected=True, silent_seconds=0.0, gpus=())})
+    (first,) = store.snapshot(1.0, agents).nodes
+    assert store.snapshot(2.0, agents).nodes[0] is first
+    store.nodes.put("n1", TAINTED)
+    assert store.snapshot(3.0, agents).nodes[0].tainted_seconds == 3.0
+    store.nodes.put("n1", PLAIN)
+    assert store.snapshot(4.0, agents).nodes[0].untainted_seconds == 4.0
+    (last,) = store.snapshot(61.0, agents).nodes
+    assert last.untainted_seconds == float("inf")
+    assert store.snapshot(62.0, agents).nodes[0] is last
