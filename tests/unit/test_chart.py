@@ -257,6 +257,23 @@ def test_helm_makes_a_certificate_for_the_service_and_the_url(helm: Path) -> Non
         assert base64.b64decode(each["clientConfig"]["caBundle"]) == data["ca.crt"]
 
 
+def pod_annotations(chart: Rendered) -> dict[str, str]:
+    metadata = chart.get("Deployment", "webhook")["spec"]["template"]["metadata"]
+    found: dict[str, str] = metadata.get("annotations", {})
+    return found
+
+
+def test_pods_are_replaced_with_the_certificate_that_helm_makes(helm: Path) -> None:
+    here, same, there = (
+        pod_annotations(Rendered(helm, webhook={"url": url, "podAnnotations": {"mine": "kept"}}))
+        for url in ("https://127.0.0.9:1", "https://127.0.0.9:2", "https://127.0.0.8:1")
+    )
+    assert here == same != there
+    assert here["mine"] == "kept"
+    mine = {"mode": "existingSecret", "existingSecret": "mine"}
+    assert pod_annotations(Rendered(helm, webhook={"certificates": mine})) == {}
+
+
 def test_the_webhook_is_found_by_its_service(helm: Path) -> None:
     chart = Rendered(helm, webhook={"failurePolicy": "Ignore", "timeoutSeconds": 3})
     first, _ = webhooks(chart)

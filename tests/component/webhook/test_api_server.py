@@ -5,6 +5,7 @@ etcd and an API server alone: the chart's pods are never started here, so nothin
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -156,17 +157,35 @@ def test_what_does_not_change_a_spec_passes_while_no_webhook_answers(server: Api
 
 
 def test_an_upgrade_keeps_the_certificate_while_it_is_valid_for_the_address(server: ApiServer) -> None:
+    def shown(what: str, path: str) -> str:
+        return server.done("kubectl", "get", what, "-n", "n8s", "-o", f"jsonpath={{{path}}}")
+
     def certificate() -> str:
-        return server.done("kubectl", "get", "secret/rel-nebulnetes-webhook-tls", "-n", "n8s", "-o", "jsonpath={.data}")
+        return shown("secret/rel-nebulnetes-webhook-tls", ".data")
+
+    def authority() -> bytes:
+        return base64.b64decode(shown("secret/rel-nebulnetes-webhook-tls", r".data.ca\.crt"))
+
+    def trusted() -> bytes:
+        configuration = "validatingwebhookconfiguration/rel-nebulnetes-webhook"
+        return base64.b64decode(shown(configuration, ".webhooks[0].clientConfig.caBundle"))
+
+    def pods() -> str:
+        return shown("deployment/rel-nebulnetes-webhook", ".spec.template")
 
     # Without the API server asking it: nobody serves here.
     ignored = {"failurePolicy": "Ignore", "timeoutSeconds": 1}
     server.release("upgrade", webhook={"url": "https://127.0.0.1:1", **ignored})
-    first = certificate()
+    first, first_authority, first_pods = certificate(), authority(), pods()
+    assert trusted() == first_authority
     server.release("upgrade", webhook={"url": "https://127.0.0.1:2", **ignored})
-    assert certificate() == first
+    assert (certificate(), pods()) == (first, first_pods)
     server.release("upgrade", webhook={"url": "https://127.0.0.2:2", **ignored})
     assert certificate() != first
+    assert pods() != first_pods
+    assert trusted() == authority() + first_authority, "until the new pods serve, the old ones do"
+    server.release("upgrade", webhook={"url": "https://127.0.0.2:2", **ignored})
+    assert trusted() == authority() != first_authority
     server.release("upgrade", webhook={"enabled": False})
 
 

@@ -107,6 +107,7 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* Takes the root context, the part, and the annotations that the chart itself needs. */}}
 {{- define "nebulnetes.podMetadata" -}}
 {{- $values := index (index . 0).Values (index . 1) -}}
 labels:
@@ -114,7 +115,7 @@ labels:
   {{- with $values.podLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- with $values.podAnnotations }}
+{{- with merge (dict) (index . 2) $values.podAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
