@@ -153,8 +153,8 @@ def _judge(quota: Quota, owners: Mapping[Kind, Mapping[str, Quota]]) -> Verdict:
 def spec_problems(spec: Mapping[str, object]) -> list[str]:
     """What is wrong with a quota's ``min`` and ``max``, one sentence each, with the path of the field.
 
-    Quantities must be readable and not negative, GPU memory and devices whole, and min at most max for each
-    resource that both name.
+    Names must be such as resources have. Quantities must be readable and not negative, GPU memory and devices whole,
+    and min at most max for each resource that both name.
     """
     problems: list[str] = []
     exact: dict[tuple[str, str], Decimal] = {}
@@ -164,6 +164,9 @@ def spec_problems(spec: Mapping[str, object]) -> list[str]:
             problems.append(f"spec.{side}: expected resource names with quantities")
             continue
         for name, text in listed.items():
+            if not resources.is_name(name):
+                problems.append(f"spec.{side}: {name!r} cannot name a resource, as cpu and nvidia.com/gpu do")
+                continue
             path = f"spec.{side}[{name}]"
             try:
                 value = resources.exact(text)

@@ -39,6 +39,10 @@ _SUFFIXES: Final[Mapping[str, Decimal]] = {
     "Ei": Decimal(2**60),
 }
 _QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([eE][+-]?[0-9]+)|([numkMGTPE]|[KMGTPE]i)?)")
+_NAME: Final = re.compile(
+    r"(?:([a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*)/)?"
+    r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+)
 _LARGEST: Final = Decimal(2**63 - 1)
 _MIG_MEMORY: Final = re.compile(re.escape(names.MIG_PREFIX) + r"[0-9]+g\.([0-9]+)gb")
 
@@ -53,6 +57,12 @@ class QuantityError(ValueError):
     def __init__(self, text: object) -> None:
         super().__init__(f"{text!r} is not a Kubernetes quantity such as 2, 500m or 8Gi")
         self.text = text
+
+
+def is_name(text: str) -> bool:
+    """Whether this can name a resource: a qualified name of Kubernetes, ``name`` or ``dns.subdomain/name``."""
+    match = _NAME.fullmatch(text)
+    return match is not None and len(match.group(1) or "") <= 253
 
 
 def exact(text: str | int) -> Decimal:

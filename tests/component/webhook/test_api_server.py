@@ -91,6 +91,13 @@ GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
         ({"min": {"cpu": "much"}}, '"much": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
         # Parsed, it would keep the API server busy for minutes.
         ({"min": {"cpu": "1e99999999"}}, '"1e99999999": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
+        ({"min": {"": 1}}, "spec.min: Invalid value: must name resources as Kubernetes does"),
+        ({"min": {"cpu": 1}, "max": {"näme ✓": 1}}, "spec.max: Invalid value: must name resources as Kubernetes does"),
+        ({"min": {"r" * 64: 1}}, "must name resources as Kubernetes does"),
+        ({"min": {f"{'a' * 254}/gpu": 1}}, "must name resources as Kubernetes does"),
+        ({"min": {"Example.com/gpu": 1}}, "must name resources as Kubernetes does"),
+        ({"min": {"example.com/gpu/one": 1}}, "must name resources as Kubernetes does"),
+        ({"min": {"cpu\n": 1}}, "must name resources as Kubernetes does"),
         ({"min": {}}, "spec.min: Invalid value: must name at least one resource"),
         ({"max": {"cpu": 1}}, "spec.min: Required value"),
         ({"min": {f"r{number}": 1 for number in range(33)}}, "spec.min: Too many: 33: must have at most 32 items"),
@@ -120,6 +127,7 @@ def test_a_composites_namespaces(server: ApiServer, namespaces: list[str], messa
         {"min": {"cpu": "1500m"}, "max": {"cpu": 1500, GPU: "1k"}},
         {"min": {GPU: "2e3"}, "max": {GPU: "2k"}},
         {"min": {"cpu": 0}},
+        {"min": {"Not_a.device-1": 1, "r" * 63: 1, f"{'a' * 253}/{'g' * 63}": 1}},
     ],
 )
 def test_what_may_be_written(server: ApiServer, spec: dict[str, Any]) -> None:

@@ -67,6 +67,36 @@ def test_gpu_memory_counts_every_suffix() -> None:
     assert names.GPU_MEMORY not in resources.with_gpu_memory({"cpu": 5, names.GPU_MEMORY: 7}, 32)
 
 
+NAMES = ["cpu", "Not_a.device-1", "r" * 63, f"{'a' * 253}/{'g' * 63}", "a.b-c/d", "1/2"]
+NO_NAMES = [
+    "",
+    "näme ✓",
+    "r" * 64,
+    f"{'a' * 254}/gpu",
+    "Example.com/gpu",
+    "a/b/c",
+    "/gpu",
+    "a/",
+    "cpu\n",
+    "-cpu",
+    "a..b/c",
+]
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_names_of_resources(text: str) -> None:
+    assert resources.is_name(text)
+    assert quota.spec_problems({"min": {text: 1}}) == []
+
+
+@pytest.mark.parametrize("text", NO_NAMES)
+def test_what_cannot_name_a_resource(text: str) -> None:
+    assert not resources.is_name(text)
+    for spec in ({"min": {text: 1}}, {"min": {"cpu": 1}, "max": {text: 1}}):
+        (problem,) = quota.spec_problems(spec)
+        assert f"{text!r} cannot name a resource" in problem
+
+
 # (spec, what is wrong with it)
 SPECS: list[tuple[dict[str, object], list[str]]] = [
     ({"min": {"cpu": "1"}, "max": {"cpu": "2"}}, []),
