@@ -98,6 +98,8 @@ GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
         ({"min": {"Example.com/gpu": 1}}, "must name resources as Kubernetes does"),
         ({"min": {"example.com/gpu/one": 1}}, "must name resources as Kubernetes does"),
         ({"min": {"cpu\n": 1}}, "must name resources as Kubernetes does"),
+        # Before any rule: in a custom resource the API server takes no fraction as a number. The documents say so.
+        ({"min": {"cpu": 1.5}}, 'spec.min.cpu: Invalid value: "number"'),
         ({"min": {}}, "spec.min: Invalid value: must name at least one resource"),
         ({"max": {"cpu": 1}}, "spec.min: Required value"),
         ({"min": {f"r{number}": 1 for number in range(33)}}, "spec.min: Too many: 33: must have at most 32 items"),
@@ -128,6 +130,7 @@ def test_a_composites_namespaces(server: ApiServer, namespaces: list[str], messa
         {"min": {GPU: "2e3"}, "max": {GPU: "2k"}},
         {"min": {"cpu": 0}},
         {"min": {"Not_a.device-1": 1, "r" * 63: 1, f"{'a' * 253}/{'g' * 63}": 1}},
+        {"min": {"cpu": "1.5"}},
     ],
 )
 def test_what_may_be_written(server: ApiServer, spec: dict[str, Any]) -> None:
@@ -149,7 +152,9 @@ def test_people_read_quotas_in_a_table_and_in_explanations(server: ApiServer) ->
     heading, row = server.done("kubectl", "get", "ceqs").splitlines()
     assert heading.split() == ["NAME", "NAMESPACES", "MIN", "MAX", "USED", "ACTIVE", "AGE"]
     assert row.split()[:6] == ["team", '["a","b"]', '{"cpu":4}', '{"cpu":8}', '{"cpu":"1500m"}', "True"]
-    assert "What is guaranteed, by resource" in server.done("kubectl", "explain", "eq.spec.min")
+    explained = server.done("kubectl", "explain", "eq.spec.min")
+    assert "What is guaranteed, by resource" in explained
+    assert 'one and a half is "1.5", in quotes, or 1500m' in " ".join(explained.split())
 
 
 def test_what_does_not_change_a_spec_passes_while_no_webhook_answers(server: ApiServer) -> None:
