@@ -87,10 +87,11 @@ QUOTAS = "elasticquotas compositeelasticquotas"
 def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
     chart = Rendered(helm)
     assert rules(chart.get("ClusterRole", "brain")) == (
-        grant("", "nodes pods", "get list watch patch")
+        grant("", "nodes", "get list watch patch")
+        | grant("", "pods", "list watch patch")
         | grant("", "nodes/status", "patch")
-        | grant("", "events", "create patch")
-        | grant("n8s.nebuly.ai", QUOTAS, "get list watch")
+        | grant("", "events", "create")
+        | grant("n8s.nebuly.ai", QUOTAS, "list watch")
         | grant("n8s.nebuly.ai", "elasticquotas/status compositeelasticquotas/status", "patch")
     )
     assert rules(chart.get("Role", "brain")) == grant("coordination.k8s.io", "leases", "get create update")
