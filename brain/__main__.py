@@ -28,6 +28,7 @@ from brain.observe.watch import watch
 from brain.serve.http import application, serving_http
 from brain.serve.inventory import Inventory
 from brain.serve.server import serving
+from brain.signpost import Signpost
 from n8s import logs
 from n8s.v1 import agent_pb2, agent_pb2_grpc, inventory_pb2, inventory_pb2_grpc
 
@@ -51,10 +52,8 @@ class Brain:
 
     @property
     def unready(self) -> str:
-        """Why it does not serve; empty when it leads and has seen the whole cluster."""
-        if not self._lease.leading:
-            return "standby: another brain leads, or none yet"
-        return "" if self._store.is_synced else "the cluster has not been listed yet"
+        """Why it neither serves nor could take over at once; empty when it does or could."""
+        return self._lease.trouble if self._store.is_synced else "the cluster has not been listed yet"
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Runs until stopped; on the way out the work ends first, then the Lease is released.
@@ -106,6 +105,9 @@ class Brain:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(loop.run())
                     group.create_task(teller.run())
+                    if self._config.pod_name:
+                        signpost = Signpost(self._kube, self._config.lease_namespace, self._config.pod_name)
+                        group.create_task(signpost.run())
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from brain.errors import ConfigError
+from n8s import names
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -38,6 +39,7 @@ class Config:
         http_listen: where health and metrics are served, always.
         lease_namespace: namespace of the Lease that decides who leads.
         identity: who this brain is in the Lease; the pod's name, so that a restarted container leads on at once.
+        pod_name: the pod that it runs in, in the same namespace, which is labelled while it leads; empty: no pod.
         gpu_memory_gb: GB that one whole ``nvidia.com/gpu`` counts for in quotas.
         settle_seconds: how long a node's taint stands before instances may go: the scheduler assumes a pod before
             its bind shows.
@@ -49,6 +51,7 @@ class Config:
     http_listen: Address
     lease_namespace: str
     identity: str
+    pod_name: str = ""
     gpu_memory_gb: int = 32
     settle_seconds: float = 1.0
     log_level: int = logging.INFO
@@ -67,6 +70,8 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         raise ConfigError("--log-level", f"{given.log_level!r} is none of {', '.join(_LEVELS)}")
     if not _NAME.fullmatch(given.lease_namespace):
         raise ConfigError("--lease-namespace", f"{given.lease_namespace!r} is not the name of a namespace")
+    if given.pod_name and not _NAME.fullmatch(given.pod_name):
+        raise ConfigError("--pod-name", f"{given.pod_name!r} is not the name of a pod")
     if not given.identity:
         raise ConfigError("--identity", "is empty; give the name of the pod")
     if given.kubeconfig is not None and not given.kubeconfig.is_file():
@@ -76,6 +81,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         http_listen=_address("--http-listen", given.http_listen),
         lease_namespace=given.lease_namespace,
         identity=given.identity,
+        pod_name=given.pod_name,
         gpu_memory_gb=_gigabytes(given.gpu_memory_gb),
         settle_seconds=_settle(given.settle_seconds),
         log_level=logging.getLevelNamesMapping()[given.log_level.upper()],
@@ -100,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--identity", metavar="NAME", default=socket.gethostname(), help="who this brain is in the Lease (pod name)"
+    )
+    parser.add_argument(
+        "--pod-name",
+        metavar="NAME",
+        default="",
+        help=f"this brain's pod, in the Lease's namespace; it is labelled {names.LEADER_LABEL} while it leads, so that "
+        "the Service finds it",
     )
     parser.add_argument(
         "--gpu-memory-gb", metavar="GB", default="32", help="GB that one whole nvidia.com/gpu counts for in quotas"

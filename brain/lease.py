@@ -61,6 +61,7 @@ class Lease:
     Attributes:
         epoch: that of the term it leads, or led last; 0 before the first.
         leading: whether it leads now.
+        trouble: why it could not take the lead if nobody led; empty while it watches the Lease, or leads.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Lease:
     ) -> None:
         self.epoch = 0
         self.leading = False
+        self.trouble = "the lease has not been read yet"
         self._api = api
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._path = f"{self._collection}/{NAME}"
@@ -138,11 +140,13 @@ class Lease:
             try:
                 if await self._try():
                     self._renewed = began
+                    self.trouble = ""
                     return
             except RefusedError as error:
                 problem = "" if error.status == 409 else str(error)
             except (UnreachableError, ApiError) as error:
                 problem = str(error)
+            self.trouble = problem
             if problem and problem != told:
                 _log.error("cannot contend for the lease", extra={"problem": problem})
             told = problem

@@ -15,11 +15,11 @@ class Standing(Protocol):
 
     @property
     def unready(self) -> str:
-        """Why it does not serve; empty when it leads and has seen the whole cluster."""
+        """Why it neither serves nor could take over at once; empty when it does or could."""
 
 
 def application(standing: Standing, registry: CollectorRegistry) -> web.Application:
-    """``/healthz`` (the process answers), ``/readyz`` (503 with the reason where it does not serve), ``/metrics``."""
+    """``/healthz`` (the process answers), ``/readyz`` (503 with the reason where it is of no use), ``/metrics``."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")

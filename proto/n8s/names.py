@@ -22,6 +22,8 @@ IN_QUOTA: Final = "in-quota"
 OVER_QUOTA: Final = "over-quota"
 PREEMPTIBLE_LABEL: Final = "n8s.nebuly.ai/preemptible"
 """Pod label; ``false`` protects the pod: never a victim of reclaim, never a borrower."""
+LEADER_LABEL: Final = "n8s.nebuly.ai/leader"
+"""Pod label; ``true`` on the pod of the brain that leads, and on no other. The brains' Service selects by it."""
 REPARTITIONING_TAINT: Final = "n8s.nebuly.ai/repartitioning"
 """Taint key (effect NoSchedule) a node carries while its GPUs are being repartitioned."""
 

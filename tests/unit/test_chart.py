@@ -16,6 +16,7 @@ from cryptography import x509
 from brain import config as brain_config
 from brain import lease
 from deploy.local import binaries
+from n8s import names
 from nodeagent import config as agent_config
 from webhook import config as webhook_config
 
@@ -125,7 +126,7 @@ def test_people_may_see_quotas_with_the_view_role_and_write_them_with_none(helm:
     assert not any("aggregate" in label for label in off["metadata"]["labels"])
 
 
-ENVIRONMENT = {"POD_IP": "10.0.0.7", "POD_NAMESPACE": "ns", "POD_UID": "3f2a", "NODE_NAME": "n1"}
+ENVIRONMENT = {"POD_IP": "10.0.0.7", "POD_NAMESPACE": "ns", "POD_UID": "3f2a", "POD_NAME": "brain-1", "NODE_NAME": "n1"}
 
 
 def arguments(container: dict[str, Any]) -> list[str]:
@@ -145,7 +146,7 @@ def test_the_brain_takes_its_command_line(helm: Path) -> None:
     chart = Rendered(helm, brain={"settleSeconds": 0.5, "gpuMemoryGB": 80, "grpc": {"listen": "127.0.0.1:7777"}})
     found = brain_config.parse(arguments(chart.container("Deployment", "brain")))
     assert (str(found.grpc_listen), str(found.http_listen)) == ("127.0.0.1:7777", "10.0.0.7:8080")
-    assert (found.lease_namespace, found.identity) == ("ns", "3f2a")
+    assert (found.lease_namespace, found.identity, found.pod_name) == ("ns", "3f2a", "brain-1")
     assert (found.gpu_memory_gb, found.settle_seconds) == (80, 0.5)
     assert chart.get("Service", "brain")["spec"]["ports"][0]["port"] == 7777
 
@@ -221,15 +222,23 @@ def test_the_agent_runs_where_the_label_is_and_tolerates_the_taint(helm: Path) -
     assert pod["hostPID"] is True
 
 
-def test_a_new_brain_may_wait_for_the_lease(helm: Path) -> None:
-    for replicas, unavailable in ((1, 1), (2, 1), (3, 2)):
-        spec = Rendered(helm, brain={"replicas": replicas}).get("Deployment", "brain")["spec"]
-        assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": unavailable}
+def test_a_brain_goes_when_another_is_ready_to_take_over(helm: Path) -> None:
+    spec = Rendered(helm).get("Deployment", "brain")["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def test_only_a_webhook_of_several_has_a_disruption_budget(helm: Path) -> None:
-    assert not Rendered(helm, brain={"replicas": 3}).has("PodDisruptionBudget")
-    assert Rendered(helm, webhook={"replicas": 2}).get("PodDisruptionBudget", "webhook")["spec"]["maxUnavailable"] == 1
+def test_the_service_leads_to_the_brain_that_leads(helm: Path) -> None:
+    chart = Rendered(helm)
+    selector = chart.get("Service", "brain")["spec"]["selector"]
+    template = chart.get("Deployment", "brain")["spec"]["template"]["metadata"]["labels"]
+    assert selector.items() - template.items() == {(names.LEADER_LABEL, "true")}
+
+
+def test_only_what_runs_more_than_once_has_a_disruption_budget(helm: Path) -> None:
+    assert not Rendered(helm).has("PodDisruptionBudget")
+    chart = Rendered(helm, brain={"replicas": 2}, webhook={"replicas": 2})
+    for name in ("brain", "webhook"):
+        assert chart.get("PodDisruptionBudget", name)["spec"]["maxUnavailable"] == 1
 
 
 def test_what_can_be_left_out(helm: Path) -> None:
@@ -250,9 +259,9 @@ def test_helm_makes_a_certificate_for_the_service_and_the_url(helm: Path) -> Non
     data = {name: base64.b64decode(text) for name, text in chart.get("Secret", "webhook-tls")["data"].items()}
     certificate, authority = (x509.load_pem_x509_certificate(data[name]) for name in ("tls.crt", "ca.crt"))
     certificate.verify_directly_issued_by(authority)
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert "rel-nebulnetes-webhook.ns.svc" in names.get_values_for_type(x509.DNSName)
-    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.9"]
+    valid_for = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "rel-nebulnetes-webhook.ns.svc" in valid_for.get_values_for_type(x509.DNSName)
+    assert [str(each) for each in valid_for.get_values_for_type(x509.IPAddress)] == ["127.0.0.9"]
     for each, plural in zip(webhooks(chart), QUOTAS.split(), strict=True):
         assert each["clientConfig"]["url"] == f"https://127.0.0.9:7443/validate/{plural}"
         assert base64.b64decode(each["clientConfig"]["caBundle"]) == data["ca.crt"]

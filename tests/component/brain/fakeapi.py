@@ -1,4 +1,4 @@
-"""A stand-in for the API server with the rules that matter here: versions, pages, watches, merge patches, faults.
+"""A stand-in for the API server with the rules that matter here: versions, pages, selectors, watches, patches, faults.
 
 It knows nothing of the objects it keeps. A path is a collection when ``collections`` names it; what follows it is
 an object's name.
@@ -147,6 +147,9 @@ class FakeApi:
 
     def _list(self, request: web.Request, path: str) -> web.Response:
         objects = sorted(self.collections[path].values(), key=lambda obj: str(obj["metadata"]["name"]))
+        if "labelSelector" in request.query:
+            label, _, value = request.query["labelSelector"].partition("=")
+            objects = [obj for obj in objects if obj["metadata"].get("labels", {}).get(label) == value]
         start = int(request.query.get("continue", "0"))
         end = start + int(request.query.get("limit", "1000000"))
         metadata = {"resourceVersion": str(self.version)}

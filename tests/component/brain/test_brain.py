@@ -12,6 +12,7 @@ import aiohttp
 import grpc
 import pytest
 
+from brain import signpost
 from brain.__main__ import Brain
 from brain.config import Address, Config
 from brain.kube import Kube
@@ -21,6 +22,7 @@ from n8s.v1 import agent_pb2, agent_pb2_grpc, gpu_pb2, inventory_pb2, inventory_
 from tests.component.brain.fakeapi import FakeApi, Object, running, until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
+BRAINS = "/api/v1/namespaces/ns/pods"
 NODES, PODS, EVENTS = "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/a/events"
 QUOTAS = "/apis/n8s.nebuly.ai/v1alpha1/elasticquotas"
 COMPOSITES = "/apis/n8s.nebuly.ai/v1alpha1/compositeelasticquotas"
@@ -69,13 +71,14 @@ def free_port() -> int:
 class World:
     """A brain that runs, and the ways to it."""
 
-    def __init__(self, api: FakeApi, kube: Kube) -> None:
+    def __init__(self, api: FakeApi, kube: Kube, name: str = "me") -> None:
         self.api = api
         self.config = Config(
             grpc_listen=Address("127.0.0.1", free_port()),
             http_listen=Address("127.0.0.1", free_port()),
             lease_namespace="ns",
-            identity="me",
+            identity=name,
+            pod_name=name,
             settle_seconds=0.05,
         )
         self.brain = Brain(self.config, kube)
@@ -86,6 +89,10 @@ class World:
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status
 
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((self.config.grpc_listen.host, self.config.grpc_listen.port)) == 0
+
     def node(self) -> Object:
         return self.api.collections[NODES]["n1"]
 
@@ -94,8 +101,26 @@ class World:
 
 
 @asynccontextmanager
+async def cluster(*brains: str) -> AsyncIterator[tuple[FakeApi, Kube]]:
+    """An API server with these brains' pods."""
+    async with running(LEASES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES, BRAINS) as (api, kube):
+        for name in brains:
+            await api.put(BRAINS, {"metadata": {"name": name, "namespace": "ns", "labels": {"app": "brain"}}})
+        yield api, kube
+
+
+def leaders(api: FakeApi) -> set[str]:
+    """The pods that the brains' Service leads to."""
+    return {
+        name
+        for name, found in api.collections[BRAINS].items()
+        if found["metadata"]["labels"].get(names.LEADER_LABEL) == "true"
+    }
+
+
+@asynccontextmanager
 async def world() -> AsyncIterator[tuple[World, asyncio.Task[None], grpc.aio.Channel]]:
-    async with running(LEASES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES) as (api, kube):
+    async with cluster("me") as (api, kube):
         await api.put(NODES, NODE)
         it = World(api, kube)
         task = asyncio.create_task(it.brain.run(it.stopped))
@@ -142,14 +167,87 @@ async def test_from_a_waiting_pod_to_a_node_with_new_devices() -> None:
         assert it.api.collections[LEASES][NAME]["spec"]["holderIdentity"] == ""
 
 
-async def test_a_standby_is_not_ready_and_does_not_listen() -> None:
-    async with running(LEASES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES) as (api, kube):
-        await api.put(LEASES, {"metadata": {"name": NAME}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": 60}})
-        it = World(api, kube)
-        task = asyncio.create_task(it.brain.run(it.stopped))
-        await until(lambda: api.count(f"GET {PODS}") > 0)
-        assert await it.ready() == 503
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(it.config.grpc_listen.host, it.config.grpc_listen.port)
-        it.stopped.set()
+@asynccontextmanager
+async def brains(api: FakeApi, kube: Kube, *named: str) -> AsyncIterator[list[tuple[World, asyncio.Task[None]]]]:
+    """Brains that have been started one after the other; those that still run are stopped at the end."""
+    started = []
+    try:
+        for name in named:
+            it = World(api, kube, name)
+            looks = api.count(f"GET {LEASES}/{NAME}")
+            started.append((it, asyncio.create_task(it.brain.run(it.stopped))))
+            await until(lambda: api.count(f"GET {LEASES}/{NAME}") > looks)  # noqa: B023 - called in here
+        yield started
+    finally:
+        for it, _ in started:
+            it.stopped.set()
+        await asyncio.gather(*(task for _, task in started), return_exceptions=True)
+
+
+async def ready(it: World) -> None:
+    async with asyncio.timeout(5):
+        while await it.ready() != 200:  # noqa: ASYNC110 - a test looks from outside
+            await asyncio.sleep(0.01)
+
+
+async def test_both_of_two_brains_are_ready_and_one_is_found() -> None:
+    async with cluster("one", "two") as (api, kube), brains(api, kube, "one", "two") as ((one, task), (two, _)):
+        await ready(one)
+        await ready(two)
+        await until(lambda: leaders(api) == {"one"})
+        assert one.listens()
+        assert not two.listens(), "a standby refuses agents, also those that a label of yesterday leads to it"
+        one.stopped.set()
         await task
+        await until(lambda: leaders(api) == {"two"})
+        assert two.listens()
+        assert await two.ready() == 200
+        assert api.collections[BRAINS]["one"]["metadata"]["labels"] == {"app": "brain"}, "other labels stay"
+
+
+async def test_the_next_leader_takes_the_label_off_one_that_was_killed() -> None:
+    async with cluster("me", "killed") as (api, kube):
+        await api.put(BRAINS, {"metadata": {"name": "killed", "labels": {names.LEADER_LABEL: "true"}}})
+        held = {"holderIdentity": "killed", "leaseDurationSeconds": 1}
+        await api.put(LEASES, {"metadata": {"name": NAME}, "spec": held})
+        async with brains(api, kube, "me") as ((it, _),):
+            await ready(it)
+            assert leaders(api) == {"killed"}, "a standby writes nothing"
+            assert not it.listens()
+            await until(lambda: leaders(api) == {"me"})
+            assert it.listens()
+
+
+async def test_a_killed_brain_that_comes_back_in_its_pod_is_found_again() -> None:
+    async with cluster("me", "other") as (api, kube):
+        await api.put(BRAINS, {"metadata": {"name": "me", "labels": {names.LEADER_LABEL: "true"}}})
+        held = {"holderIdentity": "me", "leaseDurationSeconds": 60, "leaseTransitions": 7}
+        await api.put(LEASES, {"metadata": {"name": NAME}, "spec": held})
+        async with brains(api, kube, "me") as ((it, _),):
+            await until(it.listens)
+            await until(lambda: api.count(f"GET {BRAINS}") > 0)
+            assert leaders(api) == {"me"}
+            assert api.collections[LEASES][NAME]["spec"]["leaseTransitions"] == 8
+
+
+async def test_the_label_is_put_right_whatever_fails_and_whoever_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signpost, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(signpost, "LOOK_SECONDS", 0.05)
+    async with cluster("me", "late") as (api, kube):
+        api.fail("GET", BRAINS, 500)
+        api.fail("PATCH", f"{BRAINS}/me", 403, times=2)
+        async with brains(api, kube, "me"):
+            await until(lambda: leaders(api) == {"me"})
+            api.fail("PATCH", f"{BRAINS}/late", 404)
+            await api.put(BRAINS, {"metadata": {"name": "late", "labels": {names.LEADER_LABEL: "true"}}})
+            await until(lambda: leaders(api) == {"me"})
+
+
+async def test_a_brain_that_cannot_contend_is_not_ready() -> None:
+    async with cluster("me") as (api, kube):
+        refused = api.fail("GET", f"{LEASES}/{NAME}", 403, times=10_000)
+        async with brains(api, kube, "me") as ((it, _),):
+            await until(lambda: api.count(f"GET {PODS}") > 0)
+            assert await it.ready() == 503
+            refused.times = 0
+            await ready(it)
