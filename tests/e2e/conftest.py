@@ -20,7 +20,7 @@ def lab() -> Iterator[Lab]:
         release = Release(cluster)
         release.install()
         with grpc.insecure_channel(release.inventory_address) as channel:
-            yield Lab(cluster, release.inventory_address, channel)
+            yield Lab(cluster, release, release.inventory_address, channel)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from deploy.local.chart import Release
 from deploy.local.cluster import Cluster
 from deploy.local.errors import CommandError
 from deploy.local.process import MARKER
@@ -32,11 +33,13 @@ class Lab:
 
     Attributes:
         cluster: the cluster.
+        release: the chart's release in it.
         brain: address of the brain's gRPC server.
         channel: a channel to it.
     """
 
     cluster: Cluster
+    release: Release
     brain: str
     channel: grpc.Channel
 

@@ -11,7 +11,7 @@ import pytest
 
 from n8s import names
 from n8s.v1 import gpu_pb2
-from tests.e2e.lab import Lab, pod
+from tests.e2e.lab import NEBULNETES, Lab, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -31,6 +31,12 @@ def advertised(lab: Lab, node: str) -> dict[str, int]:
     """MIG devices that the API server says a node has."""
     allocatable = lab.raw_node(node)["status"]["allocatable"]
     return {name: int(n) for name, n in allocatable.items() if name.startswith(names.MIG_PREFIX) and n != "0"}
+
+
+def leaders(lab: Lab) -> list[str]:
+    """Pods that the brains' Service leads to, but for those on their way out."""
+    pods = lab.cluster.get("pods", "-n", NEBULNETES, "-l", f"{names.LEADER_LABEL}=true")["items"]
+    return [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
 def existing(lab: Lab, node: str) -> dict[str, int]:
@@ -116,3 +122,23 @@ def test_an_agent_that_stays_away_does_not_keep_its_node_closed(lab: Lab, namesp
         assert not lab.open("a100")
         lab.until("the node is open", lambda: lab.open("a100"), seconds=90)
         assert advertised(lab, "a100") == existing(lab, "a100")
+
+
+def test_of_two_brains_one_leads_and_the_other_takes_over_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
+    lab.release.install({"brain": {"replicas": 2, "settleSeconds": 0.5}})
+    try:
+        lab.until("one brain leads", lambda: len(leaders(lab)) == 1)
+        (first,) = leaders(lab)
+        with lab.enabled("h100"), slow(lab, "h100"):
+            profile = lab.absent("h100", "7g.80gb", "4g.40gb", "3g.40gb", "2g.20gb", "1g.10gb", "1g.20gb")
+            lab.create(namespace, pod("one", {profile: 1}, node="h100"))
+            lab.until("an order is under way", lambda: lab.node("h100").ordered)
+            lab.cluster.kubectl("delete", "pod", "-n", NEBULNETES, first, "--wait=false")
+            lab.running(namespace, "one", seconds=60)
+            lab.until("the other leads", lambda: leaders(lab) not in ([], [first]))
+            lab.until("the node is open again", lambda: lab.open("h100"))
+            assert advertised(lab, "h100") == existing(lab, "h100")
+    finally:
+        lab.release.install()
+    lab.until("one brain leads", lambda: len(leaders(lab)) == 1)
+    assert lab.node("h100").name == "h100"
