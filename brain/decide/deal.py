@@ -154,6 +154,11 @@ class Deal:
             steps = tuple([pool[name].pop() for name, count in devices[kind] for _ in range(count)])
             room.given.append(pod)
             yield Given(pod, room, steps)
+        self.clear()
+
+    def clear(self) -> None:
+        """Throw the deal away."""
+        self._stacks.clear()
 
     def _needs(self, kind: int, sites: Sequence[int]) -> list[int]:
         """The instances that a pod asks for, each as a unit of load, the largest first."""

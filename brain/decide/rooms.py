@@ -288,14 +288,13 @@ class Grids:
     """The grids of one plan: GPUs of a model mostly share their profiles, and comparing those takes long."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], tuple[tuple[Profile, ...], Grid]] = {}
+        self._known: dict[int, tuple[tuple[Profile, ...], Grid]] = {}
 
     def of(self, profiles: tuple[Profile, ...]) -> Grid:
         """The grid of the model that has these profiles."""
-        key = tuple(map(id, profiles))
-        known = self._known.get(key)
+        known = self._known.get(id(profiles))
         if known is None:
-            known = self._known[key] = profiles, grid(profiles)
+            known = self._known[id(profiles)] = profiles, grid(profiles)
         return known[1]
 
 
