@@ -58,9 +58,8 @@ def main() -> None:
     for small, large in (((100, 400), (5_000, 20_000)), ((100, 1_200), (5_000, 60_000))):
         grown = seconds[large] / seconds[small]
         allowed = large[0] * math.log(large[0]) / (small[0] * math.log(small[0]))
-        print(
-            f"{small[0]} to {large[0]} nodes, {small[1] // small[0]} pods a node: x {grown:.1f}; n log n: x {allowed:.1f}"
-        )
+        sizes = f"{small[0]} to {large[0]} nodes, {small[1] // small[0]} pods a node"
+        print(f"{sizes}: x {grown:.1f}; n log n: x {allowed:.1f}")
 
 
 def timed(world: Snapshot) -> tuple[float, Plan]:
