@@ -108,6 +108,13 @@ class Stacks:
         # Subtracting borrows from a resource's highest bit exactly where the load has more of it.
         return ((whole | self._carry) - load) & self._carry == self._carry
 
+    def clear(self) -> None:
+        """Let go of all: states and cards know each other, and would else wait for the search for such cycles."""
+        for states in self.by_site:
+            for state in states:
+                state.cards.clear()
+                state.moves.clear()
+
     def lift_limits(self) -> None:
         """Let GPUs have any load that fits."""
         for states in self.by_site:

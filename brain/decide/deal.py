@@ -154,6 +154,11 @@ class Deal:
             steps = tuple([pool[name].pop() for name, count in devices[kind] for _ in range(count)])
             room.given.append(pod)
             yield Given(pod, room, steps)
+        self.clear()
+
+    def clear(self) -> None:
+        """Throw the deal away."""
+        self._stacks.clear()
 
     def _needs(self, kind: int, sites: Sequence[int]) -> list[int]:
         """The instances that a pod asks for, each as a unit of load, the largest first."""
@@ -257,31 +262,28 @@ class Deal:
     def _find(self, cards: Sequence[Card], needs: Sequence[int], limit: int) -> list[tuple[Card, State]] | None:
         """Instances for one pod on one node, each where it costs the least; the GPUs with where they lead."""
         states = [card.state for card in cards]
-        tries = _TRIES
-
-        def walk(turn: int) -> bool:
-            nonlocal tries
-            if turn == len(needs):
-                return True
-            options: dict[int, tuple[int, int, State]] = {}
-            for position, state in enumerate(states):
-                if state.order not in options:
-                    move = self._stacks.move(state, needs[turn])
-                    if move is not None and move[0] < limit:
-                        options[state.order] = (move[0], position, move[1])
-            for _, position, after in sorted(options.values(), key=lambda option: option[:2]):
-                tries -= 1
-                if tries < 0:
-                    return False
-                before, states[position] = states[position], after
-                if walk(turn + 1):
-                    return True
-                states[position] = before
-            return False
-
-        if not walk(0):
+        if not self._walk(states, needs, limit, iter(range(_TRIES))):
             return None
         return [(card, state) for card, state in zip(cards, states, strict=True) if state is not card.state]
+
+    def _walk(self, states: list[State], needs: Sequence[int], limit: int, tries: Iterator[int]) -> bool:
+        """Meet needs with GPUs in some states, and leave in ``states`` where that leads; whether it was possible."""
+        if not needs:
+            return True
+        options: dict[int, tuple[int, int, State]] = {}
+        for position, state in enumerate(states):
+            if state.order not in options:
+                move = self._stacks.move(state, needs[0])
+                if move is not None and move[0] < limit:
+                    options[state.order] = (move[0], position, move[1])
+        for _, position, after in sorted(options.values(), key=lambda option: option[:2]):
+            if next(tries, None) is None:
+                return False
+            before, states[position] = states[position], after
+            if self._walk(states, needs[1:], limit, tries):
+                return True
+            states[position] = before
+        return False
 
     def _fits(self, kind: int, room: Room) -> bool:
         free = self._free[id(room)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from brain.model.mig import Instance, Placement, Profile, exclusive
+from brain.model.mig import Geometry, Instance, Placement, Profile, exclusive
 
 
 class Grid:
@@ -30,6 +30,7 @@ class Grid:
         self.conflicts: list[int] = []
         self.by_resource = {profile.resource: 0 for profile in profiles}
         self._masks: list[int] = []
+        self._geometries: dict[int, Geometry] = {}
         self._bits: dict[tuple[int, str], int] = {}
         self._worths: dict[int, int] = {}
         self._blocked: dict[int, int] = {0: 0}
@@ -56,6 +57,13 @@ class Grid:
             low = chosen & -chosen
             yield self.places[low.bit_length() - 1]
             chosen ^= low
+
+    def geometry(self, chosen: int) -> Geometry:
+        """The placements of a set, sorted."""
+        found = self._geometries.get(chosen)
+        if found is None:
+            found = self._geometries[chosen] = tuple(sorted(self.placements(chosen)))
+        return found
 
     def slots(self, chosen: int) -> int:
         """The slots that a set takes, as bits."""

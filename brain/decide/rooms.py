@@ -91,7 +91,7 @@ class GpuRoom:
     @property
     def after(self) -> Geometry:
         """What the GPU holds in the plan."""
-        return tuple(sorted(self.grid.placements(self.kept | self.free)))
+        return self.grid.geometry(self.kept | self.free)
 
 
 class Step(NamedTuple):
@@ -230,7 +230,7 @@ class Room:
         """The GPUs whose geometry should be another than it is; a GPU instance without compute instance goes too."""
         if self.fixed_reason:
             return {}
-        return {room.gpu.index: room.after for room in self.gpus if room.broken or room.kept | room.free != room.before}
+        return {gpu.gpu.index: gpu.after for gpu in self.gpus if gpu.broken or gpu.kept | gpu.free != gpu.before}
 
     def knows(self, pod: Pod) -> bool:
         """Whether this node has, or can have, devices of each resource that the pod asks for."""
@@ -288,14 +288,13 @@ class Grids:
     """The grids of one plan: GPUs of a model mostly share their profiles, and comparing those takes long."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], tuple[tuple[Profile, ...], Grid]] = {}
+        self._known: dict[int, tuple[tuple[Profile, ...], Grid]] = {}
 
     def of(self, profiles: tuple[Profile, ...]) -> Grid:
         """The grid of the model that has these profiles."""
-        key = tuple(map(id, profiles))
-        known = self._known.get(key)
+        known = self._known.get(id(profiles))
         if known is None:
-            known = self._known[key] = profiles, grid(profiles)
+            known = self._known[id(profiles)] = profiles, grid(profiles)
         return known[1]
 
 

@@ -70,7 +70,7 @@ def _reason(
     needed: dict[int, int] = {}
     for room, refusal, slots in zip(rooms, refusals, free_slots, strict=True):
         reason = refusal or _lacking(pod, asks, room)
-        if not reason and slots is not None and not room.fixed_reason:
+        if slots is not None and not reason and not room.fixed_reason:
             # By far the most nodes of a crowded cluster come here.
             size = needed.get(id(room.sizes))
             if size is None:
@@ -94,8 +94,9 @@ def _reason(
 def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:
     """What else than devices a node lacks for a pod."""
     free = room.free
-    if any(free.get(name, 0) < value for name, value in asks.items()):
-        return fit.too_small(pod, free)
+    for name, value in asks.items():
+        if free.get(name, 0) < value:
+            return fit.too_small(pod, free)
     return fit.ports_taken(pod, [*room.bound, *room.given]) if pod.host_ports else ""
 
 

@@ -2,9 +2,9 @@
 
 Where there is room for all, pods are dealt at once, each where it disturbs least. Where there is not, the program,
 which knows no single nodes, says how many pods of each kind can be served, priorities first, and which fillings that
-takes;
-pods with several instances are dealt first, then the program is asked again for the rest. What the nodes then refuse
-is dealt to whatever is left. So a plan is close to the program's bound, not always at it.
+takes. Pods with several instances are dealt first, then the program is asked again for the rest, and once more after a
+priority of which fewer were served than it said: those then take whatever is there before the next has its turn. What
+the nodes refuse is dealt to whatever is left. So a plan is close to the program's bound, not always at it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from brain.decide.swaps import Swaps
 
 _SPARSE: Final = 0.6
 """Share of the free slots up to which pods are dealt without a program first: then there mostly is room for all."""
-
 _MOST_TRIED: Final = 2_400
 """GPUs, times finenesses of sites tried for them."""
 _MOST_EXCHANGES: Final = 5_000
@@ -36,7 +35,7 @@ class Outcome:
 
     Attributes:
         given: the pods that are served.
-        bound: more pods than this cannot be served.
+        bound: more pods than this cannot be served without fewer of a higher priority.
     """
 
     given: tuple[Given, ...]

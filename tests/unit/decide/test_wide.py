@@ -1,0 +1,123 @@
+"""The planner's way with large clusters, forced upon small worlds where a dumb second look can tell what is best."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brain.decide import batch
+from brain.decide.partition import Plan, plan
+from brain.model.node import Node
+from brain.model.pod import Pod
+from brain.model.snapshot import Snapshot
+from tests.bench.planner import cluster
+from tests.unit.decide.test_partition_oracle import best_counts, check, only_two, random_world
+
+ORACLE_SHARE = 0.98
+"""Share of the pods of the best plans that the wide path serves, over many worlds of up to four pods."""
+EXACT_SHARE = 0.98
+"""The same of the exact program's plans of crowded clusters; larger ones lose less, see the bench."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _wide() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "EXACT_COLUMNS", 0)
+        yield
+
+
+def crowded(seed: int) -> Snapshot:
+    """A random world in which cpu, memory, pods and host ports are short too."""
+    rng = random.Random(seed)  # noqa: S311
+    world = random_world(seed)
+
+    def node(item: Node) -> Node:
+        return replace(item, allocatable={**item.allocatable, "memory": rng.choice([2, 8]) << 30, "pods": 4})
+
+    def pod(item: Pod) -> Pod:
+        ports = frozenset({("TCP", "0.0.0.0", 80)}) if rng.random() < 0.2 else frozenset()
+        return replace(item, request={**item.request, "memory": rng.choice([0, 1, 2]) << 30}, host_ports=ports)
+
+    more = tuple(replace(item, name=f"{item.name}-{copy}") for item in world.pods if not item.node for copy in range(2))
+    return Snapshot(tuple(map(node, world.nodes)), tuple(map(pod, (*world.pods, *more))))
+
+
+def check_room(world: Snapshot, result: Plan) -> None:
+    """No node is promised more cpu, memory, pods or host ports than it has."""
+    for item in world.nodes:
+        coming = [p for p in world.pods if result.assigned.get(p.key) == item.name]
+        here = [p for p in world.pods if p.node == item.name]
+        for name in {name for p in coming for name, value in p.request.items() if value} & {"cpu", "memory"}:
+            taken = sum(p.request.get(name, 0) for p in [*here, *coming])
+            assert taken <= item.allocatable[name] or not any(p.request.get(name) for p in coming)
+        assert not coming or len(here) + len(coming) <= item.allocatable["pods"]
+        ports = Counter(port for p in [*here, *coming] for port in p.host_ports)
+        assert all(ports[port] <= 1 for p in coming for port in p.host_ports)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.integers(min_value=0, max_value=1 << 40))
+def test_nothing_forbidden_is_planned(seed: int) -> None:
+    world = crowded(seed)
+    result = plan(world)
+    check(world, result)
+    check_room(world, result)
+    waiting = {p.key for p in world.pods if p.waiting}
+    assert set(result.assigned) | set(result.unplaced) == waiting
+    assert len(result.assigned) <= result.bound
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(min_value=0, max_value=1 << 40), st.randoms(use_true_random=False))
+def test_the_order_of_the_snapshot_means_nothing(seed: int, rng: random.Random) -> None:
+    world = crowded(seed)
+    assert plan(world) == plan(shuffled(world, rng))
+
+
+def test_nor_does_it_in_a_crowded_cluster() -> None:
+    world = cluster(30, 360, random.Random(5))  # noqa: S311
+    assert plan(world) == plan(shuffled(world, random.Random(6)))  # noqa: S311
+
+
+def shuffled(world: Snapshot, rng: random.Random) -> Snapshot:
+    nodes, pods = list(world.nodes), list(world.pods)
+    rng.shuffle(nodes)
+    rng.shuffle(pods)
+    return Snapshot(tuple(nodes), tuple(pods))
+
+
+def test_close_to_the_best_plans() -> None:
+    """Against all assignments of up to four pods to up to three nodes: never better, seldom worse."""
+    served = best = 0
+    for seed in range(250):
+        world = random_world(seed)
+        pods = [p for p in world.pods if p.waiting and sum(p.mig_request.values()) <= 2][:4]
+        small = Snapshot(tuple(replace(item, agent=only_two(item)) for item in world.nodes), tuple(pods))
+        result = plan(small)
+        levels = sorted({p.priority for p in pods}, reverse=True)
+        counts = tuple(sum(p.priority == level and p.key in result.assigned for p in pods) for level in levels)
+        most = best_counts(small)
+        assert counts <= most
+        assert result.bound >= sum(counts)
+        served += sum(counts)
+        best += sum(most)
+    assert served >= ORACLE_SHARE * best
+
+
+def test_close_to_the_exact_program() -> None:
+    served = best = 0
+    for seed in range(4):
+        world = cluster(5, 60, random.Random(seed))  # noqa: S311
+        served += len(plan(world).assigned)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batch, "EXACT_COLUMNS", 10_000)
+            exact = plan(world)
+        assert len(exact.assigned) <= plan(world).bound
+        best += len(exact.assigned)
+    assert served >= EXACT_SHARE * best
