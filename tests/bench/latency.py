@@ -53,7 +53,7 @@ def main() -> None:
         release = Release(cluster)
         release.install()
         with grpc.insecure_channel(release.inventory_address) as channel:
-            lab = Lab(cluster, release.inventory_address, channel)
+            lab = Lab(cluster, release, release.inventory_address, channel)
             cluster.create_namespace(NAMESPACE)
             with lab.enabled(NODE):
                 rounds = [_round(lab, number) for number in range(ROUNDS)]
