@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -13,11 +13,15 @@ from brain.model.quota import Quota
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the brain knows at one moment. The order within the tuples means nothing."""
+    """What the brain knows at one moment. The order within the tuples means nothing.
+
+    ``namespaces`` has the labels of each namespace that is known, by name.
+    """
 
     nodes: tuple[Node, ...] = ()
     pods: tuple[Pod, ...] = ()
     quotas: tuple[Quota, ...] = ()
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""

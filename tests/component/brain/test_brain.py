@@ -21,7 +21,7 @@ from n8s.v1 import agent_pb2, agent_pb2_grpc, gpu_pb2, inventory_pb2, inventory_
 from tests.component.brain.fakeapi import FakeApi, Object, running, until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
-NODES, PODS, EVENTS = "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/a/events"
+NAMESPACES, NODES, PODS, EVENTS = "/api/v1/namespaces", "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/a/events"
 QUOTAS = "/apis/n8s.nebuly.ai/v1alpha1/elasticquotas"
 COMPOSITES = "/apis/n8s.nebuly.ai/v1alpha1/compositeelasticquotas"
 ROOM = {"cpu": "4", "memory": "8Gi", "pods": "110"}
@@ -95,7 +95,7 @@ class World:
 
 @asynccontextmanager
 async def world() -> AsyncIterator[tuple[World, asyncio.Task[None], grpc.aio.Channel]]:
-    async with running(LEASES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES) as (api, kube):
+    async with running(LEASES, NAMESPACES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES) as (api, kube):
         await api.put(NODES, NODE)
         it = World(api, kube)
         task = asyncio.create_task(it.brain.run(it.stopped))
@@ -143,7 +143,7 @@ async def test_from_a_waiting_pod_to_a_node_with_new_devices() -> None:
 
 
 async def test_a_standby_is_not_ready_and_does_not_listen() -> None:
-    async with running(LEASES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES) as (api, kube):
+    async with running(LEASES, NAMESPACES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES) as (api, kube):
         await api.put(LEASES, {"metadata": {"name": NAME}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": 60}})
         it = World(api, kube)
         task = asyncio.create_task(it.brain.run(it.stopped))
