@@ -457,7 +457,8 @@ def test_as_the_definition_says_whatever_is_placed_and_taken_back(world: Snapsho
     asking = [item for item in world.pods if not item.node and not item.ended]
     waiting = list(asking)
     for _ in range(data.draw(st.integers(0, 4))):
-        if waiting and data.draw(coin):
+        comes: bool = data.draw(coin)
+        if waiting and comes:
             newcomer = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
             where = data.draw(st.sampled_from(world.nodes))
             neighbours.place(newcomer, where.name)
