@@ -186,11 +186,11 @@ class _Spread:
 
     __slots__ = ("_domain_of", "_levels", "counts", "domains", "least")
 
-    def __init__(self, domain_of: Mapping[str, str]) -> None:
-        """``domain_of`` has the domain of each node that counts."""
+    def __init__(self, domain_of: Mapping[str, str], domains: int) -> None:
+        """``domain_of`` has the domain of each node that counts; there are so many domains."""
         self._domain_of = domain_of
-        self.counts = dict.fromkeys(domain_of.values(), 0)
-        self.domains = len(self.counts)
+        self.counts: dict[str, int] = {}
+        self.domains = domains
         self.least = 0
         self._levels = Counter({0: self.domains})  # how many domains hold so many pods
 
@@ -199,7 +199,7 @@ class _Spread:
         domain = self._domain_of.get(node)
         if domain is None:
             return
-        before = self.counts[domain]
+        before = self.counts.get(domain, 0)
         after = self.counts[domain] = before + change
         self._levels[before] -= 1
         self._levels[after] += 1
@@ -298,7 +298,7 @@ class _Rules:
         self._wanted: dict[tuple[AffinityTerm, ...], _Tally] = {}
         self._avoided: dict[AffinityTerm, tuple[_Tally, _Tally]] = {}
         self._spreads: dict[tuple[object, ...], _Spread] = {}
-        self._domains: dict[tuple[object, ...], dict[str, str]] = {}
+        self._domains: dict[tuple[object, ...], tuple[dict[str, str], int]] = {}
 
     def of(self, pod: Pod) -> None:
         """Makes the rules that an unbound pod demands."""
@@ -334,8 +334,9 @@ class _Rules:
         found = self._spreads.get(key)
         if found is None:
             if within not in self._domains:
-                self._domains[within] = _domains(pod, constraint, self._nodes)
-            found = self._spreads[key] = _Spread(self._domains[within])
+                domain_of = _domains(pod, constraint, self._nodes)
+                self._domains[within] = domain_of, len(set(domain_of.values()))
+            found = self._spreads[key] = _Spread(*self._domains[within])
             query = _Query(constraint.selector, frozenset({pod.namespace}))
             self._rule(frozenset({query})).spreads.append(found)
         return found
