@@ -4,6 +4,9 @@ The rules are those of its plugins InterPodAffinity and PodTopologySpread (Kuber
 plans tries a pod on a node, and takes it back; each costs a few look-ups, whatever the size of the cluster. Room,
 taints and node selectors are :mod:`brain.decide.fit`'s business.
 
+Some schedulers take a namespace selector of the pod that they place to select all namespaces where it selects one
+without labels, e.g. by ``NotIn`` (kubernetes/kubernetes#141526). What either reading refuses is refused here.
+
 A pod matters to a selector by its namespace and by those of its labels that some selector names. Pods are sorted by
 these once, and each sort is compared only with the selectors that name one of its labels: tens of thousands of pods
 that demand nothing cost next to nothing.
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from brain.decide import fit
@@ -232,6 +235,23 @@ class _Stander:
 
 
 @dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Where the pods stand that affinity terms want, and those that some schedulers take for them."""
+
+    tally: _Tally
+    mistaken: _Tally
+
+    def holds(self, labels: Mapping[str, str], *, itself: bool) -> bool:
+        """Whether they stand near; who wants ``itself`` may be the first, while nobody anywhere is what it wants."""
+        keys = self.tally.keys
+        if any(key not in labels for key in keys):
+            return False
+        if not self.tally.total:
+            return itself and not self.mistaken.total
+        return all(self.tally.counts.get((key, labels[key]), 0) > 0 for key in keys)
+
+
+@dataclass(frozen=True, slots=True)
 class _Evenly:
     """A spread constraint of a pod; without ``spread`` its selector counts nobody, and only the label must be there."""
 
@@ -252,7 +272,7 @@ class _Asker:
     """What keeps a pod from nodes."""
 
     evenly: tuple[_Evenly, ...]
-    wanted: _Tally | None
+    wanted: _Wanted | None
     wants_itself: bool
     avoided: tuple[_Tally, ...]
     avoiders: tuple[_Tally, ...]
@@ -271,21 +291,13 @@ class _Asker:
                 return f"lacks label {key} that the pod is to be spread over"
             if not each.holds(domain):
                 return f"does not satisfy the pod's topology spread over {key}"
-        if self.wanted is not None and not self._wanted(self.wanted, labels):
+        if self.wanted is not None and not self.wanted.holds(labels, itself=self.wants_itself):
             return AFFINITY
         if any(tally.near(labels) for tally in self.avoided):
             return ANTI_AFFINITY
         if any(tally.near(labels) for tally in self.avoiders):
             return OTHERS_ANTI_AFFINITY
         return ""
-
-    def _wanted(self, tally: _Tally, labels: Mapping[str, str]) -> bool:
-        """A pod that wants its own like may be the first, while nobody anywhere is what it wants."""
-        if any(key not in labels for key in tally.keys):
-            return False
-        if not tally.total:
-            return self.wants_itself
-        return all(tally.counts.get((key, labels[key]), 0) > 0 for key in tally.keys)
 
 
 class _Rules:
@@ -295,7 +307,7 @@ class _Rules:
         self.namespaces = namespaces
         self._nodes = nodes
         self.rules: dict[frozenset[_Query], _Rule] = {}
-        self._wanted: dict[tuple[AffinityTerm, ...], _Tally] = {}
+        self._wanted: dict[tuple[AffinityTerm, ...], _Wanted] = {}
         self._avoided: dict[AffinityTerm, tuple[_Tally, _Tally]] = {}
         self._spreads: dict[tuple[object, ...], _Spread] = {}
         self._domains: dict[tuple[object, ...], tuple[dict[str, str], int]] = {}
@@ -308,15 +320,15 @@ class _Rules:
         for constraint in pod.spread:
             self.spread(pod, constraint)
 
-    def wanted(self, terms: tuple[AffinityTerm, ...]) -> _Tally:
+    def wanted(self, terms: tuple[AffinityTerm, ...]) -> _Wanted:
         """Where the pods stand that affinity terms want: those that all of them select."""
-        tally = self._wanted.get(terms)
-        if tally is None:
-            tally = self._wanted[terms] = _Tally(term.topology_key for term in terms)
-            queries = [_query(term) for term in terms]
-            if None not in queries:
-                self._rule(frozenset(query for query in queries if query is not None)).tallies.append(tally)
-        return tally
+        found = self._wanted.get(terms)
+        if found is None:
+            keys = [term.topology_key for term in terms]
+            queries, taken = [_query(term) for term in terms], [_taken(term) for term in terms]
+            tally = self._tally(keys, queries)
+            found = self._wanted[terms] = _Wanted(tally, tally if taken == queries else self._tally(keys, taken))
+        return found
 
     def avoided(self, terms: Iterable[AffinityTerm]) -> list[tuple[_Tally, _Tally]]:
         """By anti-affinity term, where the pods stand that it selects, and where those that have it."""
@@ -356,19 +368,26 @@ class _Rules:
         return _Asker(
             evenly=tuple(_Evenly(constraint, spread, id(spread) in counted_in) for constraint, spread in spreads),
             wanted=wanted,
-            wants_itself=id(wanted) in selected_by,
+            wants_itself=wanted is not None and id(wanted.tally) in selected_by,
             avoided=tuple(selected for selected, _ in self.avoided(pod.anti_affinity)),
             avoiders=tuple(tally for rule in selecting for tally in rule.avoiders),
         )
 
     def _avoid(self, term: AffinityTerm) -> tuple[_Tally, _Tally]:
-        selected, holders = self._avoided[term] = _Tally([term.topology_key]), _Tally([term.topology_key])
         query = _query(term)
+        selected = self._tally([term.topology_key], [_taken(term)])
+        holders = _Tally([term.topology_key])
         if query is not None:
-            rule = self._rule(frozenset({query}))
-            rule.tallies.append(selected)
-            rule.avoiders.append(holders)
+            self._rule(frozenset({query})).avoiders.append(holders)
+        self._avoided[term] = selected, holders
         return selected, holders
+
+    def _tally(self, keys: Iterable[str], queries: Sequence[_Query | None]) -> _Tally:
+        """Where the pods stand that all queries select."""
+        tally = _Tally(keys)
+        if None not in queries:
+            self._rule(frozenset(query for query in queries if query is not None)).tallies.append(tally)
+        return tally
 
     def _rule(self, queries: frozenset[_Query]) -> _Rule:
         return self.rules.setdefault(queries, _Rule(queries))
@@ -417,6 +436,14 @@ def _query(term: AffinityTerm) -> _Query | None:
     if term.selector is None:
         return None
     return _Query(term.selector, term.namespaces, term.namespace_selector)
+
+
+def _taken(term: AffinityTerm) -> _Query | None:
+    """The pods that some schedulers take a term of the pod that they place to mean; they are never fewer."""
+    query = _query(term)
+    if query is not None and query.namespace_selector is not None and query.namespace_selector.selects({}):
+        return replace(query, namespace_selector=LabelSelector())
+    return query
 
 
 def _demands(pod: Pod) -> tuple[object, ...]:

@@ -64,6 +64,7 @@ def all_but(reason: str, *names_left: str) -> dict[str, str]:
 LACKS = "lacks label zone that the pod is to be spread over"
 X_IS = {"x": LACKS}
 WEB = zone(app("web"))
+NOT_TEAM = AffinityTerm("zone", app("web"), frozenset(), LabelSelector((Requirement("app", "NotIn", ("team",)),)))
 HOST = AffinityTerm("host", app("db"), frozenset("a"))
 TAINTED = tuple(replace(item, taints=(Taint("k"),)) if item.name == "3a" else item for item in NODES)
 OURS = tuple(
@@ -133,6 +134,27 @@ WORLDS = {
             ),
         ),
         all_but(AFFINITY, "1a", "1b"),
+    ),
+    "affinity: a namespace selector that some schedulers take for all namespaces": World(
+        (pod("b", "web", "1a", namespace="b"), pod("c", "web", "2a", namespace="c")),
+        pod("p", affinity=(NOT_TEAM,)),
+        all_but(AFFINITY, "2a", "2b"),
+        {"b": {"app": "team"}},
+    ),
+    "affinity: not the first, as some schedulers take it": World(
+        (pod("b", "web", "1a", namespace="b"),),
+        pod("p", "web", affinity=(NOT_TEAM,)),
+        all_but(AFFINITY),
+        {"b": {"app": "team"}},
+    ),
+    "anti-affinity: a namespace selector that some schedulers take for all namespaces": World(
+        (pod("b", "web", "1a", namespace="b"),),
+        pod("p", anti_affinity=(NOT_TEAM,)),
+        {"1a": ANTI_AFFINITY, "1b": ANTI_AFFINITY},
+        {"b": {"app": "team"}},
+    ),
+    "anti-affinity of one that stands: none takes it for all namespaces": World(
+        (pod("b", node_name="1a", anti_affinity=(NOT_TEAM,)),), pod("p", "web"), {}, {"a": {"app": "team"}}
     ),
     "affinity: pods on nodes that are not known": World(
         (pod("b", "web", "gone"),), pod("p", affinity=(WEB,)), all_but(AFFINITY)
@@ -315,12 +337,14 @@ def test_bystanders(pods: tuple[Pod, ...], bystanders: set[str]) -> None:
 # A second implementation, from the definition: it looks at all pods and nodes anew for each question.
 
 
-def meant(term: AffinityTerm, owner_terms_pod: Pod, namespaces: dict[str, dict[str, str]]) -> bool:
-    labels = namespaces.get(owner_terms_pod.namespace, {"kubernetes.io/metadata.name": owner_terms_pod.namespace})
-    there = owner_terms_pod.namespace in term.namespaces
-    if term.namespace_selector is not None and matches(term.namespace_selector, labels):
-        there = True
-    return there and matches(term.selector, owner_terms_pod.labels)
+def meant(term: AffinityTerm, other: Pod, namespaces: dict[str, dict[str, str]], *, mistaken: bool = False) -> bool:
+    """Whether a term means a pod; ``mistaken`` as kubernetes/kubernetes#141526 has it for the pod that is placed."""
+    labels = namespaces.get(other.namespace, {"kubernetes.io/metadata.name": other.namespace})
+    there = other.namespace in term.namespaces
+    if term.namespace_selector is not None:
+        there = there or matches(term.namespace_selector, labels)
+        there = there or (mistaken and matches(term.namespace_selector, {}))
+    return there and matches(term.selector, other.labels)
 
 
 def matches(selector: LabelSelector | None, labels: Any) -> bool:
@@ -371,12 +395,17 @@ def definition(world: Snapshot, standing: list[tuple[Pod, Node]], asks: Pod, her
             return True
         like = [(o, w) for o, w in standing if all(meant(term, o, namespaces) for term in asks.affinity)]
         near = all(any(together(term, here, where) for _, where in like) for term in asks.affinity)
-        anywhere = any(term.topology_key in where.labels for _, where in like for term in asks.affinity)
+        anywhere = any(
+            term.topology_key in where.labels
+            for other, where in standing
+            if all(meant(each, other, namespaces, mistaken=True) for each in asks.affinity)
+            for term in asks.affinity
+        )
         if not near and (anywhere or not all(meant(term, asks, namespaces) for term in asks.affinity)):
             return True
     for other, where in standing:
         for term in asks.anti_affinity:
-            if meant(term, other, namespaces) and together(term, here, where):
+            if meant(term, other, namespaces, mistaken=True) and together(term, here, where):
                 return True
         for term in other.anti_affinity:
             if meant(term, asks, namespaces) and together(term, here, where):
