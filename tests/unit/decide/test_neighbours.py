@@ -442,7 +442,12 @@ nodes_drawn = st.builds(
 )
 
 
-def _pods(node_names: tuple[str, ...]) -> st.SearchStrategy[Pod]:
+Demands = tuple[tuple[AffinityTerm, ...], tuple[AffinityTerm, ...], tuple[SpreadConstraint, ...]]
+
+
+def _pods(node_names: tuple[str, ...], demands: list[Demands]) -> st.SearchStrategy[Pod]:
+    """Pods of a few workloads: pods of one demand the same, and may differ in all else."""
+    affinity, anti_affinity, spread = (st.sampled_from(pool) for pool in zip(*demands, strict=True))
     return st.builds(
         Pod,
         namespace=st.sampled_from("abc"),
@@ -454,9 +459,9 @@ def _pods(node_names: tuple[str, ...]) -> st.SearchStrategy[Pod]:
         terminating=st.booleans(),
         node_selector=st.sampled_from([{}, {"zone": "1"}]),
         tolerations=st.sampled_from([(), (Toleration("k", "Exists"),)]),
-        affinity=terms,
-        anti_affinity=terms,
-        spread=spreads,
+        affinity=affinity,
+        anti_affinity=anti_affinity,
+        spread=spread,
     )
 
 
@@ -471,7 +476,8 @@ def worlds(draw: st.DrawFn) -> Snapshot:
         )
         for number, (zone_name, rack, taint) in enumerate(draw(st.lists(nodes_drawn, min_size=1, max_size=4)))
     )
-    pods = draw(st.lists(_pods(tuple(item.name for item in nodes)), min_size=1, max_size=6))
+    demands = draw(st.lists(st.tuples(terms, terms, spreads), min_size=1, max_size=2))
+    pods = draw(st.lists(_pods(tuple(item.name for item in nodes), demands), min_size=1, max_size=8))
     numbered = tuple(replace(item, name=f"p{number}", uid=f"p{number}") for number, item in enumerate(pods))
     namespaces = draw(st.dictionaries(st.sampled_from("abc"), labels_drawn, max_size=3))
     return Snapshot(nodes, numbered, namespaces=namespaces)
@@ -485,7 +491,7 @@ def test_as_the_definition_says_whatever_is_placed_and_taken_back(world: Snapsho
     standing = [(item, nodes[item.node]) for item in world.pods if item.node in nodes and not item.ended]
     asking = [item for item in world.pods if not item.node and not item.ended]
     waiting = list(asking)
-    for _ in range(data.draw(st.integers(0, 4))):
+    for _ in range(data.draw(st.integers(0, 6))):
         comes: bool = data.draw(coin)
         if waiting and comes:
             newcomer = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
