@@ -316,6 +316,17 @@ def test_a_bound_pod_can_be_taken_away() -> None:
     assert neighbours.refusal(asks, "1a") == ""
 
 
+def test_a_zone_that_gets_emptier_closes_the_others() -> None:
+    stands = [pod(f"b{number}", "web", f"{number}a") for number in (1, 2, 3)]
+    asks = pod("p", "web", spread=(even(app("web")),))
+    neighbours = Neighbours(Snapshot(NODES, (*stands, asks)))
+    assert [neighbours.refusal(asks, name) for name in ("1a", "2a", "3a")] == ["", "", ""]
+    neighbours.remove(stands[0], "1a")
+    assert [neighbours.refusal(asks, name) for name in ("1a", "2a", "3a")] == ["", SPREAD, SPREAD]
+    neighbours.place(stands[0], "1b")
+    assert [neighbours.refusal(asks, name) for name in ("1a", "2a", "3a")] == ["", "", ""]
+
+
 # (pods, those that nothing is about)
 BYSTANDERS = [
     ((pod("p", "web"), pod("b", "db", "1a")), {"p", "b"}),
