@@ -1,16 +1,16 @@
 """What kube-scheduler would say of a pod on a node, MIG devices aside: selectors, affinity, taints, room.
 
-Pod (anti-)affinity, topology spread and volumes are not looked at.
+What other pods mean for it is :mod:`brain.decide.neighbours`' business; volumes are not looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from brain.model import resources
 from brain.model.node import Node, Taint
-from brain.model.pod import NodeSelectorTerm, Pod, Requirement, Toleration
+from brain.model.pod import NodeSelectorTerm, Pod, Toleration
 from n8s import names
 
 _CORDONED: Final = Taint("node.kubernetes.io/unschedulable")
@@ -27,16 +27,27 @@ def unsuitable(pod: Pod, node: Node) -> str:
         return "is cordoned"
     if any(node.labels.get(key) != value for key, value in pod.node_selector.items()):
         return "does not match the pod's node selector"
-    if pod.node_affinity is not None and not any(_matches(term, node) for term in pod.node_affinity):
+    if not _affine(pod, node):
         return "does not match the pod's node affinity"
+    taint = untolerated(pod, node)
+    return f"has taint {taint.key} that the pod does not tolerate" if taint is not None else ""
+
+
+def selected(pod: Pod, node: Node) -> bool:
+    """Whether the pod's node selector and node affinity allow the node."""
+    return all(node.labels.get(key) == value for key, value in pod.node_selector.items()) and _affine(pod, node)
+
+
+def untolerated(pod: Pod, node: Node) -> Taint | None:
+    """The first taint, ours aside, that keeps the pod from the node; None where none does."""
     for taint in node.taints:
         if (
             taint.key != names.REPARTITIONING_TAINT
             and taint.effect in {"NoSchedule", "NoExecute"}
             and not _tolerated(taint, pod.tolerations)
         ):
-            return f"has taint {taint.key} that the pod does not tolerate"
-    return ""
+            return taint
+    return None
 
 
 def tolerates_repartitioning(pod: Pod) -> bool:
@@ -88,34 +99,13 @@ def _tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
     )
 
 
+def _affine(pod: Pod, node: Node) -> bool:
+    return pod.node_affinity is None or any(_matches(term, node) for term in pod.node_affinity)
+
+
 def _matches(term: NodeSelectorTerm, node: Node) -> bool:
     if not term.labels and not term.fields:
         return False
-    return all(_holds(requirement, node.labels) for requirement in term.labels) and all(
-        _holds(requirement, {"metadata.name": node.name}) for requirement in term.fields
+    return all(requirement.holds(node.labels) for requirement in term.labels) and all(
+        requirement.holds({"metadata.name": node.name}) for requirement in term.fields
     )
-
-
-def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
-    value = labels.get(requirement.key)
-    match requirement.operator:
-        case "In":
-            return value in requirement.values
-        case "NotIn":
-            return value not in requirement.values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case "Gt":
-            return _compares(value, requirement.values, int.__gt__)
-        case "Lt":
-            return _compares(value, requirement.values, int.__lt__)
-    return False
-
-
-def _compares(value: str | None, bounds: tuple[str, ...], compare: Callable[[int, int], bool]) -> bool:
-    try:
-        return value is not None and len(bounds) == 1 and compare(int(value), int(bounds[0]))
-    except ValueError:
-        return False

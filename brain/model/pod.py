@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from brain.model.affinity import AffinityTerm, Requirement, SpreadConstraint
 from brain.model.resources import Resources
 from n8s import names
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """One term of a node selector: ``key operator values`` (operators as in Kubernetes' NodeSelectorRequirement)."""
-
-    key: str
-    operator: str
-    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +51,11 @@ class Pod:
         node_affinity: required node affinity: one of the terms must match; None where it has none.
         tolerations: its tolerations.
         host_ports: ``(protocol, address, port)`` that it takes on its node.
+        affinity: required terms of its affinity to other pods; all of them must be met by the same pods.
+        anti_affinity: required terms of its anti-affinity; each alone keeps it away.
+        spread: topology spread constraints that its scheduling depends on.
+        group: what it stands and falls with, e.g. ``job/<namespace>/<uid>``; empty where it stands alone.
+        group_min: how many pods of its group are of use only together; 0 means all that have not ended.
     """
 
     namespace: str
@@ -79,6 +76,11 @@ class Pod:
     node_affinity: tuple[NodeSelectorTerm, ...] | None = None
     tolerations: tuple[Toleration, ...] = ()
     host_ports: frozenset[tuple[str, str, int]] = frozenset()
+    affinity: tuple[AffinityTerm, ...] = ()
+    anti_affinity: tuple[AffinityTerm, ...] = ()
+    spread: tuple[SpreadConstraint, ...] = ()
+    group: str = ""
+    group_min: int = 0
 
     @property
     def key(self) -> str:

@@ -20,12 +20,14 @@ class Snapshot:
         pods: the pods.
         quotas: the quotas of both kinds.
         fitting: by pod key, for how many seconds this brain has found that the waiting pod fits as things are.
+        namespaces: the labels of each namespace that is known, by name.
     """
 
     nodes: tuple[Node, ...] = ()
     pods: tuple[Pod, ...] = ()
     quotas: tuple[Quota, ...] = ()
     fitting: Mapping[str, float] = field(default_factory=dict)
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""

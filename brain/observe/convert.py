@@ -6,26 +6,32 @@ caller leaves that object out and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from functools import lru_cache
+from typing import Final, TypeVar, cast
 
 import msgspec
 
 from brain.errors import BrainError
 from brain.model import resources
+from brain.model.affinity import AffinityTerm, LabelSelector, Requirement, SpreadConstraint
 from brain.model.node import Node, Taint
-from brain.model.pod import NodeSelectorTerm, Pod, Requirement, Toleration
+from brain.model.pod import NodeSelectorTerm, Pod, Toleration
 from brain.model.quota import Condition, Kind, Quota, QuotaStatus, spec_problems
 from brain.model.request import Container, pod_request
 from brain.observe import schema
 from n8s import names
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 _ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - compared, not listened on
 
+_NO_LABELS: Final[Mapping[str, str]] = {}
+
 _metadata = msgspec.json.Decoder(schema.Metadata)
+_namespace = msgspec.json.Decoder(schema.Namespace)
 _node = msgspec.json.Decoder(schema.Node)
 _pod = msgspec.json.Decoder(schema.Pod)
 _quota = msgspec.json.Decoder(schema.Quota)
@@ -33,6 +39,15 @@ _quota = msgspec.json.Decoder(schema.Quota)
 
 class ConvertError(BrainError):
     """An object that cannot be understood; the text says which field and why."""
+
+
+def namespace(raw: bytes | msgspec.Raw) -> Mapping[str, str]:
+    """The labels of a namespace.
+
+    Raises:
+        ConvertError: it cannot be understood.
+    """
+    return _decode(_namespace, raw).metadata.labels
 
 
 def node(raw: bytes | msgspec.Raw) -> Node:
@@ -66,6 +81,8 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
     spec = decoded.spec
     refusal = next((held for held in decoded.status.conditions if held.type == "PodScheduled"), None)
     unschedulable = refusal is not None and refusal.status == "False" and refusal.reason == "Unschedulable"
+    others = spec.affinity or schema.Affinity()
+    group, group_min = _group(decoded.metadata)
     return Pod(
         namespace=decoded.metadata.namespace,
         name=decoded.metadata.name,
@@ -88,8 +105,13 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         priority=spec.priority or 0,
         node_selector=spec.node_selector,
         node_affinity=_affinity(spec.affinity),
-        tolerations=tuple(Toleration(t.key, t.operator, t.value, t.effect) for t in spec.tolerations),
+        tolerations=_shared(tuple(Toleration(t.key, t.operator, t.value, t.effect) for t in spec.tolerations)),
         host_ports=_host_ports(spec),
+        affinity=_terms(others.pod_affinity, decoded.metadata),
+        anti_affinity=_terms(others.pod_anti_affinity, decoded.metadata),
+        spread=_spread(spec.topology_spread_constraints, decoded.metadata.labels),
+        group=group,
+        group_min=group_min,
     )
 
 
@@ -178,14 +200,95 @@ def _affinity(affinity: schema.Affinity | None) -> tuple[NodeSelectorTerm, ...] 
     required = node_affinity.required_during_scheduling_ignored_during_execution if node_affinity else None
     if required is None:
         return None
-    return tuple(
-        NodeSelectorTerm(_requirements(term.match_expressions), _requirements(term.match_fields))
-        for term in required.node_selector_terms
+    return _shared(
+        tuple(
+            NodeSelectorTerm(_requirements(term.match_expressions), _requirements(term.match_fields))
+            for term in required.node_selector_terms
+        )
     )
 
 
-def _requirements(listed: Iterable[schema.Requirement]) -> tuple[Requirement, ...]:
+def _requirements(listed: Iterable[schema.Requirement | schema.LabelRequirement]) -> tuple[Requirement, ...]:
     return tuple(Requirement(entry.key, entry.operator, tuple(entry.values)) for entry in listed)
+
+
+def _terms(affinity: schema.PodAffinity | None, metadata: schema.Metadata) -> tuple[AffinityTerm, ...]:
+    if affinity is None:
+        return ()
+    return _shared(
+        tuple(
+            AffinityTerm(
+                term.topology_key,
+                _selector(term.label_selector, metadata.labels, term.match_label_keys, term.mismatch_label_keys),
+                frozenset(
+                    [metadata.namespace] if not term.namespaces and term.namespace_selector is None else term.namespaces
+                ),
+                _selector(term.namespace_selector),
+            )
+            for term in affinity.required_during_scheduling_ignored_during_execution
+        )
+    )
+
+
+def _spread(
+    constraints: Sequence[schema.TopologySpreadConstraint], labels: Mapping[str, str]
+) -> tuple[SpreadConstraint, ...]:
+    return _shared(
+        tuple(
+            SpreadConstraint(
+                constraint.topology_key,
+                constraint.max_skew,
+                _selector(constraint.label_selector, labels, constraint.match_label_keys),
+                1 if constraint.min_domains is None else constraint.min_domains,
+                constraint.node_affinity_policy != "Ignore",
+                constraint.node_taints_policy == "Honor",
+            )
+            for constraint in constraints
+            if constraint.when_unsatisfiable == "DoNotSchedule"
+        )
+    )
+
+
+def _selector(
+    selector: schema.LabelSelector | None,
+    labels: Mapping[str, str] = _NO_LABELS,
+    same: Iterable[str] = (),
+    other: Iterable[str] = (),
+) -> LabelSelector | None:
+    """A selector, with ``matchLabelKeys`` and ``mismatchLabelKeys`` in it as the API server merges them at creation.
+
+    The API allows no such key in the selector itself, so one that is there has been merged already.
+    """
+    if selector is None:
+        return None
+    held = [Requirement(key, "In", (value,)) for key, value in selector.match_labels.items()]
+    held += _requirements(selector.match_expressions)
+    merged = {requirement.key for requirement in held}
+    for keys, operator in ((same, "In"), (other, "NotIn")):
+        held += [Requirement(key, operator, (labels[key],)) for key in keys if key in labels and key not in merged]
+    return LabelSelector(tuple(sorted(held, key=lambda requirement: (requirement.key, requirement.operator))))
+
+
+def _group(metadata: schema.Metadata) -> tuple[str, int]:
+    """The group of a pod and how many of it are of use only together (0: all); the label goes before the Job."""
+    label = metadata.labels.get(names.POD_GROUP_LABEL)
+    if label:
+        told = metadata.annotations.get(names.POD_GROUP_MIN_ANNOTATION, "")
+        return f"group/{metadata.namespace}/{label}", int(told) if told.isascii() and told.isdecimal() else 0
+    for owner in metadata.owner_references:
+        if owner.controller and owner.kind == "Job" and owner.api_version.startswith("batch/"):
+            return f"job/{metadata.namespace}/{owner.uid}", 0
+    return "", 0
+
+
+def _shared(value: H) -> H:
+    """An equal value that other pods hold already, where there is one: pods of one workload take the memory once."""
+    return cast(H, _first(value))
+
+
+@lru_cache(maxsize=16_384)
+def _first(value: Hashable) -> Hashable:
+    return value
 
 
 def _host_ports(spec: schema.PodSpec) -> frozenset[tuple[str, str, int]]:

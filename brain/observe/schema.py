@@ -6,7 +6,7 @@ Field names are those of the API, in snake case. Quantities stay text here; :mod
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,15 @@ Quantities = dict[str, str | int]
 
 class _Struct(msgspec.Struct, rename="camel", frozen=True, gc=False):
     """Objects of the API: camel case on the wire; never part of a cycle, so not tracked by the collector."""
+
+
+class OwnerReference(_Struct, frozen=True):
+    """What an object belongs to."""
+
+    api_version: str = ""
+    kind: str = ""
+    uid: str = ""
+    controller: bool | None = None
 
 
 class Metadata(_Struct, frozen=True):
@@ -29,6 +38,7 @@ class Metadata(_Struct, frozen=True):
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    owner_references: list[OwnerReference] = []
 
 
 class Condition(_Struct, frozen=True):
@@ -47,6 +57,12 @@ class Taint(_Struct, frozen=True):
     key: str
     value: str = ""
     effect: str = ""
+
+
+class Namespace(_Struct, frozen=True):
+    """A namespace."""
+
+    metadata: Metadata
 
 
 class NodeSpec(_Struct, frozen=True):
@@ -122,10 +138,57 @@ class NodeAffinity(_Struct, frozen=True):
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
 
 
+class LabelRequirement(_Struct, frozen=True):
+    """A term of a label selector; an operator that is not known here would be misjudged, so it is refused."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: list[str] = []
+
+
+class LabelSelector(_Struct, frozen=True):
+    """A selector of objects by their labels."""
+
+    match_labels: dict[str, str] = {}
+    match_expressions: list[LabelRequirement] = []
+
+
+class PodAffinityTerm(_Struct, frozen=True):
+    """A required term of affinity or anti-affinity to other pods."""
+
+    topology_key: str
+    label_selector: LabelSelector | None = None
+    namespaces: list[str] = []
+    namespace_selector: LabelSelector | None = None
+    match_label_keys: list[str] = []
+    mismatch_label_keys: list[str] = []
+
+
+class PodAffinity(_Struct, frozen=True):
+    """Affinity or anti-affinity to other pods; what is only preferred is not read."""
+
+    required_during_scheduling_ignored_during_execution: list[PodAffinityTerm] = []
+
+
 class Affinity(_Struct, frozen=True):
     """Affinity of a pod."""
 
     node_affinity: NodeAffinity | None = None
+    pod_affinity: PodAffinity | None = None
+    pod_anti_affinity: PodAffinity | None = None
+
+
+class TopologySpreadConstraint(_Struct, frozen=True):
+    """A topology spread constraint."""
+
+    max_skew: int
+    topology_key: str
+    when_unsatisfiable: str
+    label_selector: LabelSelector | None = None
+    match_label_keys: list[str] = []
+    min_domains: int | None = None
+    node_affinity_policy: Literal["Honor", "Ignore"] | None = None
+    node_taints_policy: Literal["Honor", "Ignore"] | None = None
 
 
 class Toleration(_Struct, frozen=True):
@@ -156,6 +219,7 @@ class PodSpec(_Struct, frozen=True):
     affinity: Affinity | None = None
     tolerations: list[Toleration] = []
     scheduling_gates: list[SchedulingGate] = []
+    topology_spread_constraints: list[TopologySpreadConstraint] = []
 
 
 class PodStatus(_Struct, frozen=True):

@@ -62,6 +62,7 @@ class Store:
     """The cluster as the API server shows it.
 
     Attributes:
+        namespaces: labels of namespaces.
         nodes: nodes, without what their agents say.
         pods: pods.
         elastic_quotas: quotas of one namespace.
@@ -72,6 +73,7 @@ class Store:
     def __init__(self, clock: Callable[[], float]) -> None:
         """``clock`` is monotonic, in seconds."""
         self.changed = asyncio.Event()
+        self.namespaces: Table[Mapping[str, str]] = Table(self._wake)
         self.nodes: Table[Node] = Table(self._node_changed)
         self.pods: Table[Pod] = Table(self._wake)
         self.elastic_quotas: Table[Quota] = Table(self._wake)
@@ -83,13 +85,23 @@ class Store:
 
     async def synced(self) -> None:
         """Returns once each resource has been listed."""
-        for table in (self.nodes, self.pods, self.elastic_quotas, self.composites):
-            await table.synced.wait()
+        for synced in self._synced:
+            await synced.wait()
 
     @property
     def is_synced(self) -> bool:
         """Whether each resource has been listed."""
-        return all(table.synced.is_set() for table in (self.nodes, self.pods, self.elastic_quotas, self.composites))
+        return all(synced.is_set() for synced in self._synced)
+
+    @property
+    def _synced(self) -> tuple[asyncio.Event, ...]:
+        return (
+            self.namespaces.synced,
+            self.nodes.synced,
+            self.pods.synced,
+            self.elastic_quotas.synced,
+            self.composites.synced,
+        )
 
     def snapshot(self, now: float, agents: Agents) -> Snapshot:
         """The cluster at a moment of the monotonic clock."""
@@ -98,6 +110,7 @@ class Store:
             nodes=tuple(self._joined(node, known.get(node.name), now) for node in self.nodes.values.values()),
             pods=tuple(self.pods.values.values()),
             quotas=(*self.elastic_quotas.values.values(), *self.composites.values.values()),
+            namespaces=dict(self.namespaces.values),
         )
 
     def _joined(self, node: Node, agent: Agent | None, now: float) -> Node:

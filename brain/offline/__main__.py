@@ -24,7 +24,7 @@ PLAIN_COLUMNS = 160
 _DESCRIPTION = """Work out, without a cluster, which MIG instances each GPU should have so that waiting pods find room.
 
 A FILE holds a scenario (a JSON object with name, nodes and pods; in a .jsonl one a line), or what
-`kubectl get nodes,pods -A -o json` prints. Names that end in .gz are unpacked; - is standard input."""
+`kubectl get nodes,pods,namespaces -A -o json` prints. Names that end in .gz are unpacked; - is standard input."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

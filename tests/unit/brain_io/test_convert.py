@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from brain.model.affinity import AffinityTerm, LabelSelector, Requirement, SpreadConstraint
 from brain.model.node import Taint
-from brain.model.pod import NodeSelectorTerm, Pod, Requirement, Toleration
+from brain.model.pod import NodeSelectorTerm, Pod, Toleration
 from brain.model.quota import Condition, Kind
 from brain.observe import convert
 from brain.observe.convert import ConvertError
@@ -121,6 +122,109 @@ def test_pod() -> None:
     )
 
 
+APP = {"matchLabels": {"app": "x"}}
+IN_APP = Requirement("app", "In", ("x",))
+
+
+# (term as written, as understood; the pod is in namespace a and has labels app=x, hash=1)
+TERMS: list[tuple[dict[str, Any], AffinityTerm]] = [
+    ({}, AffinityTerm("zone", None, frozenset("a"))),
+    ({"labelSelector": {}}, AffinityTerm("zone", LabelSelector(), frozenset("a"))),
+    ({"labelSelector": APP, "namespaces": ["c", "b"]}, AffinityTerm("zone", LabelSelector((IN_APP,)), frozenset("bc"))),
+    (
+        {"labelSelector": APP, "namespaceSelector": {}},
+        AffinityTerm("zone", LabelSelector((IN_APP,)), frozenset(), LabelSelector()),
+    ),
+    (
+        {"namespaces": ["b"], "namespaceSelector": {"matchExpressions": [{"key": "k", "operator": "DoesNotExist"}]}},
+        AffinityTerm("zone", None, frozenset("b"), LabelSelector((Requirement("k", "DoesNotExist"),))),
+    ),
+    (
+        {"labelSelector": APP, "matchLabelKeys": ["hash", "absent"]},
+        AffinityTerm("zone", LabelSelector((IN_APP, Requirement("hash", "In", ("1",)))), frozenset("a")),
+    ),
+    (
+        {"labelSelector": APP, "mismatchLabelKeys": ["hash"]},
+        AffinityTerm("zone", LabelSelector((IN_APP, Requirement("hash", "NotIn", ("1",)))), frozenset("a")),
+    ),
+    (
+        {
+            "labelSelector": {"matchExpressions": [{"key": "hash", "operator": "In", "values": ["0"]}]},
+            "matchLabelKeys": ["hash"],
+        },
+        AffinityTerm("zone", LabelSelector((Requirement("hash", "In", ("0",)),)), frozenset("a")),
+    ),
+    ({"matchLabelKeys": ["hash"]}, AffinityTerm("zone", None, frozenset("a"))),
+]
+
+
+@pytest.mark.parametrize(("written", "understood"), TERMS)
+def test_affinity_to_other_pods(written: dict[str, Any], understood: AffinityTerm) -> None:
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone", **written}]}
+    preferred = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": {}}]}
+    labels = {"app": "x", "hash": "1"}
+    with_it = pod({"affinity": {"podAffinity": required, "podAntiAffinity": preferred}}, labels=labels)
+    assert (with_it.affinity, with_it.anti_affinity) == ((understood,), ())
+    against = pod({"affinity": {"podAffinity": preferred, "podAntiAffinity": required}}, labels=labels)
+    assert (against.affinity, against.anti_affinity) == ((), (understood,))
+    assert against.anti_affinity is pod({"affinity": {"podAntiAffinity": required}}, labels=labels).anti_affinity
+
+
+def test_topology_spread() -> None:
+    plain = {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+    full = {
+        "labelSelector": APP,
+        "matchLabelKeys": ["hash"],
+        "minDomains": 3,
+        "nodeAffinityPolicy": "Ignore",
+        "nodeTaintsPolicy": "Honor",
+    }
+    listed = [plain, plain | full, plain | {"whenUnsatisfiable": "ScheduleAnyway"}]
+    assert pod({"topologySpreadConstraints": listed}, labels={"hash": "1"}).spread == (
+        SpreadConstraint("zone", 2, None),
+        SpreadConstraint(
+            "zone",
+            2,
+            LabelSelector((IN_APP, Requirement("hash", "In", ("1",)))),
+            min_domains=3,
+            honor_affinity=False,
+            honor_taints=True,
+        ),
+    )
+
+
+JOB = {"apiVersion": "batch/v1", "kind": "Job", "uid": "j", "controller": True}
+GROUP = {names.POD_GROUP_LABEL: "g"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "group", "group_min"),
+    [
+        ({}, "", 0),
+        ({"ownerReferences": [JOB]}, "job/a/j", 0),
+        ({"ownerReferences": [JOB | {"controller": False}]}, "", 0),
+        ({"ownerReferences": [JOB | {"kind": "ReplicaSet", "apiVersion": "apps/v1"}]}, "", 0),
+        ({"ownerReferences": [JOB | {"apiVersion": "batch.example.com/v1"}]}, "", 0),
+        ({"labels": GROUP, "ownerReferences": [JOB]}, "group/a/g", 0),
+        ({"labels": GROUP, "annotations": {names.POD_GROUP_MIN_ANNOTATION: "4"}}, "group/a/g", 4),
+        ({"labels": GROUP, "annotations": {names.POD_GROUP_MIN_ANNOTATION: "-4"}}, "group/a/g", 0),
+        ({"labels": GROUP, "annotations": {names.POD_GROUP_MIN_ANNOTATION: "many"}}, "group/a/g", 0),
+        ({"labels": {names.POD_GROUP_LABEL: ""}}, "", 0),
+        ({"annotations": {names.POD_GROUP_MIN_ANNOTATION: "4"}}, "", 0),
+    ],
+)
+def test_groups(metadata: dict[str, Any], group: str, group_min: int) -> None:
+    found = pod(**metadata)
+    assert (found.group, found.group_min) == (group, group_min)
+
+
+def test_namespace() -> None:
+    assert convert.namespace(raw({"metadata": {"name": "a", "labels": {"k": "v"}}})) == {"k": "v"}
+    assert convert.namespace(raw({"metadata": {"name": "a"}})) == {}
+    with pytest.raises(ConvertError):
+        convert.namespace(b"{}")
+
+
 @pytest.mark.parametrize(
     ("condition", "unschedulable", "message"),
     [
@@ -206,6 +310,24 @@ def test_composite_elastic_quota(namespaces: Any, found: tuple[str, ...], proble
         b"{",
         raw({"spec": {}}),
         raw({"metadata": META, "spec": {"containers": 3}}),
+        raw({"metadata": META, "spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "z"}]}}),
+        raw(
+            {
+                "metadata": META,
+                "spec": {
+                    "affinity": {
+                        "podAffinity": {
+                            "requiredDuringSchedulingIgnoredDuringExecution": [
+                                {
+                                    "topologyKey": "z",
+                                    "labelSelector": {"matchExpressions": [{"key": "k", "operator": "Gt"}]},
+                                }
+                            ]
+                        }
+                    }
+                },
+            }
+        ),
         raw({"metadata": META, "spec": {"containers": [{"resources": {"requests": {"cpu": "x"}}}]}}),
     ],
 )

@@ -82,6 +82,14 @@ def test_only_what_really_changed_wakes(store: Store) -> None:
         assert store.changed.is_set() == wakes
 
 
+def test_a_snapshot_has_the_namespaces_of_its_moment(store: Store, clock: Clock) -> None:
+    store.namespaces.put("a", {"k": "v"})
+    snapshot = store.snapshot(clock.now, Agents())
+    store.namespaces.put("a", {"k": "w"})
+    assert snapshot.namespaces == {"a": {"k": "v"}}
+    assert store.changed.is_set()
+
+
 def test_a_snapshot_joins_nodes_with_their_agents(store: Store, clock: Clock) -> None:
     store.nodes.replace({"n1": PLAIN, "n2": Node("n2")})
     agent = Agent(connected=True, silent_seconds=0.0, gpus=())
@@ -90,7 +98,7 @@ def test_a_snapshot_joins_nodes_with_their_agents(store: Store, clock: Clock) ->
 
 
 async def test_synced_once_all_are_listed(store: Store) -> None:
-    for table in (store.nodes, store.pods, store.elastic_quotas, store.composites):
+    for table in (store.namespaces, store.nodes, store.pods, store.elastic_quotas, store.composites):
         assert not store.is_synced
         table.replace({})
     assert store.is_synced

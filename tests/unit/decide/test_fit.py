@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from brain.decide import fit
+from brain.model.affinity import Requirement
 from brain.model.node import Taint
-from brain.model.pod import NodeSelectorTerm, Requirement, Toleration
+from brain.model.pod import NodeSelectorTerm, Toleration
 from n8s import names
 from tests.worlds import bound, node, pod
 

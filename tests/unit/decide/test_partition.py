@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from brain.decide.partition import plan
+from brain.model.affinity import Requirement
 from brain.model.mig import Placement
 from brain.model.node import Failure, Taint
-from brain.model.pod import NodeSelectorTerm, Requirement, Toleration
+from brain.model.pod import NodeSelectorTerm, Toleration
 from brain.model.snapshot import Snapshot
 from n8s import names
 from tests.worlds import bound, gpu, node, pod

@@ -16,7 +16,7 @@ import pytest
 from brain.decide.partition import plan
 from brain.model.mig import invalid
 from brain.model.snapshot import Snapshot
-from brain.offline import scenario
+from brain.offline import cluster, scenario
 from brain.offline.__main__ import main
 
 SCENARIOS = Path(__file__).parents[2] / "data" / "mig_scenarios.jsonl"
@@ -170,6 +170,20 @@ def test_what_kubectl_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert {entry["profile"] for entry in result["geometries"]["gpu-1"]["0"]} == {"3g.20gb", "1g.5gb"}
 
 
+def test_namespaces_and_what_pods_demand_of_each_other() -> None:
+    zone = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}, "namespaceSelector": {}}
+    apart = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [zone]}}
+    pod = pod_object("p", "nvidia.com/mig-1g.5gb")
+    pod["spec"]["affinity"] = apart
+    pod["metadata"]["labels"] = {"n8s.nebuly.ai/pod-group": "g"}
+    namespace = {"kind": "Namespace", "metadata": {"name": "a", "labels": {"team": "t"}}}
+    world = cluster.read({"kind": "List", "items": [node_object(), pod, namespace]}, "file")
+    assert world.namespaces == {"a": {"team": "t"}}
+    (found,) = world.pods
+    assert [term.topology_key for term in found.anti_affinity] == ["zone"]
+    assert (found.group, found.unschedulable) == ("group/a/g", True)
+
+
 def changed(document: dict[str, Any], path: list[Any], value: Any) -> str:
     """A document with one value replaced, as text."""
     copy = json.loads(json.dumps(document))
@@ -212,11 +226,16 @@ BAD = [
         json.dumps(small(pods=small()["pods"] * 2)),
         "$.pods[1]: another one has the same namespace and name",
     ),
-    ("no list", '{"kind": "List"}', "$.items: expected a list of nodes and pods"),
+    ("no list", '{"kind": "List"}', "$.items: expected a list of nodes, pods and namespaces"),
+    (
+        "bad namespace",
+        '{"kind": "List", "items": [{"kind": "Namespace"}]}',
+        "$.items[0]: Object missing required field `metadata`",
+    ),
     (
         "other kind",
         '{"kind": "List", "items": [{"kind": "Service"}]}',
-        "$.items[0].kind: 'Service' is neither",
+        "$.items[0].kind: 'Service' is none of Node, Pod and Namespace",
     ),
     (
         "quantity",
