@@ -87,7 +87,8 @@ QUOTAS = "elasticquotas compositeelasticquotas"
 def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
     chart = Rendered(helm)
     assert rules(chart.get("ClusterRole", "brain")) == (
-        grant("", "nodes pods", "get list watch patch")
+        grant("", "namespaces", "list watch")
+        | grant("", "nodes pods", "get list watch patch")
         | grant("", "nodes/status", "patch")
         | grant("", "events", "create patch")
         | grant("n8s.nebuly.ai", QUOTAS, "get list watch")
