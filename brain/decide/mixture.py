@@ -32,7 +32,7 @@ class _Entry:
         shape: their shape.
         kinds: their kinds, by position.
         pods: how many wait.
-        asks: what each takes of a node besides MIG devices, at least.
+        asks: what each takes of a node, at least, of what some node may run out of; MIG devices aside.
     """
 
     shape: int
@@ -65,7 +65,9 @@ class Mixture:
             slots = 0
             for room in site.rooms:
                 free = deal.free(room)
-                self._capacity[id(room)] = min((free.get(name, 0) / value for name, value in mean.items()), default=0.0)
+                self._capacity[id(room)] = min(
+                    (free.get(name, 0) / value for name, value in mean.items()), default=math.inf
+                )
                 slots = max(slots, sum(gpu.gpu.slots for gpu in room.gpus))
             self._scarce.append(any(self._capacity[id(room)] < slots for room in site.rooms))
         for position in range(len(sites.sites)):
