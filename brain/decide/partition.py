@@ -27,11 +27,14 @@ from brain.decide.neighbours import Neighbours
 from brain.decide.overdue import overdue
 from brain.decide.rooms import Cost, Grids, Room, Step
 from brain.model.mig import Geometry, Placement
+from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 
 _ATTEMPTS: Final = 4
 """Plans in which groups that fell short are left out one after the other; then all that did are left out at once."""
+_MOST_TRIED: Final = 5_000
+"""Waiting pods times nodes up to which several orders are tried for pods about whom other pods matter."""
 _MOST_COMPARED: Final = 8
 """Nodes that are compared for one pod about whom other pods matter."""
 
@@ -71,31 +74,76 @@ def plan(snapshot: Snapshot) -> Plan:
 
 def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
-    neighbours = Neighbours(snapshot)
-    groups = Groups(snapshot.pods)
-    waiting = sorted((pod for pod in snapshot.pods if pod.waiting and pod.mig_request), key=groups.rank)
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
-    without: set[str] = set()
+    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.pods))
+    waiting = sorted((pod for pod in snapshot.pods if pod.waiting and pod.mig_request), key=world.groups.rank)
     late: dict[str, str] = {}
+    if snapshot.fitting:
+        late = overdue(world.rooms(), world.neighbours, waiting, snapshot.fitting)
+        waiting = [pod for pod in waiting if pod.key not in late]
+    result = _whole(world, waiting, _ORDERS[0])
+    special = any(not world.neighbours.bystander(pod) for pod in waiting)
+    if special and result.unplaced and len(waiting) * len(nodes) <= _MOST_TRIED:
+        others = (_whole(world, waiting, order) for order in _ORDERS[1:])
+        result = max((result, *others), key=lambda each: _served(waiting, each))  # the first of equals
+    return replace(result, unplaced={**result.unplaced, **late}, overdue=frozenset(late)) if late else result
+
+
+def _served(waiting: Sequence[Pod], result: Plan) -> list[int]:
+    """Pods served by priority, the highest first."""
+    levels = itertools.groupby(waiting, key=lambda pod: pod.priority)
+    return [sum(pod.key in result.assigned for pod in level) for _, level in levels]
+
+
+def _whole(world: _World, waiting: Sequence[Pod], order: _Order) -> Plan:
+    """A plan in which no group is halved: those that fall short are left out, and it is made again."""
+    without: set[str] = set()
     for attempt in itertools.count(1):
-        grids = Grids()
-        rooms = [Room.of(node, bound.get(node.name, ()), grids) for node in nodes]
-        if snapshot.fitting and attempt == 1:
-            late = overdue(rooms, neighbours, waiting, snapshot.fitting)
-            waiting = [pod for pod in waiting if pod.key not in late]
+        rooms = world.rooms()
         _keep_for_holders(rooms, waiting)
-        planning = _Planning(rooms, neighbours, groups, without)
+        planning = _Planning(rooms, world, order, without)
         result = planning.run(waiting)
+        planning.withdraw()
         lacking = {
             group
-            for group, count in groups.served(result.assigned).items()
-            if count < groups.needs[group] and group not in without and (count or attempt > _ATTEMPTS)
+            for group, count in world.groups.served(result.assigned).items()
+            if count < world.groups.needs[group] and group not in without and (count or attempt > _ATTEMPTS)
         }
         if not lacking:
             break
         without |= lacking
-        planning.withdraw()
-    return replace(result, unplaced={**result.unplaced, **late}, overdue=frozenset(late)) if late else result
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Who comes first of those of one priority about whom other pods matter.
+
+    Attributes:
+        last: whether they come after the others of their priority, instead of before.
+        size: what a device weighs in their rank, before age: -1 for those with most first, 1 for those with fewest.
+    """
+
+    last: bool
+    size: int
+
+
+_ORDERS: Final = tuple(_Order(last=last, size=size) for last, size in ((False, 0), (True, 0), (False, -1), (False, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What all attempts at a plan start from."""
+
+    nodes: Sequence[Node]
+    bound: Mapping[str, tuple[Pod, ...]]
+    neighbours: Neighbours
+    groups: Groups
+
+    def rooms(self) -> list[Room]:
+        """The nodes as they are."""
+        grids = Grids()
+        return [Room.of(node, self.bound.get(node.name, ()), grids) for node in self.nodes]
 
 
 @contextmanager
@@ -113,11 +161,12 @@ def _uncollected() -> Iterator[None]:
 class _Planning:
     """One run of the planner over its rooms."""
 
-    def __init__(self, rooms: Sequence[Room], neighbours: Neighbours, groups: Groups, without: Set[str]) -> None:
+    def __init__(self, rooms: Sequence[Room], world: _World, order: _Order, without: Set[str]) -> None:
         """``without`` names groups that get nothing."""
         self._rooms = rooms
-        self._neighbours = neighbours
-        self._groups = groups
+        self._neighbours = world.neighbours
+        self._groups = world.groups
+        self._order = order
         self._without = without
         self._assigned: dict[str, str] = {}
         self._made: dict[str, tuple[tuple[int, Placement], ...]] = {}
@@ -155,7 +204,7 @@ class _Planning:
     def _share(self, pods: Sequence[Pod]) -> int:
         """Serve pods that the scheduler has refused; more than the answer cannot be served.
 
-        Those about whom other pods matter come one by one, before the others of their priority.
+        Those about whom other pods matter come one by one, before or after the others of their priority.
         """
         apart = self._apart(pods)
         if not apart:
@@ -165,14 +214,20 @@ class _Planning:
         for _, level in itertools.groupby(pods, key=lambda pod: pod.priority):
             members = list(level)
             special = [pod for pod in members if pod.key in apart]
+            others = [pod for pod in members if pod.key not in apart]
             if special:
-                self._batch(plain)
+                self._batch([*plain, *others] if self._order.last else plain)
                 plain = []
-                left = self._one_by_one([*left, *special])
-            plain += [pod for pod in members if pod.key not in apart]
+                left = self._one_by_one([*left, *sorted(special, key=self._turn)])
+            if not (special and self._order.last):
+                plain += others
         self._batch(plain)
         self._one_by_one(left)
         return len(pods)
+
+    def _turn(self, pod: Pod) -> int:
+        """Sorts pods of one priority about whom other pods matter; equals keep their rank."""
+        return self._order.size * sum(pod.mig_request.values())
 
     def _apart(self, pods: Sequence[Pod]) -> Set[str]:
         """Keys of pods about whom other pods matter, with all that stand and fall with them."""
