@@ -27,17 +27,55 @@ _MOST_HINTS: Final = 50
 """Kinds of pods for which that is tried."""
 
 
+_MOST_NAMES: Final = 3
+"""Nodes named for one thing that nodes lack."""
+
+
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a pod has no room.
+class Lack:
+    """What some nodes lack for a pod.
 
     Attributes:
-        text: for people.
-        later: whether a node could still serve it once it is done with the change under way.
+        text: what it is.
+        nodes: how many nodes lack it.
+        names: the first few of them.
     """
 
     text: str
-    later: bool
+    nodes: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = self.nodes - len(self.names)
+        return f"{self.text} ({', '.join(self.names)}{f' and {more} more' if more else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """A bound pod, by key, whose end would give another pod room on its node."""
+
+    node: str
+    pod: str
+
+    def __str__(self) -> str:
+        return f"node {self.node} would have room if {self.pod} ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a pod is not served.
+
+    Attributes:
+        text: for people; says all that the parts do.
+        later: whether a node could still serve it once it is done with the change under way.
+        lacks: what the nodes lack; each node is counted once.
+        helps: whose end would help; None where that is not known.
+    """
+
+    text: str
+    later: bool = False
+    lacks: tuple[Lack, ...] = ()
+    helps: Help | None = None
 
 
 def reasons(rooms: Sequence[Room], pods: Sequence[Pod]) -> Iterator[tuple[Pod, Reason]]:
@@ -86,9 +124,10 @@ def _reason(
         elif not reason:
             reason = room.fixed_reason or _NO_DEVICES
         nodes[reason].append(room.node.name)
-    text = "; ".join(f"{reason} ({_listing(members)})" for reason, members in sorted(nodes.items()))
-    helps = _helping(pod, asks, near) if hint else ""
-    return Reason(f"no node has room for {wanted}: {text or 'the cluster has no nodes'}{helps}", later)
+    lacks = tuple(Lack(text, len(members), tuple(members[:_MOST_NAMES])) for text, members in sorted(nodes.items()))
+    helps = _helping(pod, asks, near) if hint else None
+    parts = [*map(str, lacks or ["the cluster has no nodes"]), *([str(helps)] if helps else [])]
+    return Reason(f"no node has room for {wanted}: {'; '.join(parts)}", later, lacks, helps)
 
 
 def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:
@@ -115,19 +154,19 @@ def _free_slots(room: Room) -> int | None:
     return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus if not gpu.gpu.problem)
 
 
-def _helping(pod: Pod, asks: Mapping[str, int], rooms: Sequence[Room]) -> str:
-    """A bound pod whose end would give a pod room, in words; "" where none of those tried would."""
+def _helping(pod: Pod, asks: Mapping[str, int], rooms: Sequence[Room]) -> Help | None:
+    """A bound pod whose end would give a pod room; None where none of those tried would."""
     tries = _MOST_TRIES
     for room in rooms:
         for holder in room.bound:
             if not holder.mig_request:
                 continue
             if not tries:
-                return ""
+                return None
             tries -= 1
             if _would_fit(pod, asks, room, holder):
-                return f"; node {room.node.name} would have room if {holder.key} ended"
-    return ""
+                return Help(room.node.name, holder.key)
+    return None
 
 
 def _would_fit(pod: Pod, asks: Mapping[str, int], room: Room, holder: Pod) -> bool:
@@ -147,8 +186,3 @@ def _held(gpu: GpuRoom, holder: Pod) -> int:
         if instance.holder is not None and f"{instance.holder.namespace}/{instance.holder.pod}" == holder.key:
             held |= gpu.grid.bit(instance)
     return held
-
-
-def _listing(members: Sequence[str]) -> str:
-    shown = ", ".join(members[:3])
-    return shown if len(members) <= 3 else f"{shown} and {len(members) - 3} more"

@@ -37,6 +37,7 @@ class World:
         self.wake: float | None = None
         self.fitting: frozenset[str] = frozenset()
         self.seen: list[Snapshot] = []
+        self.decided_from: list[Snapshot] = []
 
     def snapshot(self, now: float) -> Snapshot:
         del now
@@ -45,6 +46,10 @@ class World:
     def publish(self, snapshot: Snapshot) -> None:
         del snapshot
         self.published += 1
+
+    def decided(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        del decisions
+        self.decided_from.append(snapshot)
 
     async def act(self, decisions: Iterable[Decision]) -> bool:
         del decisions
