@@ -45,7 +45,7 @@ class NoAnswerError(BrainError):
     """
 
     def __init__(self, brain: str, problem: str) -> None:
-        super().__init__(f"the brain at {brain}: {problem}")
+        super().__init__(f"the brain at {brain} {problem}")
         self.brain = brain
         self.problem = problem
 
@@ -62,7 +62,9 @@ def ask(brain: str, namespace: str, name: str) -> PodExplanation:
             stub = inventory_pb2_grpc.InventoryServiceStub(channel)
             return stub.ExplainPod(request, timeout=ANSWER_SECONDS)
         except grpc.RpcError as error:
-            raise NoAnswerError(brain, str(error.details() or error.code())) from error
+            unreachable = error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+            problem = str(error.details() or error.code())
+            raise NoAnswerError(brain, f"{'cannot be reached' if unreachable else 'says'}: {problem}") from error
 
 
 def document(explanation: PodExplanation) -> dict[str, Any]:
@@ -88,18 +90,13 @@ def _lines(explanation: PodExplanation) -> Iterator[RenderableType]:
 
 
 def _facts(explanation: PodExplanation) -> Iterator[tuple[str, RenderableType]]:
-    """What is known, each with what it is; what the heading or another of them says is left out."""
+    """What is known, each with what it is; what the text says as well is left out."""
     if explanation.devices:
         yield "asks for", Text(_devices(explanation))
-    if explanation.node:
-        yield "node", Text(explanation.node)
-    for placed in explanation.placements:
-        place = placed.placement
-        yield "makes", Text(f"{place.profile} at slot {place.start} of GPU {placed.index}")
     if explanation.lacks:
         yield "nodes", _lacks(explanation)
-    elif explanation.standing != inventory_pb2.POD_STANDING_NO_MIG:
-        yield "that is", Text(explanation.text)
+    elif explanation.devices:
+        yield "state", Text(explanation.text)
     if explanation.HasField("would_help"):
         helps = explanation.would_help
         yield "helps", Text(f"node {helps.node} would have room if {helps.pod} ended")

@@ -28,12 +28,12 @@ _DESCRIPTION = """Work out, without a cluster, which MIG instances each GPU shou
 A FILE holds a scenario (a JSON object with name, nodes and pods; in a .jsonl one a line), or what
 `kubectl get nodes,pods,namespaces -A -o json` prints. Names that end in .gz are unpacked; - is standard input."""
 
-_EXPLAINING = """Ask the brain how a pod stands with its MIG devices: whether it fits, room is being made for it, or what
-it lacks, on how many nodes. The exit code is 1 where the brain cannot be reached or knows no such pod."""
+_EXPLAINING = """Ask the brain how a pod stands with its MIG devices: whether it fits, whether room is being made for
+it, or what it lacks, on how many nodes. The exit code is 1 where the brain cannot be reached or knows no such pod."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 2 where a file cannot be planned, 1 where a brain cannot tell what it is asked."""
+    """Run the command; the exit code is 2 where a file cannot be planned, 1 where a brain cannot tell of a pod."""
     parser = argparse.ArgumentParser(prog="n8s", description="Nebulnetes from the command line.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shown = argparse.RawTextHelpFormatter

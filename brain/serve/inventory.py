@@ -101,13 +101,13 @@ class Inventory(inventory_pb2_grpc.InventoryServiceServicer):
     ) -> inventory_pb2.PodExplanation:
         """How a pod stands."""
         if self._round is None:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the brain has not decided anything yet")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this brain has not decided anything yet")
         snapshot, decisions = self._round or (Snapshot(), Decisions())
         for pod in snapshot.pods:
             if pod.name == request.name and pod.namespace == request.namespace:
                 return wire.explanation_to(explain(pod, decisions), decisions.plan)
         key = f"{request.namespace}/{request.name}"
-        await context.abort(grpc.StatusCode.NOT_FOUND, f"the brain's last round saw no pod {key!r}")
+        await context.abort(grpc.StatusCode.NOT_FOUND, f"the last round of decisions saw no pod {key!r}")
         raise AssertionError  # abort does not return
 
     def _current(self) -> Snapshot:

@@ -85,6 +85,13 @@ async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_each_round_shows_what_it_decided_and_from_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.rounds) == 1)
+        assert world.decided_from == world.seen
+
+
 async def test_changes_that_come_together_are_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     async with looping(world, monkeypatch):
