@@ -19,8 +19,9 @@ from tests.worlds import bound, gpu, node, pod
 FREE = node("n1", [gpu(0, "4g.20gb@0f 3g.20gb@4u")])
 WHOLE = node("n1", [gpu(0, "7g.40gb@0f")])
 FULL = node("n1", [gpu(0, "7g.40gb@0u:team/holder")])
-ORDERED = node("n1", [gpu(0, "7g.40gb@0f")], {"ordered": {0: (Placement(6, "1g.5gb"),)}})
-TAINTED = replace(FREE, taints=(Taint(names.REPARTITIONING_TAINT),))
+CLOSED = (Taint(names.REPARTITIONING_TAINT),)
+ORDERED = node("n1", [gpu(0, "7g.40gb@0f")], {"ordered": {0: (Placement(6, "1g.5gb"),)}}, taints=CLOSED)
+TAINTED = replace(FREE, taints=CLOSED)
 ONE = {"1g.5gb": 1}
 FOUR = {"4g.20gb": 1}
 

@@ -7,14 +7,13 @@ import socket
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from typing import Any
 
 import grpc
 import pytest
 
 from brain.offline.__main__ import main
-from n8s.v1 import inventory_pb2, inventory_pb2_grpc
-from n8s.v1.inventory_pb2 import NodeLack, PodExplanation, Round, WouldHelp
+from n8s.v1 import inventory_pb2
+from n8s.v1.inventory_pb2 import ExplainPodRequest, NodeLack, PodExplanation, Round, WouldHelp
 
 WAITS = PodExplanation(
     namespace="team",
@@ -34,8 +33,8 @@ WAITS = PodExplanation(
 PAGE = """\
 team/p waits
   asks for   2 1g.5gb, 1 2g.10gb
-  nodes      12  has too little cpu   n1, n2, n3, …
-              1  is cordoned          n9
+  nodes      12  has too little cpu  n1, n2, n3, …
+              1  is cordoned         n9
   helps      node n1 would have room if team/holder ended
   soon       a node may serve it once it is done with the change under way
   scheduler  0/13 nodes are available
@@ -43,17 +42,20 @@ team/p waits
 """
 
 
-class Brain(inventory_pb2_grpc.InventoryServiceServicer):
-    def ExplainPod(self, request: Any, context: Any) -> PodExplanation:  # noqa: N802
-        if (request.namespace, request.name) != ("team", "p"):
-            context.abort(grpc.StatusCode.NOT_FOUND, "saw no such pod")
-        return WAITS
+def explain(request: ExplainPodRequest, context: grpc.ServicerContext) -> PodExplanation:
+    if (request.namespace, request.name) != ("team", "p"):
+        context.abort(grpc.StatusCode.NOT_FOUND, "saw no such pod")
+    return WAITS
 
 
 @contextmanager
 def serving() -> Iterator[str]:
     server = grpc.server(futures.ThreadPoolExecutor(1))
-    inventory_pb2_grpc.add_InventoryServiceServicer_to_server(Brain(), server)
+    method = grpc.unary_unary_rpc_method_handler(
+        explain, ExplainPodRequest.FromString, PodExplanation.SerializeToString
+    )
+    service = grpc.method_handlers_generic_handler("n8s.v1.InventoryService", {"ExplainPod": method})
+    server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
