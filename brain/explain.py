@@ -114,12 +114,12 @@ def _devices(explanation: PodExplanation) -> str:
 
 
 def _lacks(explanation: PodExplanation) -> Table:
-    """What nodes lack: how many, what, and which; what most of them lack comes first."""
+    """What nodes lack: how many, what, and which."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column(overflow="fold")
     table.add_column(style="dim", overflow="fold")
-    for lack in sorted(explanation.lacks, key=lambda lack: (-lack.nodes, lack.text)):
+    for lack in explanation.lacks:
         shown = ", ".join(lack.names)
         table.add_row(str(lack.nodes), Text(lack.text), Text(f"{shown}, …" if len(lack.names) < lack.nodes else shown))
     return table

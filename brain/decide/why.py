@@ -17,6 +17,8 @@ from brain.model.pod import Pod
 
 IN_PIECES: Final = "has enough free slots but not in one piece"
 TOO_FEW: Final = "has too few free slots beside what is in use or promised"
+_NEAREST: Final = frozenset({IN_PIECES, TOO_FEW})
+"""What is lacked where nothing but the end of another pod is needed."""
 _NO_DEVICES: Final = "has too few free devices"
 _MOST_CHECKS: Final = 200_000
 """Pairs of nodes and kinds of pods up to which each kind gets words of its own; above, kinds that ask for the same
@@ -68,7 +70,7 @@ class Reason:
     Attributes:
         text: for people; says all that the parts do.
         later: whether a node could still serve it once it is done with the change under way.
-        lacks: what the nodes lack; each node is counted once.
+        lacks: what the nodes lack, the nearest to having room first; each node is counted once.
         helps: whose end would help; None where that is not known.
     """
 
@@ -124,7 +126,10 @@ def _reason(
         elif not reason:
             reason = room.fixed_reason or _NO_DEVICES
         nodes[reason].append(room.node.name)
-    lacks = tuple(Lack(text, len(members), tuple(members[:_MOST_NAMES])) for text, members in sorted(nodes.items()))
+    lacks = tuple(
+        Lack(text, len(nodes[text]), tuple(nodes[text][:_MOST_NAMES]))
+        for text in sorted(nodes, key=lambda text: (text not in _NEAREST, text))
+    )
     helps = _helping(pod, asks, near) if hint else None
     parts = [*map(str, lacks or ["the cluster has no nodes"]), *([str(helps)] if helps else [])]
     return Reason(f"no node has room for {wanted}: {'; '.join(parts)}", later, lacks, helps)

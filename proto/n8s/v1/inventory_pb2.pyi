@@ -420,7 +420,7 @@ class PodExplanation(_message.Message):
 
     @_builtins.property
     def lacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeLack]:
-        """WAITS: what the nodes lack; each node is counted once."""
+        """WAITS: what the nodes lack, the nearest to having room first; each node is counted once."""
 
     @_builtins.property
     def would_help(self) -> Global___WouldHelp:

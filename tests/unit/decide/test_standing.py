@@ -70,6 +70,14 @@ def test_why_a_pod_waits_is_told_in_parts_and_the_text_says_them() -> None:
     )
 
 
+def test_the_nodes_nearest_to_having_room_come_first() -> None:
+    others = (node("n0", [gpu(0, model="A30-24GB")]), replace(FULL, name="n2", unschedulable=True))
+    in_pieces = node("n3", [gpu(0, "1g.5gb@0u 1g.5gb@3u 1g.5gb@4u")])
+    world = Snapshot((FULL, in_pieces, *others), (pod("p", FOUR),))
+    reason = decide(world, Settings()).plan.why["team/p"]
+    assert [lack.names for lack in reason.lacks] == [("n3",), ("n1",), ("n0",), ("n2",)]
+
+
 def test_many_nodes_are_counted_and_a_few_are_named() -> None:
     world = Snapshot(tuple(replace(FULL, name=f"n{number}") for number in range(5)), (pod("p", ONE),))
     reason = decide(world, Settings()).plan.why["team/p"]

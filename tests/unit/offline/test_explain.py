@@ -22,8 +22,8 @@ WAITS = PodExplanation(
     standing=inventory_pb2.POD_STANDING_WAITS,
     text="no node has room",
     lacks=[
-        NodeLack(text="is cordoned", nodes=1, names=["n9"]),
         NodeLack(text="has too little cpu", nodes=12, names=["n1", "n2", "n3"]),
+        NodeLack(text="is cordoned", nodes=1, names=["n9"]),
     ],
     would_help=WouldHelp(node="n1", pod="team/holder"),
     deferred=True,
