@@ -64,7 +64,7 @@ def ask(brain: str, namespace: str, name: str) -> PodExplanation:
         except grpc.RpcError as error:
             unreachable = error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
             problem = str(error.details() or error.code())
-            raise NoAnswerError(brain, f"{'cannot be reached' if unreachable else 'says'}: {problem}") from error
+            raise NoAnswerError(brain, f"{'gives no answer' if unreachable else 'says'}: {problem}") from error
 
 
 def document(explanation: PodExplanation) -> dict[str, Any]:
@@ -128,6 +128,4 @@ def _lacks(explanation: PodExplanation) -> Table:
 def _round(whole: inventory_pb2.Round) -> str:
     gap = whole.upper_bound - whole.served
     limit = f"a better plan might serve {gap} more, at most" if gap else "no plan serves more"
-    return (
-        f"{whole.waiting} wait for MIG devices: {whole.served} served, {whole.waiting - whole.served} left out; {limit}"
-    )
+    return f"{whole.waiting} waiting for MIG devices: {whole.served} served, {whole.waiting - whole.served} left out; {limit}"

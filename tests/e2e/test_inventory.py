@@ -90,7 +90,7 @@ def test_pods_are_explained(lab: Lab, namespace: str) -> None:
         assert answer["round"] == {"waiting": 1, "served": 0, "upper_bound": 0}
         page = explained("stuck", "text")
         assert page.startswith(f"{namespace}/stuck waits\n")
-        assert "1 wait for MIG devices: 0 served, 1 left out; no plan serves more" in page
+        assert "1 waiting for MIG devices: 0 served, 1 left out; no plan serves more" in page
         lab.delete(namespace, "holder")
         lab.running(namespace, "stuck")
         lab.until("it is bound", lambda: stands("stuck", "BOUND"))

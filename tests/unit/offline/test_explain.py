@@ -38,7 +38,7 @@ team/p waits
   helps      node n1 would have room if team/holder ended
   soon       a node may serve it once it is done with the change under way
   scheduler  0/13 nodes are available
-  all pods   9 wait for MIG devices: 5 served, 4 left out; a better plan might serve 2 more, at most
+  all pods   9 waiting for MIG devices: 5 served, 4 left out; a better plan might serve 2 more, at most
 """
 
 
@@ -99,7 +99,7 @@ def test_a_brain_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         brain = f"127.0.0.1:{taken.getsockname()[1]}"
         code, out, err = run(capsys, "team/p", brain)
     assert (code, out) == (1, "")
-    assert err.startswith(f"n8s explain: the brain at {brain} cannot be reached: ")
+    assert err.startswith(f"n8s explain: the brain at {brain} gives no answer: ")
 
 
 @pytest.mark.parametrize("key", ["p", "/p", "team/", "a/b/c"])
