@@ -126,6 +126,6 @@ def _lacks(explanation: PodExplanation) -> Table:
 
 
 def _round(whole: inventory_pb2.Round) -> str:
-    gap = whole.upper_bound - whole.served
+    left_out, gap = whole.waiting - whole.served, whole.upper_bound - whole.served
     limit = f"a better plan might serve {gap} more, at most" if gap else "no plan serves more"
-    return f"{whole.waiting} waiting for MIG devices: {whole.served} served, {whole.waiting - whole.served} left out; {limit}"
+    return f"{whole.waiting} waiting for MIG devices: {whole.served} served, {left_out} left out; {limit}"
