@@ -11,14 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from brain.decide import fit
+from brain.decide.groups import Groups
 from brain.decide.kinds import Kind, Suits, kinds_of, shapes_of, smallest
+from brain.decide.neighbours import Neighbours
 from brain.decide.rooms import GpuRoom, Room
 from brain.model.pod import Pod
 
 IN_PIECES: Final = "has enough free slots but not in one piece"
 TOO_FEW: Final = "has too few free slots beside what is in use or promised"
-_NEAREST: Final = frozenset({IN_PIECES, TOO_FEW})
-"""What is lacked where nothing but the end of another pod is needed."""
+NOT_ENOUGH: Final = "has room, but not for enough of the group"
+_NEAREST: Final = frozenset({IN_PIECES, TOO_FEW, NOT_ENOUGH})
+"""What is lacked where nothing but the end of other pods is needed."""
 _NO_DEVICES: Final = "has too few free devices"
 _MOST_CHECKS: Final = 200_000
 """Pairs of nodes and kinds of pods up to which each kind gets words of its own; above, kinds that ask for the same
@@ -80,9 +83,12 @@ class Reason:
     helps: Help | None = None
 
 
-def reasons(rooms: Sequence[Room], pods: Sequence[Pod]) -> Iterator[tuple[Pod, Reason]]:
+def reasons(
+    rooms: Sequence[Room], neighbours: Neighbours, groups: Groups, pods: Sequence[Pod]
+) -> Iterator[tuple[Pod, Reason]]:
     """For each pod, why no node has room for it; the pods by rank."""
-    kinds = kinds_of(pods)
+    special = [pod for pod in pods if groups.binds(pod) or not neighbours.bystander(pod)]
+    kinds = kinds_of(pods, {pod.key: (neighbours.kind(pod), groups.needs.get(pod.group, 0)) for pod in special})
     if len(kinds) * len(rooms) > _MOST_CHECKS:
         kinds = [_together([kinds[position] for position in shape]) for shape in shapes_of(kinds)]
     suits = Suits([kind.sample for kind in kinds])
@@ -90,19 +96,33 @@ def reasons(rooms: Sequence[Room], pods: Sequence[Pod]) -> Iterator[tuple[Pod, R
     free_slots = [_free_slots(room) for room in rooms]
     for position, kind in enumerate(kinds):
         listed = [refused[position] for refused in refusals]
-        reason = _reason(kind.sample, rooms, listed, free_slots, hint=position < _MOST_HINTS)
+        together = groups.needs.get(kind.sample.group, 0)
+        if kind.tag is not None:
+            listed = [
+                refusal or neighbours.refusal(kind.sample, room.node.name)
+                for refusal, room in zip(listed, rooms, strict=True)
+            ]
+        reason = _reason(kind.sample, rooms, listed, free_slots, together=together, hint=position < _MOST_HINTS)
         for pod in kind.pods:
             yield pod, reason
 
 
 def _together(kinds: Sequence[Kind]) -> Kind:
-    return Kind(tuple(pod for kind in kinds for pod in kind.pods), smallest(kinds))
+    return Kind(tuple(pod for kind in kinds for pod in kind.pods), smallest(kinds), kinds[0].tag)
 
 
 def _reason(
-    pod: Pod, rooms: Sequence[Room], refusals: Sequence[str], free_slots: Sequence[int | None], *, hint: bool
+    pod: Pod,
+    rooms: Sequence[Room],
+    refusals: Sequence[str],
+    free_slots: Sequence[int | None],
+    *,
+    together: int,
+    hint: bool,
 ) -> Reason:
     wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
+    if together:
+        wanted = f"{together} pods of its group together, this one with {wanted}"
     asks = dict(Kind((), pod).asks)
     nodes: defaultdict[str, list[str]] = defaultdict(list)
     near: list[Room] = []
@@ -116,7 +136,11 @@ def _reason(
             if size is None:
                 size = needed[id(room.sizes)] = _size(pod, room)
             if size:
-                nodes[IN_PIECES if slots >= size else TOO_FEW].append(room.node.name)
+                if slots < size:
+                    reason = TOO_FEW
+                else:
+                    reason = NOT_ENOUGH if together and room.option(pod, change=True) else IN_PIECES
+                nodes[reason].append(room.node.name)
                 near.append(room)
                 continue
         unknown = room.unknown(pod)
@@ -130,9 +154,10 @@ def _reason(
         Lack(text, len(nodes[text]), tuple(nodes[text][:_MOST_NAMES]))
         for text in sorted(nodes, key=lambda text: (text not in _NEAREST, text))
     )
-    helps = _helping(pod, asks, near) if hint else None
+    helps = _helping(pod, asks, near) if hint and not together else None
     parts = [*map(str, lacks or ["the cluster has no nodes"]), *([str(helps)] if helps else [])]
-    return Reason(f"no node has room for {wanted}: {'; '.join(parts)}", later, lacks, helps)
+    subject = "no room" if together else "no node has room"
+    return Reason(f"{subject} for {wanted}: {'; '.join(parts)}", later, lacks, helps)
 
 
 def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:
