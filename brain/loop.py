@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Protocol
 
-from brain.decide.decisions import Decision
+from brain.decide.decisions import Decision, Decisions
 from brain.decide.loop import Settings, decide
 from brain.metrics import Metrics
 from brain.model.snapshot import Snapshot
@@ -38,6 +38,9 @@ class Board(Protocol):
 
     def publish(self, snapshot: Snapshot) -> None:
         """Shows the newest snapshot."""
+
+    def decided(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        """Shows what a round decided, and from which snapshot."""
 
 
 class Loop:
@@ -105,8 +108,9 @@ class Loop:
         with self._timed("decide"):
             decisions = await asyncio.to_thread(decide, snapshot, self._settings)
         self._fitting = {key: self._fitting.get(key, now) for key in decisions.fitting}
-        self._metrics.waiting_pods.set(len(decisions.waiting))
-        self._metrics.plan_gap_pods.set(decisions.gap)
+        self._board.decided(snapshot, decisions)
+        self._metrics.waiting_pods.set(len(decisions.plan.why))
+        self._metrics.plan_gap_pods.set(decisions.plan.gap)
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)
         self._metrics.rounds.inc()

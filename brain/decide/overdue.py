@@ -22,7 +22,7 @@ OVERDUE_SECONDS: Final = 15.0
 def overdue(
     rooms: Sequence[Room], neighbours: Neighbours, waiting: Sequence[Pod], fitting: Mapping[str, float]
 ) -> dict[str, str]:
-    """Pods that the scheduler had time enough to bind, by key, with what it says.
+    """Pods that the scheduler had time enough to bind, by key, with the node that they fit on.
 
     Args:
         rooms: the nodes as they are.
@@ -35,9 +35,14 @@ def overdue(
         if fitting.get(pod.key, 0.0) >= OVERDUE_SECONDS:
             room = next((room for room in rooms if _has_room(room, neighbours, pod)), None)
             if room is not None:
-                said = pod.scheduler_message or "its scheduler has not said why"
-                found[pod.key] = f"fits on node {room.node.name} as it is, but is not bound to it: {said}"
+                found[pod.key] = room.node.name
     return found
+
+
+def told(pod: Pod, node: str) -> str:
+    """What such a pod is told."""
+    said = pod.scheduler_message or "its scheduler has not said why"
+    return f"fits on node {node} as it is, but is not bound to it: {said}"
 
 
 def binds(node: Node) -> bool:

@@ -24,8 +24,9 @@ from brain.decide import batch, fit, why, wide
 from brain.decide.groups import Groups
 from brain.decide.kinds import alike, kinds_of
 from brain.decide.neighbours import Neighbours
-from brain.decide.overdue import overdue
+from brain.decide.overdue import overdue, told
 from brain.decide.rooms import Cost, Grids, Room, Step
+from brain.decide.why import Reason
 from brain.model.mig import Geometry, Placement
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -47,19 +48,30 @@ class Plan:
         geometries: by node and GPU index, all instances that each GPU to be changed should hold.
         assigned: by pod key, the node where the pod's instances are or will be.
         made: by pod key, what is made for it: ``(GPU index, placement)``; pods served as things are have none.
-        unplaced: by pod key, why there is no room for it.
-        deferred: those of ``unplaced`` that a node could still serve once it is done with the change under way.
-        overdue: those of ``unplaced`` that fit as things are, and that the scheduler does not bind for another reason.
+        why: by pod key, why there is no room for it.
+        deferred: those of ``why`` that a node could still serve once it is done with the change under way.
+        overdue: those of ``why`` that fit as things are, and that the scheduler does not bind for another reason, with
+            the node that they fit on.
         bound: more pods than this cannot be served without fewer of a higher priority, as far as is known.
     """
 
     geometries: Mapping[str, Mapping[int, Geometry]] = field(default_factory=dict)
     assigned: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, tuple[tuple[int, Placement], ...]] = field(default_factory=dict)
-    unplaced: Mapping[str, str] = field(default_factory=dict)
+    why: Mapping[str, Reason] = field(default_factory=dict)
     deferred: frozenset[str] = frozenset()
-    overdue: frozenset[str] = frozenset()
+    overdue: Mapping[str, str] = field(default_factory=dict)
     bound: int = 0
+
+    @property
+    def gap(self) -> int:
+        """Pods that a better plan might serve besides, at most."""
+        return self.bound - len(self.assigned)
+
+    @property
+    def unplaced(self) -> dict[str, str]:
+        """By pod key, why there is no room for it, in words; made anew at each call."""
+        return {key: reason.text for key, reason in self.why.items()}
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -83,10 +95,13 @@ def _plan(snapshot: Snapshot) -> Plan:
         waiting = [pod for pod in waiting if pod.key not in late]
     result = _whole(world, waiting, _ORDERS[0])
     special = any(not world.neighbours.bystander(pod) for pod in waiting)
-    if special and result.unplaced and len(waiting) * len(nodes) <= _MOST_TRIED:
+    if special and result.why and len(waiting) * len(nodes) <= _MOST_TRIED:
         others = (_whole(world, waiting, order) for order in _ORDERS[1:])
         result = max((result, *others), key=lambda each: _served(waiting, each))  # the first of equals
-    return replace(result, unplaced={**result.unplaced, **late}, overdue=frozenset(late)) if late else result
+    if not late:
+        return result
+    reasons = {pod.key: Reason(told(pod, late[pod.key])) for pod in snapshot.pods if pod.key in late}
+    return replace(result, why={**result.why, **reasons}, overdue=late)
 
 
 def _served(waiting: Sequence[Pod], result: Plan) -> list[int]:
@@ -170,7 +185,7 @@ class _Planning:
         self._without = without
         self._assigned: dict[str, str] = {}
         self._made: dict[str, tuple[tuple[int, Placement], ...]] = {}
-        self._unplaced: dict[str, str] = {}
+        self._why: dict[str, Reason] = {}
         self._deferred: set[str] = set()
         self._placed: list[tuple[Pod, str]] = []
         self._open: dict[tuple[object, ...], list[Room]] = {}
@@ -191,7 +206,7 @@ class _Planning:
             geometries,
             self._assigned,
             self._made,
-            self._unplaced,
+            self._why,
             frozenset(self._deferred),
             bound=max(bound, len(self._assigned)),
         )
@@ -349,7 +364,7 @@ class _Planning:
 
     def _explain(self, pods: Sequence[Pod]) -> None:
         for pod, reason in why.reasons(self._rooms, self._neighbours, self._groups, pods):
-            self._unplaced[pod.key] = reason.text
+            self._why[pod.key] = reason
             if reason.later:
                 self._deferred.add(pod.key)
 

@@ -20,6 +20,8 @@ from brain.model.pod import Pod
 IN_PIECES: Final = "has enough free slots but not in one piece"
 TOO_FEW: Final = "has too few free slots beside what is in use or promised"
 NOT_ENOUGH: Final = "has room, but not for enough of the group"
+_NEAREST: Final = frozenset({IN_PIECES, TOO_FEW, NOT_ENOUGH})
+"""What is lacked where nothing but the end of other pods is needed."""
 _NO_DEVICES: Final = "has too few free devices"
 _MOST_CHECKS: Final = 200_000
 """Pairs of nodes and kinds of pods up to which each kind gets words of its own; above, kinds that ask for the same
@@ -30,17 +32,55 @@ _MOST_HINTS: Final = 50
 """Kinds of pods for which that is tried."""
 
 
+_MOST_NAMES: Final = 3
+"""Nodes named for one thing that nodes lack."""
+
+
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a pod has no room.
+class Lack:
+    """What some nodes lack for a pod.
 
     Attributes:
-        text: for people.
-        later: whether a node could still serve it once it is done with the change under way.
+        text: what it is.
+        nodes: how many nodes lack it.
+        names: the first few of them.
     """
 
     text: str
-    later: bool
+    nodes: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = self.nodes - len(self.names)
+        return f"{self.text} ({', '.join(self.names)}{f' and {more} more' if more else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """A bound pod, by key, whose end would give another pod room on its node."""
+
+    node: str
+    pod: str
+
+    def __str__(self) -> str:
+        return f"node {self.node} would have room if {self.pod} ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a pod is not served.
+
+    Attributes:
+        text: for people; says all that the parts do.
+        later: whether a node could still serve it once it is done with the change under way.
+        lacks: what the nodes lack, the nearest to having room first; each node is counted once.
+        helps: whose end would help; None where that is not known.
+    """
+
+    text: str
+    later: bool = False
+    lacks: tuple[Lack, ...] = ()
+    helps: Help | None = None
 
 
 def reasons(
@@ -110,11 +150,14 @@ def _reason(
         elif not reason:
             reason = room.fixed_reason or _NO_DEVICES
         nodes[reason].append(room.node.name)
-    text = "; ".join(f"{reason} ({_listing(members)})" for reason, members in sorted(nodes.items()))
-    helps = _helping(pod, asks, near) if hint and not together else ""
-    return Reason(
-        f"no {'room' if together else 'node has room'} for {wanted}: {text or 'the cluster has no nodes'}{helps}", later
+    lacks = tuple(
+        Lack(text, len(nodes[text]), tuple(nodes[text][:_MOST_NAMES]))
+        for text in sorted(nodes, key=lambda text: (text not in _NEAREST, text))
     )
+    helps = _helping(pod, asks, near) if hint and not together else None
+    parts = [*map(str, lacks or ["the cluster has no nodes"]), *([str(helps)] if helps else [])]
+    subject = "no room" if together else "no node has room"
+    return Reason(f"{subject} for {wanted}: {'; '.join(parts)}", later, lacks, helps)
 
 
 def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:
@@ -141,19 +184,19 @@ def _free_slots(room: Room) -> int | None:
     return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus if not gpu.gpu.problem)
 
 
-def _helping(pod: Pod, asks: Mapping[str, int], rooms: Sequence[Room]) -> str:
-    """A bound pod whose end would give a pod room, in words; "" where none of those tried would."""
+def _helping(pod: Pod, asks: Mapping[str, int], rooms: Sequence[Room]) -> Help | None:
+    """A bound pod whose end would give a pod room; None where none of those tried would."""
     tries = _MOST_TRIES
     for room in rooms:
         for holder in room.bound:
             if not holder.mig_request:
                 continue
             if not tries:
-                return ""
+                return None
             tries -= 1
             if _would_fit(pod, asks, room, holder):
-                return f"; node {room.node.name} would have room if {holder.key} ended"
-    return ""
+                return Help(room.node.name, holder.key)
+    return None
 
 
 def _would_fit(pod: Pod, asks: Mapping[str, int], room: Room, holder: Pod) -> bool:
@@ -173,8 +216,3 @@ def _held(gpu: GpuRoom, holder: Pod) -> int:
         if instance.holder is not None and f"{instance.holder.namespace}/{instance.holder.pod}" == holder.key:
             held |= gpu.grid.bit(instance)
     return held
-
-
-def _listing(members: Sequence[str]) -> str:
-    shown = ", ".join(members[:3])
-    return shown if len(members) <= 3 else f"{shown} and {len(members) - 3} more"

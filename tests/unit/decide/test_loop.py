@@ -23,8 +23,8 @@ def test_a_waiting_pod_leads_to_a_taint_and_is_told_where() -> None:
     assert told["q"].reason == "MigNoRoom"
     shown = next(decision for decision in result.decisions if isinstance(decision, AnnotateNode))
     assert shown.annotations["n8s.nebuly.ai/spec-gpu-0-1g.5gb"] == "1"
-    assert list(result.waiting) == ["team/q"]
-    assert result.gap == 0
+    assert list(result.plan.why) == ["team/q"]
+    assert result.plan.gap == 0
 
 
 def test_nothing_is_decided_of_a_world_at_rest() -> None:
@@ -56,7 +56,7 @@ def test_then_it_is_told_what_the_scheduler_says_and_others_get_the_room() -> No
     assert told["p"].message == f"fits on node n1 as it is, but is not bound to it: {says}"
     assert told["q"].reason == "MigRepartitioning"
     alone = decide(Snapshot(FREE, pods[:1], fitting={"team/p": 15.0}), Settings())
-    assert (alone.wake_seconds, alone.gap) == (None, 0)
+    assert (alone.wake_seconds, alone.plan.gap) == (None, 0)
 
 
 def test_a_pod_whose_node_is_closed_to_the_scheduler_does_not_fit_yet() -> None:
@@ -65,7 +65,7 @@ def test_a_pod_whose_node_is_closed_to_the_scheduler_does_not_fit_yet() -> None:
     for item in (closed, stale):
         result = decide(Snapshot((item,), (pod("p", {"4g.20gb": 1}),), fitting={"team/p": 14.0}), Settings())
         assert result.fitting == frozenset()
-        assert result.waiting == {}
+        assert result.plan.why == {}
 
 
 def test_what_is_not_kept_for_it_stays_so_until_it_is_gone() -> None:
