@@ -32,7 +32,7 @@ class Snapshot:
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""
         found: defaultdict[str, list[Pod]] = defaultdict(list)
-        for pod in sorted(self.pods, key=lambda pod: pod.key):
+        for pod in self.pods:
             if pod.node and not pod.ended:
                 found[pod.node].append(pod)
-        return {node: tuple(pods) for node, pods in found.items()}
+        return {node: tuple(sorted(pods, key=lambda pod: pod.key)) for node, pods in found.items()}
