@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from brain.decide import batch, fit, why, wide
 from brain.decide.kinds import kinds_of
 from brain.decide.overdue import overdue
-from brain.decide.rooms import Cost, Grids, Room, Step
+from brain.decide.rooms import Cost, Room, Step, rooms_of
 from brain.model.mig import Geometry, Placement
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
@@ -60,13 +60,9 @@ def plan(snapshot: Snapshot) -> Plan:
 
 
 def _plan(snapshot: Snapshot) -> Plan:
-    bound = snapshot.bound()
-    grids = Grids()
-    rooms = [
-        Room.of(node, bound.get(node.name, ()), grids) for node in sorted(snapshot.nodes, key=lambda node: node.name)
-    ]
+    rooms = rooms_of(snapshot.nodes, snapshot.bound())
     waiting = sorted(
-        (pod for pod in snapshot.pods if pod.waiting and pod.mig_request),
+        (pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request),
         key=lambda pod: (-pod.priority, pod.created, pod.key),
     )
     late = overdue(rooms, waiting, snapshot.fitting) if snapshot.fitting else {}
