@@ -222,6 +222,12 @@ class Room:
         return _open_slots(self.gpus) if untouched is None else untouched.open_slots
 
     @property
+    def gives(self) -> frozenset[str]:
+        """The resources of which its GPUs can give an instance, if nothing else is asked of them."""
+        untouched = self.untouched
+        return _gives(self.gpus, self.fixed_reason) if untouched is None else untouched.gives
+
+    @property
     def slots(self) -> int:
         """The slots of its GPUs."""
         untouched = self.untouched
@@ -383,6 +389,7 @@ class Shown:
         contents: what its GPUs can give.
         open_slots: see :attr:`Room.open_slots`.
         slots: the slots of its GPUs.
+        gives: see :attr:`Room.gives`.
         broken: whether a GPU holds an instance that nobody can use.
     """
 
@@ -390,14 +397,16 @@ class Shown:
     contents: tuple[Content, ...]
     open_slots: int
     slots: int
+    gives: frozenset[str]
     broken: bool
 
     @staticmethod
     def of(node: Node, bound: tuple[Pod, ...], grids: Grids) -> Shown:
         """Of a node and its bound pods."""
         room = Room.of(node, bound, grids)
-        broken = any(gpu.broken for gpu in room.gpus)
-        return Shown(room, _contents(room.gpus), _open_slots(room.gpus), _slots(room.gpus), broken)
+        gpus = room.gpus
+        gives, broken = _gives(gpus, room.fixed_reason), any(gpu.broken for gpu in gpus)
+        return Shown(room, _contents(gpus), _open_slots(gpus), _slots(gpus), gives, broken)
 
     def copy(self) -> Room:
         """The node for one plan."""
@@ -434,6 +443,12 @@ def _contents(gpus: Iterable[GpuRoom]) -> tuple[Content, ...]:
 
 def _open_slots(gpus: Iterable[GpuRoom]) -> int:
     return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in gpus)
+
+
+def _gives(gpus: Iterable[GpuRoom], fixed_reason: str) -> frozenset[str]:
+    return frozenset[str]().union(
+        *[gpu.grid.gives(gpu.kept, gpu.free, change=not (fixed_reason or gpu.gpu.problem)) for gpu in gpus]
+    )
 
 
 def _slots(gpus: Iterable[GpuRoom]) -> int:
