@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -39,11 +39,14 @@ class Share:
     bound: int
 
 
-def share(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Share | None:
-    """Solve the program for kinds of pods and put its fillings into the rooms' GPUs; None where it is too large."""
+def share(rooms: Sequence[Room], kinds: Sequence[Kind], needs: Mapping[Hashable, int]) -> Share | None:
+    """Solve the program for kinds of pods and put its fillings into the rooms' GPUs; None where it is too large.
+
+    Of the kinds with a tag that ``needs`` names, so many pods are served together, or none.
+    """
     if len(kinds) * len(rooms) > EXACT_COLUMNS:
         return None
-    model = _Model([_Site.of(room, kinds) for room in rooms], kinds)
+    model = _Model([_Site.of(room, kinds) for room in rooms], kinds, needs)
     return _solved(model, kinds) if len(model.program.upper) <= EXACT_COLUMNS else None
 
 
@@ -159,7 +162,7 @@ class _Model:
         filled: by column, the group of GPUs of equal contents and the filling that it counts.
     """
 
-    def __init__(self, sites: Sequence[_Site], kinds: Sequence[Kind]) -> None:
+    def __init__(self, sites: Sequence[_Site], kinds: Sequence[Kind], needs: Mapping[Hashable, int]) -> None:
         self.sites = sites
         self._draft = Draft()
         self.placed: dict[tuple[int, int], int] = {}
@@ -172,6 +175,7 @@ class _Model:
                 rows[kind][column] = 1
         for pods, weights in zip(kinds, rows, strict=True):
             self._draft.row(weights, upper=len(pods.pods))
+        self._together(kinds, rows, needs)
         self.program = self._draft.done()
 
     def cost(self, column: int) -> int:
@@ -213,6 +217,20 @@ class _Model:
             self._tainted.append(site.room.node.repartitioning)
         self._demand(site, {column: kinds[kind].sample for kind, column in columns.items()}, supply)
         return columns
+
+    def _together(
+        self, kinds: Sequence[Kind], rows: Sequence[Mapping[int, int]], needs: Mapping[Hashable, int]
+    ) -> None:
+        """Of each tag that needs several pods, enough or none; ``rows`` has each kind's columns."""
+        tagged: defaultdict[Hashable, dict[int, int]] = defaultdict(dict)
+        for kind, weights in zip(kinds, rows, strict=True):
+            if kind.tag in needs:
+                tagged[kind.tag] |= weights
+        for tag, weights in tagged.items():
+            most = sum(len(kind.pods) for kind in kinds if kind.tag == tag)
+            served = self._draft.column(1)
+            self._draft.row({**weights, served: -most}, upper=0)
+            self._draft.row({**weights, served: -needs[tag]}, lower=0)
 
     def _demand(self, site: _Site, pods: Mapping[int, Pod], supply: Mapping[str, Mapping[int, int]]) -> None:
         """What the pods of a site take together is no more than there is; pods by the column that counts them."""

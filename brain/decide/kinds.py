@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from brain.decide import fit
@@ -19,10 +19,12 @@ class Kind:
     Attributes:
         pods: the pods, by rank.
         sample: one that stands for them; of each resource but MIG devices it asks for the least that any of them does.
+        tag: what else tells them apart from others.
     """
 
     pods: tuple[Pod, ...]
     sample: Pod
+    tag: Hashable = None
 
     @property
     def asks(self) -> tuple[tuple[str, int], ...]:
@@ -43,8 +45,9 @@ def shape(pod: Pod) -> tuple[object, ...]:
     return pod.priority, devices, selector, pod.node_affinity, pod.tolerations, pod.host_ports
 
 
-def kinds_of(pods: Sequence[Pod]) -> list[Kind]:
-    """Kinds of pods, in the order of their first pods."""
+def kinds_of(pods: Sequence[Pod], tags: Mapping[str, Hashable] | None = None) -> list[Kind]:
+    """Kinds of pods, in the order of their first pods; ``tags``, by key, tell more of them apart."""
+    tagged = tags or {}
     as_written: dict[tuple[object, ...], list[Pod]] = {}
     for pod in pods:
         # The same maps are mostly written in the same order; what is left to sort is little.
@@ -55,12 +58,13 @@ def kinds_of(pods: Sequence[Pod]) -> list[Kind]:
             pod.node_affinity,
             pod.tolerations,
             pod.host_ports,
+            tagged.get(pod.key) if tagged else None,
         )
         as_written.setdefault(written, []).append(pod)
     merged: dict[tuple[object, ...], list[Pod]] = {}
     mixed = set()
     for members in as_written.values():
-        known = merged.setdefault(alike(members[0]), members)
+        known = merged.setdefault((*alike(members[0]), tagged.get(members[0].key)), members)
         if known is not members:
             known += members
             mixed.add(id(known))
@@ -68,14 +72,14 @@ def kinds_of(pods: Sequence[Pod]) -> list[Kind]:
     for members in merged.values():
         if id(members) in mixed:
             members.sort(key=lambda pod: ranks[pod.key])
-    return [Kind(tuple(members), members[0]) for members in merged.values()]
+    return [Kind(tuple(members), members[0], tagged.get(members[0].key)) for members in merged.values()]
 
 
 def shapes_of(kinds: Sequence[Kind]) -> list[tuple[int, ...]]:
     """Kinds, by position, that differ only in what they ask for other than MIG devices."""
     found: dict[tuple[object, ...], list[int]] = {}
     for position, kind in enumerate(kinds):
-        found.setdefault(shape(kind.sample), []).append(position)
+        found.setdefault((shape(kind.sample), kind.tag), []).append(position)
     return [tuple(positions) for positions in found.values()]
 
 

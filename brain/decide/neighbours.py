@@ -15,7 +15,7 @@ that demand nothing cost next to nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -60,6 +60,11 @@ class Neighbours:
         """Whether nothing here is about a pod of the snapshot: it is never refused, and placing it changes nothing."""
         key = (pod.namespace, pod.name)
         return key not in self._askers and key not in self._standing
+
+    def kind(self, pod: Pod) -> Hashable:
+        """What tells pods apart for :meth:`refusal`; None for those that are never refused."""
+        asker = self._askers.get((pod.namespace, pod.name))
+        return None if asker is None else id(asker)
 
     def refusal(self, pod: Pod, node: str) -> str:
         """Why the scheduler would refuse an unbound pod of the snapshot on a node, by the pods placed; "" if not.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from brain.decide.neighbours import Neighbours
 from brain.decide.rooms import Room
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -18,18 +19,21 @@ OVERDUE_SECONDS: Final = 15.0
 (``podMaxBackoffSeconds`` of KubeSchedulerConfiguration), and a node that opens makes it try again."""
 
 
-def overdue(rooms: Sequence[Room], waiting: Sequence[Pod], fitting: Mapping[str, float]) -> dict[str, str]:
+def overdue(
+    rooms: Sequence[Room], neighbours: Neighbours, waiting: Sequence[Pod], fitting: Mapping[str, float]
+) -> dict[str, str]:
     """Pods that the scheduler had time enough to bind, by key, with what it says.
 
     Args:
         rooms: the nodes as they are.
+        neighbours: the pods that are bound to them.
         waiting: the pods.
         fitting: for how many seconds pods, by key, have been found to fit as things are.
     """
     found = {}
     for pod in waiting:
         if fitting.get(pod.key, 0.0) >= OVERDUE_SECONDS:
-            room = next((room for room in rooms if _has_room(room, pod)), None)
+            room = next((room for room in rooms if _has_room(room, neighbours, pod)), None)
             if room is not None:
                 said = pod.scheduler_message or "its scheduler has not said why"
                 found[pod.key] = f"fits on node {room.node.name} as it is, but is not bound to it: {said}"
@@ -41,5 +45,6 @@ def binds(node: Node) -> bool:
     return not node.repartitioning and (node.agent is None or node.agent.plugin_current)
 
 
-def _has_room(room: Room, pod: Pod) -> bool:
-    return room.knows(pod) and not room.refusal(pod) and room.option(pod, change=False) is not None
+def _has_room(room: Room, neighbours: Neighbours, pod: Pod) -> bool:
+    refused = not room.knows(pod) or room.refusal(pod) or neighbours.refusal(pod, room.node.name)
+    return not refused and room.option(pod, change=False) is not None

@@ -7,23 +7,36 @@ Instances that are used, unknown or promised to bound pods stay where they are. 
 snapshot's content alone.
 
 The batch is one integer program over nodes, GPUs of equal contents and pods that are alike. Where that would be too
-large, see :mod:`brain.decide.wide`.
+large, see :mod:`brain.decide.wide`. Pods that (anti-)affinity or topology spread is about come one by one. A group that
+falls short of its least number gets nothing, and the plan is made again without it.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from brain.decide import batch, fit, why, wide
-from brain.decide.kinds import kinds_of
+from brain.decide.groups import Groups
+from brain.decide.kinds import alike, kinds_of
+from brain.decide.neighbours import Neighbours
 from brain.decide.overdue import overdue
 from brain.decide.rooms import Cost, Room, Step, rooms_of
 from brain.model.mig import Geometry, Placement
+from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
+
+_ATTEMPTS: Final = 4
+"""Plans in which groups that fell short are left out one after the other; then all that did are left out at once."""
+_MOST_TRIED: Final = 5_000
+"""Waiting pods times nodes up to which several orders are tried for pods about whom other pods matter."""
+_MOST_COMPARED: Final = 8
+"""Nodes that are compared for one pod about whom other pods matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +73,76 @@ def plan(snapshot: Snapshot) -> Plan:
 
 
 def _plan(snapshot: Snapshot) -> Plan:
-    rooms = rooms_of(snapshot.nodes, snapshot.bound())
-    waiting = sorted(
-        (pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request),
-        key=lambda pod: (-pod.priority, pod.created, pod.key),
-    )
-    late = overdue(rooms, waiting, snapshot.fitting) if snapshot.fitting else {}
-    waiting = [pod for pod in waiting if pod.key not in late]
-    _keep_for_holders(rooms, waiting)
-    result = _Planning(rooms).run(waiting)
+    bound = snapshot.bound()
+    nodes = sorted(snapshot.nodes, key=lambda node: node.name)
+    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.pods))
+    waiting = sorted((pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request), key=world.groups.rank)
+    late: dict[str, str] = {}
+    if snapshot.fitting:
+        late = overdue(world.rooms(), world.neighbours, waiting, snapshot.fitting)
+        waiting = [pod for pod in waiting if pod.key not in late]
+    result = _whole(world, waiting, _ORDERS[0])
+    special = any(not world.neighbours.bystander(pod) for pod in waiting)
+    if special and result.unplaced and len(waiting) * len(nodes) <= _MOST_TRIED:
+        others = (_whole(world, waiting, order) for order in _ORDERS[1:])
+        result = max((result, *others), key=lambda each: _served(waiting, each))  # the first of equals
     return replace(result, unplaced={**result.unplaced, **late}, overdue=frozenset(late)) if late else result
+
+
+def _served(waiting: Sequence[Pod], result: Plan) -> list[int]:
+    """Pods served by priority, the highest first."""
+    levels = itertools.groupby(waiting, key=lambda pod: pod.priority)
+    return [sum(pod.key in result.assigned for pod in level) for _, level in levels]
+
+
+def _whole(world: _World, waiting: Sequence[Pod], order: _Order) -> Plan:
+    """A plan in which no group is halved: those that fall short are left out, and it is made again."""
+    without: set[str] = set()
+    for attempt in itertools.count(1):
+        rooms = world.rooms()
+        _keep_for_holders(rooms, waiting)
+        planning = _Planning(rooms, world, order, without)
+        result = planning.run(waiting)
+        planning.withdraw()
+        lacking = {
+            group
+            for group, count in world.groups.served(result.assigned).items()
+            if count < world.groups.needs[group] and group not in without and (count or attempt > _ATTEMPTS)
+        }
+        if not lacking:
+            break
+        without |= lacking
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Who comes first of those of one priority about whom other pods matter.
+
+    Attributes:
+        last: whether they come after the others of their priority, instead of before.
+        size: what a device weighs in their rank, before age: -1 for those with most first, 1 for those with fewest.
+    """
+
+    last: bool
+    size: int
+
+
+_ORDERS: Final = tuple(_Order(last=last, size=size) for last, size in ((False, 0), (True, 0), (False, -1), (False, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What all attempts at a plan start from."""
+
+    nodes: Sequence[Node]
+    bound: Mapping[str, tuple[Pod, ...]]
+    neighbours: Neighbours
+    groups: Groups
+
+    def rooms(self) -> list[Room]:
+        """The nodes as they are."""
+        return rooms_of(self.nodes, self.bound)
 
 
 @contextmanager
@@ -87,12 +160,19 @@ def _uncollected() -> Iterator[None]:
 class _Planning:
     """One run of the planner over its rooms."""
 
-    def __init__(self, rooms: Sequence[Room]) -> None:
+    def __init__(self, rooms: Sequence[Room], world: _World, order: _Order, without: Set[str]) -> None:
+        """``without`` names groups that get nothing."""
         self._rooms = rooms
+        self._neighbours = world.neighbours
+        self._groups = world.groups
+        self._order = order
+        self._without = without
         self._assigned: dict[str, str] = {}
         self._made: dict[str, tuple[tuple[int, Placement], ...]] = {}
         self._unplaced: dict[str, str] = {}
         self._deferred: set[str] = set()
+        self._placed: list[tuple[Pod, str]] = []
+        self._open: dict[tuple[object, ...], list[Room]] = {}
 
     def run(self, waiting: Sequence[Pod]) -> Plan:
         """Serve pods, sorted by rank."""
@@ -101,7 +181,7 @@ class _Planning:
         self._serve_imminent(imminent, held)
         open_ = [pod for pod in waiting if pod.unschedulable and not (imminent and pod.key in self._assigned)]
         beside = len(self._assigned)
-        bound = beside + self._share(open_)
+        bound = beside + self._share([pod for pod in open_ if pod.group not in self._without])
         self._explain([pod for pod in open_ if pod.key not in self._assigned])
         for room in self._rooms:
             room.discard_unused()
@@ -115,19 +195,62 @@ class _Planning:
             bound=max(bound, len(self._assigned)),
         )
 
+    def withdraw(self) -> None:
+        """Let the neighbours be as they were before the run."""
+        for pod, node in self._placed:
+            self._neighbours.remove(pod, node)
+
     def _share(self, pods: Sequence[Pod]) -> int:
-        """Serve pods that the scheduler has refused; more than the answer cannot be served."""
-        kinds = kinds_of(pods)
-        share = batch.share(self._rooms, kinds)
+        """Serve pods that the scheduler has refused; more than the answer cannot be served.
+
+        Those about whom other pods matter come one by one, before or after the others of their priority.
+        """
+        apart = self._apart(pods)
+        if not apart:
+            return self._batch(pods)
+        plain: list[Pod] = []
+        left: list[Pod] = []
+        for _, level in itertools.groupby(pods, key=lambda pod: pod.priority):
+            members = list(level)
+            special = [pod for pod in members if pod.key in apart]
+            others = [pod for pod in members if pod.key not in apart]
+            if special:
+                self._batch([*plain, *others] if self._order.last else plain)
+                plain = []
+                left = self._one_by_one([*left, *sorted(special, key=self._turn)])
+            if not (special and self._order.last):
+                plain += others
+        self._batch(plain)
+        self._one_by_one(left)
+        return len(pods)
+
+    def _turn(self, pod: Pod) -> int:
+        """Sorts pods of one priority about whom other pods matter; equals keep their rank."""
+        return self._order.size * sum(pod.mig_request.values())
+
+    def _apart(self, pods: Sequence[Pod]) -> Set[str]:
+        """Keys of pods about whom other pods matter, with all that stand and fall with them."""
+        special = [pod for pod in pods if not self._neighbours.bystander(pod)]
+        groups = {pod.group for pod in special if self._groups.binds(pod)}
+        return {pod.key for pod in special} | {pod.key for pod in pods if groups and pod.group in groups}
+
+    def _batch(self, pods: Sequence[Pod]) -> int:
+        """Serve pods all together; more than the answer cannot be served."""
+        if not pods:
+            return 0
+        tags = {pod.key: pod.group for pod in pods if self._groups.binds(pod)} if self._groups.needs else {}
+        served = self._groups.served(self._assigned) if tags else {}
+        needs: dict[Hashable, int] = {tag: self._groups.needs[tag] - served[tag] for tag in set(tags.values())}
+        share = batch.share(self._rooms, kinds_of(pods, tags), needs)
         if share is not None:
             for pod, room in share.assigned:
                 self._take(pod, room, room.option(pod, change=False))
-            if len(share.assigned) == share.bound:
-                return share.bound
             for room in self._rooms:
                 room.discard_unused()
-            kinds = kinds_of([pod for pod in pods if pod.key not in self._assigned])
-        outcome = wide.spread(self._rooms, kinds)
+            if len(share.assigned) == share.bound:
+                return share.bound
+            pods = [pod for pod in pods if pod.key not in self._assigned and pod.key not in tags]
+        outcome = wide.spread(self._rooms, kinds_of(pods))
         for given in outcome.given:
             self._assigned[given.pod.key] = given.room.node.name
             made = given.room.made(given.steps)
@@ -135,9 +258,43 @@ class _Planning:
                 self._made[given.pod.key] = made
         return outcome.bound if share is None else share.bound
 
+    def _one_by_one(self, pods: Sequence[Pod]) -> list[Pod]:
+        """Serve pods in turn, and those refused again once others stand; who is left."""
+        left = list(pods)
+        while True:
+            before = len(left)
+            left = [pod for pod in left if not self._settle(pod, change=False) and not self._settle(pod, change=True)]
+            if len(left) in {0, before}:
+                return left
+
+    def _settle(self, pod: Pod, *, change: bool) -> bool:
+        """Give a pod room where its neighbours allow it, of the first few such nodes where that costs the least."""
+        key = (*alike(pod), change)
+        rooms = self._open.get(key)
+        if rooms is None:
+            rooms = self._open[key] = [room for room in self._rooms if room.knows(pod)]
+        options: list[tuple[Cost, int, Room, tuple[Step, ...]]] = []
+        full = []
+        for position, room in enumerate(rooms):
+            if self._neighbours.refusal(pod, room.node.name):
+                continue
+            option = None if room.refusal(pod) else room.option(pod, change=change)
+            if option is None:
+                full.append(position)  # rooms only fill up
+                continue
+            options.append((option[0], position, room, option[1]))
+            if len(options) == _MOST_COMPARED:
+                break
+        if options:
+            cost, _, room, steps = min(options, key=lambda each: each[:2])
+            self._take(pod, room, (cost, steps))
+        for position in reversed(full):
+            del rooms[position]
+        return bool(options)
+
     def _serve_imminent(self, pods: Sequence[Pod], held: Set[str]) -> None:
         """Give pods, that may be bound at any moment, free instances as things are."""
-        plain = [pod for pod in pods if pod.key not in held]
+        plain = [pod for pod in pods if pod.key not in held and self._neighbours.bystander(pod)]
         turns = {pod.key: position for position, kind in enumerate(kinds_of(plain)) for pod in kind.pods}
         # A node that has no room for a pod has none for those like it that follow, so each node is asked once a kind.
         asked = {position: iter(self._rooms) for position in turns.values()}
@@ -145,6 +302,9 @@ class _Planning:
         for pod in pods:
             if pod.key in held:
                 self._serve_holder(pod)
+                continue
+            if pod.key not in turns:
+                self._settle(pod, change=False)
                 continue
             turn = turns[pod.key]
             room = last[turn]
@@ -161,7 +321,14 @@ class _Planning:
         """Give a pod, for which instances are kept, those or other free ones, where that costs the least."""
         for room in self._rooms:
             room.lend(pod)
-        choice = _cheapest(pod, [room for room in self._rooms if not room.refusal(pod)])
+        choice = _cheapest(
+            pod,
+            [
+                room
+                for room in self._rooms
+                if not room.refusal(pod) and not self._neighbours.refusal(pod, room.node.name)
+            ],
+        )
         if choice is not None:
             self._take(pod, choice[0], choice[1])
         for room in self._rooms:
@@ -173,11 +340,14 @@ class _Planning:
             return
         made = room.take(pod, option[1])
         self._assigned[pod.key] = room.node.name
+        if not self._neighbours.bystander(pod):
+            self._neighbours.place(pod, room.node.name)
+            self._placed.append((pod, room.node.name))
         if made:
             self._made[pod.key] = made
 
     def _explain(self, pods: Sequence[Pod]) -> None:
-        for pod, reason in why.reasons(self._rooms, pods):
+        for pod, reason in why.reasons(self._rooms, self._neighbours, self._groups, pods):
             self._unplaced[pod.key] = reason.text
             if reason.later:
                 self._deferred.add(pod.key)

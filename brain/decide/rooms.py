@@ -423,11 +423,11 @@ class _Last:
 
 
 def rooms_of(nodes: Iterable[Node], bound: Mapping[str, tuple[Pod, ...]]) -> list[Room]:
-    """The rooms of nodes with their bound pods, by name; what follows from the same objects is not found again."""
+    """The rooms of nodes with their bound pods; what follows from the same objects is not found again."""
     grids = Grids()
     last = _Last.shown
     found: dict[str, Shown] = {}
-    for node in sorted(nodes, key=lambda node: node.name):
+    for node in nodes:
         pods = bound.get(node.name, ())
         known = last.get(node.name)
         if known is None or known.room.node is not node or known.room.bound is not pods:

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from brain.decide import fit
+from brain.decide.groups import Groups
 from brain.decide.kinds import Kind, Suits, kinds_of, shapes_of, smallest
+from brain.decide.neighbours import Neighbours
 from brain.decide.rooms import GpuRoom, Room
 from brain.model.pod import Pod
 
 IN_PIECES: Final = "has enough free slots but not in one piece"
 TOO_FEW: Final = "has too few free slots beside what is in use or promised"
+NOT_ENOUGH: Final = "has room, but not for enough of the group"
 _NO_DEVICES: Final = "has too few free devices"
 _MOST_CHECKS: Final = 200_000
 """Pairs of nodes and kinds of pods up to which each kind gets words of its own; above, kinds that ask for the same
@@ -40,9 +43,12 @@ class Reason:
     later: bool
 
 
-def reasons(rooms: Sequence[Room], pods: Sequence[Pod]) -> Iterator[tuple[Pod, Reason]]:
+def reasons(
+    rooms: Sequence[Room], neighbours: Neighbours, groups: Groups, pods: Sequence[Pod]
+) -> Iterator[tuple[Pod, Reason]]:
     """For each pod, why no node has room for it; the pods by rank."""
-    kinds = kinds_of(pods)
+    special = [pod for pod in pods if groups.binds(pod) or not neighbours.bystander(pod)]
+    kinds = kinds_of(pods, {pod.key: (neighbours.kind(pod), groups.needs.get(pod.group, 0)) for pod in special})
     if len(kinds) * len(rooms) > _MOST_CHECKS:
         kinds = [_together([kinds[position] for position in shape]) for shape in shapes_of(kinds)]
     suits = Suits([kind.sample for kind in kinds])
@@ -50,19 +56,33 @@ def reasons(rooms: Sequence[Room], pods: Sequence[Pod]) -> Iterator[tuple[Pod, R
     free_slots = [_free_slots(room) for room in rooms]
     for position, kind in enumerate(kinds):
         listed = [refused[position] for refused in refusals]
-        reason = _reason(kind.sample, rooms, listed, free_slots, hint=position < _MOST_HINTS)
+        together = groups.needs.get(kind.sample.group, 0)
+        if kind.tag is not None:
+            listed = [
+                refusal or neighbours.refusal(kind.sample, room.node.name)
+                for refusal, room in zip(listed, rooms, strict=True)
+            ]
+        reason = _reason(kind.sample, rooms, listed, free_slots, together=together, hint=position < _MOST_HINTS)
         for pod in kind.pods:
             yield pod, reason
 
 
 def _together(kinds: Sequence[Kind]) -> Kind:
-    return Kind(tuple(pod for kind in kinds for pod in kind.pods), smallest(kinds))
+    return Kind(tuple(pod for kind in kinds for pod in kind.pods), smallest(kinds), kinds[0].tag)
 
 
 def _reason(
-    pod: Pod, rooms: Sequence[Room], refusals: Sequence[str], free_slots: Sequence[int | None], *, hint: bool
+    pod: Pod,
+    rooms: Sequence[Room],
+    refusals: Sequence[str],
+    free_slots: Sequence[int | None],
+    *,
+    together: int,
+    hint: bool,
 ) -> Reason:
     wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
+    if together:
+        wanted = f"{together} pods of its group together, this one with {wanted}"
     asks = dict(Kind((), pod).asks)
     nodes: defaultdict[str, list[str]] = defaultdict(list)
     near: list[Room] = []
@@ -76,7 +96,11 @@ def _reason(
             if size is None:
                 size = needed[id(room.sizes)] = _size(pod, room)
             if size:
-                nodes[IN_PIECES if slots >= size else TOO_FEW].append(room.node.name)
+                if slots < size:
+                    reason = TOO_FEW
+                else:
+                    reason = NOT_ENOUGH if together and room.option(pod, change=True) else IN_PIECES
+                nodes[reason].append(room.node.name)
                 near.append(room)
                 continue
         unknown = room.unknown(pod)
@@ -87,8 +111,10 @@ def _reason(
             reason = room.fixed_reason or _NO_DEVICES
         nodes[reason].append(room.node.name)
     text = "; ".join(f"{reason} ({_listing(members)})" for reason, members in sorted(nodes.items()))
-    helps = _helping(pod, asks, near) if hint else ""
-    return Reason(f"no node has room for {wanted}: {text or 'the cluster has no nodes'}{helps}", later)
+    helps = _helping(pod, asks, near) if hint and not together else ""
+    return Reason(
+        f"no {'room' if together else 'node has room'} for {wanted}: {text or 'the cluster has no nodes'}{helps}", later
+    )
 
 
 def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:

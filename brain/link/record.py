@@ -65,9 +65,10 @@ class Record:
             self._applying = state.applying
         return new
 
-    def ended(self) -> None:
-        """The agent's session has ended."""
+    def ended(self, now: float) -> None:
+        """The agent's session has ended: from now on it is silent. It need not have had anything to say before."""
         self.connected = False
+        self.heard = now
         self._at_rest = None
 
     def sent(self, order: agent_pb2.Order, geometries: Mapping[int, Geometry]) -> None:

@@ -200,7 +200,7 @@ class Link(agent_pb2_grpc.AgentServiceServicer):
         if self._sessions.get(node) is not session:
             return
         del self._sessions[node]
-        self._records[node].ended()
+        self._records[node].ended(self._clock())
         self._metrics.sessions.set(len(self._sessions))
         _log.info("agent gone", extra={"node": node})
         self._changed()

@@ -40,7 +40,7 @@ class Agent:
 
     Attributes:
         connected: whether it has a session now.
-        silent_seconds: since its last message, where it has no session; 0 while it has one.
+        silent_seconds: since its session ended; 0 while it has one.
         gpus: the GPUs as last reported, by index.
         allocatable: device ids by resource, as the kubelet shows them.
         problem: what keeps the agent from its work; empty when nothing does.

@@ -266,7 +266,7 @@ class AgentStatus(_message.Message):
     connected: _builtins.bool
     """Whether the agent has a session now."""
     silent_seconds: _builtins.float
-    """Seconds since its last message, where it has no session now; 0 while it has one, and when it never spoke to this brain."""
+    """Seconds since its session ended, at the brain's last look; 0 while it has one, and when it never spoke to this brain."""
     version: _builtins.str
     driver: _builtins.str
     problem: _builtins.str

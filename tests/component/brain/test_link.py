@@ -118,9 +118,10 @@ async def test_an_agent_counts_once_it_has_reported(tmp_path: Path) -> None:
         await until(lambda: it.changes > before)
         assert it.changes == before + 1, "the same again wakes nobody"
         assert it.link.agents(it.now + 5)["n1"] is it.link.agents(it.now)["n1"], "time alone changes nothing of it"
+        it.now += 100
         call.cancel()
         await until(lambda: not it.link.agents(it.now)["n1"].connected)
-        assert it.link.agents(it.now + 5)["n1"].silent_seconds == 5
+        assert it.link.agents(it.now + 5)["n1"].silent_seconds == 5, "it had nothing to say before, and was there"
 
 
 async def test_an_order_is_in_flight_until_its_result(tmp_path: Path) -> None:

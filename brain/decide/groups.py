@@ -1,0 +1,51 @@
+"""Groups of pods that are of use only together: how many of each must still find room.
+
+A plan serves that many pods of a group, or none. Pods that are bound already, and those that ask for no MIG device,
+count as served; pods that have ended, are on their way out or still gated do not belong. A group of which one more pod
+is enough binds nobody: each of its pods stands alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from brain.model.pod import Pod
+
+
+class Groups:
+    """The groups of a snapshot that bind their pods.
+
+    Attributes:
+        needs: by group, how many of its waiting pods must find room together; two or more.
+    """
+
+    def __init__(self, pods: Iterable[Pod]) -> None:
+        members: defaultdict[str, list[Pod]] = defaultdict(list)
+        for pod in pods:
+            if pod.group and not (pod.ended or pod.terminating or pod.gated):
+                members[pod.group].append(pod)
+        self.needs: dict[str, int] = {}
+        self._waiting: dict[str, list[Pod]] = {}
+        for group, pods_ in members.items():
+            # Where pods of one group say different numbers, the largest: none is told less than it asks for.
+            least = max(pod.group_min for pod in pods_) or len(pods_)
+            need = least - sum(bool(pod.node) or not pod.mig_request for pod in pods_)
+            if need > 1:
+                self.needs[group] = need
+                self._waiting[group] = [pod for pod in pods_ if pod.waiting and pod.mig_request]
+        self._first = {group: min(pod.created for pod in pods_) for group, pods_ in self._waiting.items() if pods_}
+
+    def binds(self, pod: Pod) -> bool:
+        """Whether a pod is served only together with others of its group."""
+        return pod.group in self.needs
+
+    def rank(self, pod: Pod) -> tuple[object, ...]:
+        """Sorts pods by rank: priority, then age, which for all pods of a group is that of the oldest."""
+        if not self.needs or pod.group not in self.needs:
+            return -pod.priority, pod.created, "", 0, pod.key
+        return -pod.priority, self._first[pod.group], pod.group, pod.created, pod.key
+
+    def served(self, assigned: Mapping[str, object]) -> dict[str, int]:
+        """How many waiting pods of each group are among the assigned, by key."""
+        return {group: sum(pod.key in assigned for pod in pods) for group, pods in self._waiting.items()}
