@@ -142,10 +142,12 @@ class Deal:
         """Fill the rooms' GPUs at the least cost; what each pod gets, by kind and rank."""
         pools: dict[int, dict[str, list[Step]]] = {}
         parts: dict[int, _Part] = {}
+        given = {id(room) for _, room in self.served_at}
         for site in self._nodes:
             for room, cards in site:
-                pools[id(room)] = _filled(room, cards, parts)
-                room.free = self._free[id(room)]
+                if id(room) in given:
+                    pools[id(room)] = _filled(room, cards, parts)
+                    room.free = self._free[id(room)]
         turns = [iter(kind.pods) for kind in self._kinds]
         devices = [tuple(kind.sample.mig_request.items()) for kind in self._kinds]
         for kind, room in self.served_at:

@@ -34,6 +34,7 @@ class Grid:
         self._bits: dict[tuple[int, str], int] = {}
         self._worths: dict[int, int] = {}
         self._blocked: dict[int, int] = {0: 0}
+        self._gives: dict[tuple[int, int, bool], frozenset[str]] = {}
         for start, size, name in sorted((start, p.size, p.name) for p in profiles for start in p.starts):
             self.by_resource[self.profiles[name].resource] |= 1 << self._new(start, name, size)
         self.makeable = (1 << len(self.places)) - 1
@@ -107,6 +108,15 @@ class Grid:
                 found |= low
                 beside ^= low
                 excess -= 1
+        return found
+
+    def gives(self, kept: int, free: int, *, change: bool) -> frozenset[str]:
+        """The resources of which a GPU can give an instance: a free one, or with ``change`` one to be made."""
+        found = self._gives.get((kept, free, change))
+        if found is None:
+            places = free | (self.makeable & ~(self.blocked(kept) | self.full(kept | free) | kept) if change else 0)
+            found = frozenset(name for name, own in self.by_resource.items() if own & places)
+            self._gives[kept, free, change] = found
         return found
 
     def worth(self, chosen: int) -> int:

@@ -1,13 +1,17 @@
-"""decide: the one function that the brain's loop calls, from a snapshot to all decisions."""
+"""decide: the one function that the brain's loop calls, from a snapshot to all decisions.
+
+What follows from one node alone is kept for the next round; no decision depends on what a round before decided.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from brain.decide import overdue, partition, quotas, reasons, repartition, standing
 from brain.decide.decisions import Decision, Decisions, EmitEvent
 from brain.decide.partition import Plan
+from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 
@@ -29,29 +33,82 @@ class Settings:
 def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     """All that follows from a snapshot: geometries, taints, annotations, labels, quota status, events."""
     plan = partition.plan(snapshot)
-    decisions: list[Decision] = []
-    wakes: list[float] = []
     expected = {node for key, node in plan.assigned.items() if key not in plan.made}
-    bound = snapshot.bound()
-    nodes = sorted(snapshot.nodes, key=lambda node: node.name)
-    for node in nodes:
-        step = repartition.step(node, plan, expected=node.name in expected, settle_seconds=settings.settle_seconds)
-        decisions += step.decisions
-        question = repartition.outdated(node, bound.get(node.name, ()))
-        if question is not None:
-            decisions.append(question)
-        if step.wake_seconds is not None:
-            wakes.append(step.wake_seconds)
+    turns = _turns(snapshot, plan, expected, settings.settle_seconds)
+    decisions: list[Decision] = [each for turn in turns for each in turn.steps]
     decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb)
-    for node in nodes:
-        shown = repartition.shown_geometry(node, plan)
-        if shown is not None:
-            decisions.append(shown)
-        decisions += repartition.node_events(node)
+    decisions += [each for turn in turns for each in turn.shown]
     decisions += _pod_events(snapshot, plan)
+    wakes = [turn.wake_seconds for turn in turns if turn.wake_seconds is not None]
     fitting = _fitting(snapshot, plan)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
     return Decisions(tuple(decisions), plan, fitting, min(wakes, default=None))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """What happens to one node.
+
+    Attributes:
+        node: the node.
+        bound: the pods bound to it.
+        asked: what else it follows from: see :func:`_turns`.
+        steps: what is done now.
+        shown: annotations and events.
+        wake_seconds: after how long to look again though nothing changed; None: never.
+    """
+
+    node: Node
+    bound: tuple[Pod, ...]
+    asked: tuple[bool, float]
+    steps: tuple[Decision, ...]
+    shown: tuple[Decision, ...]
+    wake_seconds: float | None
+
+
+class _Last:
+    """The turns of the last round, by node; one round's at a time, so that no more is kept than one snapshot shows."""
+
+    turns: Mapping[str, _Turn] = {}
+
+
+def _turns(snapshot: Snapshot, plan: Plan, expected: Set[str], settle_seconds: float) -> list[_Turn]:
+    """What happens to each node, by name.
+
+    It follows from the node, its bound pods, whether a waiting pod is expected there, the settle time and the plan. Of
+    nodes that the plan does not change and that were the same objects in the round before, it is not found again.
+    """
+    bound = snapshot.bound()
+    last = _Last.turns
+    kept: dict[str, _Turn] = {}
+    found = []
+    for node in sorted(snapshot.nodes, key=lambda node: node.name):
+        name = node.name
+        pods = bound.get(name, ())
+        asked = (name in expected, settle_seconds)
+        known = None if name in plan.geometries else last.get(name)
+        if known is None or known.node is not node or known.bound is not pods or known.asked != asked:
+            known = _turn(node, pods, plan, asked)
+        if name not in plan.geometries:
+            kept[name] = known
+        found.append(known)
+    _Last.turns = kept
+    return found
+
+
+def _turn(node: Node, bound: tuple[Pod, ...], plan: Plan, asked: tuple[bool, float]) -> _Turn:
+    expected, settle_seconds = asked
+    step = repartition.step(node, plan, expected=expected, settle_seconds=settle_seconds)
+    question = repartition.outdated(node, bound)
+    shown = repartition.shown_geometry(node, plan)
+    return _Turn(
+        node,
+        bound,
+        asked,
+        step.decisions if question is None else (*step.decisions, question),
+        (*(() if shown is None else (shown,)), *repartition.node_events(node)),
+        step.wake_seconds,
+    )
 
 
 def _fitting(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
@@ -64,7 +121,7 @@ def _fitting(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
 
 def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
     """What each pod that room is made for, or cannot be made for, is told."""
-    for pod in sorted(snapshot.pods, key=lambda pod: pod.key):
+    for pod in sorted(snapshot.unbound(), key=lambda pod: pod.key):
         made = plan.made.get(pod.key)
         if made:
             yield _event(pod, reasons.REPARTITIONING, standing.making(plan.assigned[pod.key], made), warning=False)

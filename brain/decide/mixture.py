@@ -68,7 +68,7 @@ class Mixture:
                 self._capacity[id(room)] = min(
                     (free.get(name, 0) / value for name, value in mean.items()), default=math.inf
                 )
-                slots = max(slots, sum(gpu.gpu.slots for gpu in room.gpus))
+                slots = max(slots, room.slots)
             self._scarce.append(any(self._capacity[id(room)] < slots for room in site.rooms))
         for position in range(len(sites.sites)):
             self._add(position, deal)

@@ -25,7 +25,7 @@ from brain.decide.groups import Groups
 from brain.decide.kinds import alike, kinds_of
 from brain.decide.neighbours import Neighbours
 from brain.decide.overdue import overdue, told
-from brain.decide.rooms import Cost, Grids, Room, Step
+from brain.decide.rooms import Cost, Room, Step, rooms_of
 from brain.decide.why import Reason
 from brain.model.mig import Geometry, Placement
 from brain.model.node import Node
@@ -88,7 +88,7 @@ def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
     world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.pods))
-    waiting = sorted((pod for pod in snapshot.pods if pod.waiting and pod.mig_request), key=world.groups.rank)
+    waiting = sorted((pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request), key=world.groups.rank)
     late: dict[str, str] = {}
     if snapshot.fitting:
         late = overdue(world.rooms(), world.neighbours, waiting, snapshot.fitting)
@@ -157,8 +157,7 @@ class _World:
 
     def rooms(self) -> list[Room]:
         """The nodes as they are."""
-        grids = Grids()
-        return [Room.of(node, self.bound.get(node.name, ()), grids) for node in self.nodes]
+        return rooms_of(self.nodes, self.bound)
 
 
 @contextmanager

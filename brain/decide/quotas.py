@@ -1,9 +1,12 @@
-"""What quotas say of their namespaces' pods: usage, labels, standing. Enforcement is not decided here."""
+"""What quotas say of their namespaces' pods: usage, labels, standing. Enforcement is not decided here.
+
+What follows from a quota and its running pods alone is kept for the next round.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from brain.decide.decisions import LabelPod, UpdateQuota
 from brain.model import resources
@@ -20,25 +23,68 @@ def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod
     A pod that does not run, or whose namespace has no active quota, carries no capacity label.
     """
     verdicts = standings(snapshot.quotas)
-    running: defaultdict[str, list[Pod]] = defaultdict(list)
-    for pod in snapshot.pods:
-        if pod.phase == "Running":
-            running[pod.namespace].append(pod)
+    running = snapshot.running()
+    last = _Last.sums
+    sums: dict[str, _Sum] = {}
     labels: dict[str, str] = {}
     for quota in sorted(snapshot.quotas, key=lambda quota: quota.key):
         verdict = verdicts[quota.key]
-        pods = [pod for namespace in quota.namespaces for pod in running[namespace]]
-        active = verdict.standing is Standing.ACTIVE
-        used = usage(quota, pods, gpu_memory_gb) if active else {}
+        used: Mapping[str, int] = {}
+        if verdict.standing is Standing.ACTIVE:
+            members = tuple(running.get(namespace, ()) for namespace in quota.namespaces)
+            known = last.get(quota.key)
+            if known is None or not known.of(quota, members, gpu_memory_gb):
+                pods = [pod for group in members for pod in group]
+                known = _Sum(
+                    quota,
+                    members,
+                    gpu_memory_gb,
+                    usage(quota, pods, gpu_memory_gb),
+                    capacity_labels(quota, pods, gpu_memory_gb),
+                )
+            sums[quota.key] = known
+            used = known.used
+            labels |= known.labels
         status = QuotaStatus(used, tuple(_conditions(verdict)), quota.generation)
         if status != quota.status:
             yield UpdateQuota(quota, status)
-        if active:
-            labels |= capacity_labels(quota, pods, gpu_memory_gb)
-    for pod in sorted(snapshot.pods, key=lambda pod: pod.key):
-        wanted = labels.get(pod.key) if pod.phase == "Running" else pod.labels.get(names.CAPACITY_LABEL)
-        if wanted != pod.labels.get(names.CAPACITY_LABEL):
-            yield LabelPod(pod.namespace, pod.name, pod.uid, names.CAPACITY_LABEL, wanted)
+    _Last.sums = sums
+    present, name = labels.keys(), names.CAPACITY_LABEL
+    concerned = [pod for pod in snapshot.pods if name in pod.labels or (labels and pod.key in present)]
+    for pod in sorted(concerned, key=lambda pod: pod.key):
+        wanted = labels.get(pod.key) if pod.phase == "Running" else pod.labels.get(name)
+        if wanted != pod.labels.get(name):
+            yield LabelPod(pod.namespace, pod.name, pod.uid, name, wanted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sum:
+    """What follows from a quota and its running pods alone.
+
+    Attributes:
+        quota: the quota.
+        members: its running pods, by namespace in its order.
+        gpu_memory_gb: what one whole GPU counts for.
+        used: see :func:`usage`.
+        labels: see :func:`capacity_labels`.
+    """
+
+    quota: Quota
+    members: tuple[tuple[Pod, ...], ...]
+    gpu_memory_gb: int
+    used: Mapping[str, int]
+    labels: Mapping[str, str]
+
+    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
+        """Whether it is that of some objects."""
+        same = all(one is other for one, other in zip(self.members, members, strict=False))
+        return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
+
+
+class _Last:
+    """The sums of the last round, by quota; one round's at a time, so that no more is kept than one snapshot shows."""
+
+    sums: Mapping[str, _Sum] = {}
 
 
 def usage(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> dict[str, int]:

@@ -1,15 +1,16 @@
 """Nodes and GPUs while planning: what must stay, what may be used or destroyed, and the cheapest way to serve one pod.
 
 A room is the only mutable thing of the planner: made from the snapshot, thrown away after the plan. It knows nothing of
-other rooms and decides nothing about who comes first.
+other rooms and decides nothing about who comes first. What follows from a node and its bound pods alone is found once
+for all plans in a row that see the same objects; a room copies its GPUs when it is first asked for them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from brain.decide import eligibility, fit
 from brain.decide.grid import Grid, grid
@@ -108,6 +109,56 @@ class Step(NamedTuple):
     make: bool
 
 
+class Content(NamedTuple):
+    """What GPUs can give; those of equal contents on nodes that are alike are interchangeable.
+
+    Attributes:
+        grid: their model.
+        problem: what keeps them from being changed.
+        kept: what stays.
+        free: free instances.
+    """
+
+    grid: Grid
+    problem: str
+    kept: int
+    free: int
+
+
+class Gpus(Sequence[GpuRoom]):
+    """The GPUs of a node as the snapshot shows them, copied for a plan when it first asks for one.
+
+    Attributes:
+        asked: whether that has happened: then they may have changed.
+    """
+
+    __slots__ = ("_copies", "_shown", "asked")
+
+    def __init__(self, shown: Sequence[GpuRoom]) -> None:
+        self.asked = False
+        self._shown = shown
+        self._copies: list[GpuRoom] = []
+
+    def __len__(self) -> int:
+        return len(self._shown)
+
+    def __iter__(self) -> Iterator[GpuRoom]:
+        return iter(self._own())
+
+    @overload
+    def __getitem__(self, index: int) -> GpuRoom: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[GpuRoom]: ...
+    def __getitem__(self, index: int | slice) -> GpuRoom | list[GpuRoom]:
+        return self._own()[index]
+
+    def _own(self) -> list[GpuRoom]:
+        if not self.asked:
+            self.asked = True
+            self._copies = [GpuRoom(g.gpu, g.grid, g.before, g.kept, g.free, g.broken) for g in self._shown]
+        return self._copies
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Cost:
     """What an option costs, most important first."""
@@ -124,10 +175,11 @@ class Room:
     node: Node
     bound: tuple[Pod, ...]
     free: dict[str, int]
-    gpus: list[GpuRoom]
+    gpus: Sequence[GpuRoom]
     fixed_reason: str
     unmanaged: Counter[str]
     sizes: Mapping[str, int] = field(default_factory=dict)
+    shown: Shown | None = None
     given: list[Pod] = field(default_factory=list)
     holds: dict[str, list[Step]] = field(default_factory=dict)
 
@@ -151,6 +203,35 @@ class Room:
             for resource, count in sorted(missing.items()):
                 room.keep(resource, count)
         return room
+
+    @property
+    def untouched(self) -> Shown | None:
+        """What is known of the node while this plan has not asked for its GPUs; None once it has."""
+        return self.shown if isinstance(self.gpus, Gpus) and not self.gpus.asked else None
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """What its GPUs can give."""
+        untouched = self.untouched
+        return _contents(self.gpus) if untouched is None else untouched.contents
+
+    @property
+    def open_slots(self) -> int:
+        """The slots of its GPUs that nothing has which must stay."""
+        untouched = self.untouched
+        return _open_slots(self.gpus) if untouched is None else untouched.open_slots
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """The resources of which its GPUs can give an instance, if nothing else is asked of them."""
+        untouched = self.untouched
+        return _gives(self.gpus, self.fixed_reason) if untouched is None else untouched.gives
+
+    @property
+    def slots(self) -> int:
+        """The slots of its GPUs."""
+        untouched = self.untouched
+        return _slots(self.gpus) if untouched is None else untouched.slots
 
     @property
     def busy(self) -> bool:
@@ -223,12 +304,13 @@ class Room:
 
     def discard_unused(self) -> None:
         """Plan no instance that nobody gets: of what is free in the plan, only what exists stays."""
-        for room in self.gpus:
-            room.free &= room.before
+        if self.untouched is None:
+            for room in self.gpus:
+                room.free &= room.before
 
     def changed(self) -> dict[int, Geometry]:
         """The GPUs whose geometry should be another than it is; a GPU instance without compute instance goes too."""
-        if self.fixed_reason:
+        if self.fixed_reason or ((untouched := self.untouched) is not None and not untouched.broken):
             return {}
         return {gpu.gpu.index: gpu.after for gpu in self.gpus if gpu.broken or gpu.kept | gpu.free != gpu.before}
 
@@ -296,6 +378,81 @@ class Grids:
         if known is None:
             known = self._known[id(profiles)] = profiles, grid(profiles)
         return known[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """A node as a snapshot shows it; nothing here changes.
+
+    Attributes:
+        room: the node while planning, before any plan.
+        contents: what its GPUs can give.
+        open_slots: see :attr:`Room.open_slots`.
+        slots: the slots of its GPUs.
+        gives: see :attr:`Room.gives`.
+        broken: whether a GPU holds an instance that nobody can use.
+    """
+
+    room: Room
+    contents: tuple[Content, ...]
+    open_slots: int
+    slots: int
+    gives: frozenset[str]
+    broken: bool
+
+    @staticmethod
+    def of(node: Node, bound: tuple[Pod, ...], grids: Grids) -> Shown:
+        """Of a node and its bound pods."""
+        room = Room.of(node, bound, grids)
+        gpus = room.gpus
+        gives, broken = _gives(gpus, room.fixed_reason), any(gpu.broken for gpu in gpus)
+        return Shown(room, _contents(gpus), _open_slots(gpus), _slots(gpus), gives, broken)
+
+    def copy(self) -> Room:
+        """The node for one plan."""
+        room = self.room
+        free, gpus = dict(room.free), Gpus(room.gpus)
+        unmanaged = room.unmanaged if room.gpus else room.unmanaged.copy()
+        return Room(room.node, room.bound, free, gpus, room.fixed_reason, unmanaged, room.sizes, self)
+
+
+class _Last:
+    """The nodes of the last plan, by name; one plan's at a time, so that no more is kept than one snapshot shows."""
+
+    shown: Mapping[str, Shown] = {}
+
+
+def rooms_of(nodes: Iterable[Node], bound: Mapping[str, tuple[Pod, ...]]) -> list[Room]:
+    """The rooms of nodes with their bound pods; what follows from the same objects is not found again."""
+    grids = Grids()
+    last = _Last.shown
+    found: dict[str, Shown] = {}
+    for node in nodes:
+        pods = bound.get(node.name, ())
+        known = last.get(node.name)
+        if known is None or known.room.node is not node or known.room.bound is not pods:
+            known = Shown.of(node, pods, grids)
+        found[node.name] = known
+    _Last.shown = found
+    return [known.copy() for known in found.values()]
+
+
+def _contents(gpus: Iterable[GpuRoom]) -> tuple[Content, ...]:
+    return tuple(Content(gpu.grid, gpu.gpu.problem, gpu.kept, gpu.free) for gpu in gpus)
+
+
+def _open_slots(gpus: Iterable[GpuRoom]) -> int:
+    return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in gpus)
+
+
+def _gives(gpus: Iterable[GpuRoom], fixed_reason: str) -> frozenset[str]:
+    return frozenset[str]().union(
+        *[gpu.grid.gives(gpu.kept, gpu.free, change=not (fixed_reason or gpu.gpu.problem)) for gpu in gpus]
+    )
+
+
+def _slots(gpus: Iterable[GpuRoom]) -> int:
+    return sum(gpu.gpu.slots for gpu in gpus)
 
 
 def _sizes(gpus: Sequence[GpuRoom]) -> Mapping[str, int]:

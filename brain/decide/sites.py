@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final
 
-from brain.decide.cards import Card, Stacks
+from brain.decide.cards import Card, Stacks, State
 from brain.decide.deal import Deal
 from brain.decide.fillings import LOAD_BITS, Table, table
 from brain.decide.kinds import Kind, Suits, shapes_of, smallest
-from brain.decide.rooms import Room
+from brain.decide.rooms import Content, Room
 from brain.model import resources
 from brain.model.pod import Pod
 
@@ -54,8 +55,11 @@ class Sites:
         self.shapes = shapes_of(kinds)
         samples = [smallest([kinds[position] for position in shape]) for shape in self.shapes]
         self.devices = [sample.mig_request for sample in samples]
-        self.scarce = _scarce(rooms, kinds, fineness)
-        self.sites = _sites(rooms, samples, kinds, self.scarce, fineness)
+        most = _most(kinds)
+        levels = [_scarcity(room, most, fineness) for room in rooms]
+        short = [any(seen[level] < fineness for seen in set(levels)) for level in range(len(most))]
+        self.scarce = {name: value for (name, value), scarce in zip(most.items(), short, strict=True) if scarce}
+        self.sites = _sites(rooms, samples, _least(kinds), [tuple(compress(level, short)) for level in levels])
         self.of_shape = [
             tuple(position for position, site in enumerate(self.sites) if shape in site.shapes)
             for shape in range(len(samples))
@@ -67,8 +71,7 @@ class Sites:
     @property
     def slots(self) -> int:
         """Slots of all GPUs that nothing has that must stay."""
-        gpus = (gpu for site in self.sites for room in site.rooms for gpu in room.gpus)
-        return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in gpus)
+        return sum(room.open_slots for site in self.sites for room in site.rooms)
 
     @property
     def demand(self) -> int:
@@ -98,46 +101,66 @@ class Sites:
         stacks = Stacks(
             [site.tainted for site in self.sites], sum(unit << LOAD_BITS - 1 for unit in self.units.values())
         )
-        nodes: list[list[tuple[Room, list[Card]]]] = []
-        for position, site in enumerate(self.sites):
-            cards: list[tuple[Room, list[Card]]] = [(room, []) for room in site.rooms]
-            # The first GPU of each node, then the second: so no node gets all the small instances.
-            for index in range(max(len(room.gpus) for room in site.rooms)):
-                for room, held in cards:
-                    card = self._card(stacks, position, room, index) if index < len(room.gpus) else None
-                    if card is not None:
-                        held.append(card)
-            for state in stacks.by_site[position]:
-                state.cards.reverse()
-            nodes.append(cards)
+        nodes = [_cards(site, self._states(stacks, position)) for position, site in enumerate(self.sites)]
         return Deal(self.kinds, self.units, stacks, nodes), stacks
 
-    def _card(self, stacks: Stacks, site: int, room: Room, index: int) -> Card | None:
-        """A GPU on its stack; None where it can give nothing."""
-        gpu = room.gpus[index]
-        change = self.sites[site].change and not gpu.gpu.problem
-        key = (gpu.grid, gpu.kept, 0 if change else gpu.free, change)
-        found = self._tables.get(key)
-        if found is None:
-            found = self._tables[key] = table(gpu.grid, self._needed, gpu.kept, gpu.free, change=change)
-        if found.maximal == (0,):
-            return None
-        state = stacks.state(site, found, gpu.free, None, 0)
-        card = Card(room, index, state)
-        state.cards.append(card)
-        return card
+    def _states(self, stacks: Stacks, position: int) -> _States:
+        """The stacks of a site's GPUs by their contents; None for those that can give nothing."""
+
+        def find(content: Content) -> State | None:
+            change = self.sites[position].change and not content.problem
+            key = (content.grid, content.kept, 0 if change else content.free, change)
+            found = self._tables.get(key)
+            if found is None:
+                found = table(content.grid, self._needed, content.kept, content.free, change=change)
+                self._tables[key] = found
+            return None if found.maximal == (0,) else stacks.state(position, found, content.free, None, 0)
+
+        return _States(find)
+
+
+class _States(dict[Content, "State | None"]):
+    """States by contents, found when first asked for."""
+
+    def __init__(self, find: Callable[[Content], State | None]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, content: Content) -> State | None:
+        state = self[content] = self._find(content)
+        return state
+
+
+def _cards(site: Site, states: _States) -> list[tuple[Room, list[Card]]]:
+    """A site's nodes with their GPUs, these on their stacks."""
+    cards: list[tuple[Room, list[Card]]] = [(room, []) for room in site.rooms]
+    contents = [room.contents for room in site.rooms]
+    # From the top of a stack: the first GPU of each node, then the second, so that no node gets all the small instances.
+    for index in range(max(map(len, contents))):
+        for (room, held), shown in zip(cards, contents, strict=True):
+            state = states[shown[index]] if index < len(shown) else None
+            if state is not None:
+                card = Card(room, index, state)
+                held.append(card)
+                state.cards.append(card)
+    for state in dict.fromkeys(states.values()):
+        if state is not None:
+            state.cards.reverse()
+    return cards
 
 
 def _sites(
-    rooms: Sequence[Room], samples: Sequence[Pod], kinds: Sequence[Kind], scarce: Mapping[str, int], fineness: int
+    rooms: Sequence[Room], samples: Sequence[Pod], least: Mapping[str, int], scarcities: Sequence[tuple[int, ...]]
 ) -> list[Site]:
-    least = _least(kinds)
+    """Sites of nodes that have at least what every pod takes; nodes of different scarcity stand apart."""
+    demands = tuple(least.items())
     suits = Suits(samples)
     asked = [tuple(sample.mig_request) for sample in samples]
     found: defaultdict[tuple[tuple[int, ...], bool, bool, tuple[int, ...]], list[Room]] = defaultdict(list)
     known: dict[tuple[int, int], tuple[int, ...]] = {}
-    for room in rooms:
-        if any(room.free.get(name, 0) < value for name, value in least.items()):
+    for room, scarcity in zip(rooms, scarcities, strict=True):
+        free = room.free
+        if any([free.get(name, 0) < value for name, value in demands]):
             continue
         refusals = suits.refusals(room.node)
         seen = (id(refusals), id(room.sizes))
@@ -149,23 +172,11 @@ def _sites(
                 if not refusals[shape] and all(name in room.sizes for name in devices)
             )
         if shapes:
-            found[shapes, not room.fixed_reason, room.node.repartitioning, _scarcity(room, scarce, fineness)].append(
-                room
-            )
+            found[shapes, not room.fixed_reason, room.node.repartitioning, scarcity].append(room)
     return [
         Site(shapes, tuple(sorted(members, key=lambda room: -room.free.get(resources.CPU, 0))), change, tainted)
         for (shapes, change, tainted, _), members in found.items()
     ]
-
-
-def _scarce(rooms: Sequence[Room], kinds: Sequence[Kind], fineness: int) -> Mapping[str, int]:
-    most = _most(kinds)
-    levels = {_scarcity(room, most, fineness) for room in rooms}
-    return {
-        name: value
-        for level, (name, value) in enumerate(most.items())
-        if any(seen[level] < fineness for seen in levels)
-    }
 
 
 def _scarcity(room: Room, most: Mapping[str, int], fineness: int) -> tuple[int, ...]:
@@ -173,10 +184,8 @@ def _scarcity(room: Room, most: Mapping[str, int], fineness: int) -> tuple[int, 
 
     Nodes of different scarcity are different sites: else a program over sites lends what one node has to another.
     """
-    slots = sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus)
-    return tuple(
-        min(fineness, fineness * room.free.get(name, 0) // max(1, value * slots)) for name, value in most.items()
-    )
+    slots, free = room.open_slots, room.free
+    return tuple([min(fineness, fineness * free.get(name, 0) // max(1, value * slots)) for name, value in most.items()])
 
 
 def _most(kinds: Sequence[Kind]) -> dict[str, int]:

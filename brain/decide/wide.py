@@ -52,8 +52,20 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome:
         beside += given
         if len(given) < len(kind.pods):
             left.append(Kind(kind.pods[len(given) :], kind.sample))
-    deal, bound = _best([room for room in rooms if room.gpus], left)
+    deal, bound = _best(*_matching([room for room in rooms if room.gpus], left))
     return Outcome((*beside, *deal.settle()), len(beside) + bound)
+
+
+def _matching(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[list[Room], list[Kind]]:
+    """The nodes whose GPUs can give what some pod asks for, and the kinds of pods that ask for what some node gives."""
+    gives = [room.gives for room in rooms]
+    wanted = [frozenset(kind.sample.mig_request) for kind in kinds]
+    helps = {each: {asked for asked in set(wanted) if asked <= each} for each in set(gives)}
+    served = set[frozenset[str]]().union(*helps.values())
+    return (
+        [room for room, each in zip(rooms, gives, strict=True) if helps[each]],
+        [kind for kind, asked in zip(kinds, wanted, strict=True) if asked in served],
+    )
 
 
 def _as_it_is(kind: Kind, rooms: Sequence[Room]) -> Iterator[Given]:

@@ -1,9 +1,14 @@
-"""A cluster at one moment: the only input of the decisions."""
+"""A cluster at one moment: the only input of the decisions.
+
+Its pods in groups are made from the groups of the snapshot before, where most pods are the same objects: a large
+cluster mostly changes by a few pods. Groups without a change are the same tuples again, so that what follows from them
+alone need not be found again. No result depends on which snapshot came before.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from brain.model.node import Node
@@ -31,8 +36,84 @@ class Snapshot:
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""
-        found: defaultdict[str, list[Pod]] = defaultdict(list)
-        for pod in sorted(self.pods, key=lambda pod: pod.key):
-            if pod.node and not pod.ended:
-                found[pod.node].append(pod)
-        return {node: tuple(pods) for node, pods in found.items()}
+        return _grouped(self.pods).bound
+
+    def running(self) -> Mapping[str, tuple[Pod, ...]]:
+        """By namespace, its pods in phase Running, by key; namespaces without any are left out."""
+        return _grouped(self.pods).running
+
+    def unbound(self) -> tuple[Pod, ...]:
+        """The pods that have no node."""
+        return _grouped(self.pods).unbound
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Pods by what the decisions ask for.
+
+    Attributes:
+        pods: all of them.
+        ids: all of them, by their ids as objects.
+        bound: see :meth:`Snapshot.bound`.
+        running: see :meth:`Snapshot.running`.
+        unbound: see :meth:`Snapshot.unbound`.
+    """
+
+    pods: tuple[Pod, ...]
+    ids: Mapping[int, Pod]
+    bound: Mapping[str, tuple[Pod, ...]]
+    running: Mapping[str, tuple[Pod, ...]]
+    unbound: tuple[Pod, ...]
+
+
+class _Last:
+    """The groups of the snapshot asked for last; one at a time, so that no more is kept than one snapshot's pods."""
+
+    groups = _Groups((), {}, {}, {}, ())
+
+
+def _grouped(pods: tuple[Pod, ...]) -> _Groups:
+    last = _Last.groups
+    if last.pods is not pods:
+        last = _Last.groups = _regrouped(pods, last)
+    return last
+
+
+def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
+    ids = dict(zip(map(id, pods), pods, strict=True))
+    gone = [last.ids[one] for one in last.ids.keys() - ids.keys()]
+    new = [ids[one] for one in ids.keys() - last.ids.keys()]
+    return _Groups(
+        pods,
+        ids,
+        _changed(
+            last.bound,
+            ((pod.node, pod) for pod in gone if pod.node and not pod.ended),
+            ((pod.node, pod) for pod in new if pod.node and not pod.ended),
+        ),
+        _changed(
+            last.running,
+            ((pod.namespace, pod) for pod in gone if pod.phase == "Running"),
+            ((pod.namespace, pod) for pod in new if pod.phase == "Running"),
+        ),
+        tuple(pod for pod in pods if not pod.node),
+    )
+
+
+def _changed(
+    groups: Mapping[str, tuple[Pod, ...]], gone: Iterable[tuple[str, Pod]], new: Iterable[tuple[str, Pod]]
+) -> Mapping[str, tuple[Pod, ...]]:
+    """Groups of pods by key, without some pods and with others."""
+    less: defaultdict[str, set[int]] = defaultdict(set)
+    more: defaultdict[str, list[Pod]] = defaultdict(list)
+    for name, pod in gone:
+        less[name].add(id(pod))
+    for name, pod in new:
+        more[name].append(pod)
+    found = dict(groups)
+    for name in less.keys() | more.keys():
+        without = less.get(name, set())
+        members = [pod for pod in found.pop(name, ()) if id(pod) not in without] + more.get(name, [])
+        if members:
+            found[name] = tuple(sorted(members, key=lambda pod: pod.key))
+    return found

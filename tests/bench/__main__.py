@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import fragmentation, latency, planner, stall
+from tests.bench import fragmentation, latency, planner, replan, stall
 
 BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "latency": latency.main,
     "planner": planner.main,
+    "replan": replan.main,
     "stall": stall.main,
     "fragmentation": fragmentation.main,
 }

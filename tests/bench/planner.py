@@ -73,11 +73,11 @@ def cluster(nodes: int, pods: int, rng: random.Random) -> Snapshot:
     """A random cluster."""
     return Snapshot(
         tuple(_node(f"n{number:05}", rng) for number in range(nodes)),
-        tuple(_pod(f"p{number:06}", rng) for number in range(pods)),
+        tuple(random_pod(f"p{number:06}", rng) for number in range(pods)),
     )
 
 
-def _base(model: str) -> list[str]:
+def base(model: str) -> list[str]:
     """The plain profiles of a model: one for each number of compute slices."""
     known = [profile.name for profile in catalogue.models()[model].profiles]
     found = (next((name for name in known if name.startswith(slices) and "+" not in name), None) for slices in SLICES)
@@ -91,26 +91,26 @@ def _node(name: str, rng: random.Random) -> Node:
 
 
 def _gpu(index: int, model: str, rng: random.Random) -> Gpu:
-    empty = _empty(model)
-    known = {profile.name: profile for profile in empty.profiles}
+    shown = empty(model)
+    known = {profile.name: profile for profile in shown.profiles}
     placed: list[Instance] = []
     for _ in range(rng.randrange(6)):
-        profile = known[rng.choice(_base(model))]
+        profile = known[rng.choice(base(model))]
         state = rng.choice([InstanceState.FREE, InstanceState.USED])
         new = Instance(profile.name, rng.choice(profile.starts), profile.size, state, f"MIG-{index}-{len(placed)}")
         if not invalid(known, [*(instance.placement for instance in placed), new.placement]):
             placed.append(new)
-    return replace(empty, index=index, instances=tuple(sorted(placed, key=lambda instance: instance.start)))
+    return replace(shown, index=index, instances=tuple(sorted(placed, key=lambda instance: instance.start)))
 
 
 @cache
-def _empty(model: str) -> Gpu:
+def empty(model: str) -> Gpu:
     """An empty GPU: those of a model have their profiles in common, as in what the agents report."""
     return worlds.gpu(0, "", model)
 
 
-def _pod(name: str, rng: random.Random) -> Pod:
-    profile = rng.choice(_base(rng.choice(MODELS)))
+def random_pod(name: str, rng: random.Random) -> Pod:
+    profile = rng.choice(base(rng.choice(MODELS)))
     request = {"cpu": rng.choice([500, 1_000, 2_000]), "memory": rng.choice([1, 2, 4]) << 30}
     count = 2 if rng.random() < 0.1 else 1
     return worlds.pod(name, {profile: count}, request=request, priority=rng.choice([0, 0, 10]))

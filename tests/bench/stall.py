@@ -2,8 +2,9 @@
 
 The control loop runs as it does in the brain, on its store and its agents' records; every 0.3 s a pod changes.
 Meanwhile a task asks for its turn every millisecond; what it waits beyond that is a stall. Printed are the longest ones
-by what the loop was doing, and how long a round takes. Does not show: the watch's decoding, gRPC, and carrying
-decisions out.
+by what the loop was doing, and how long a round takes. Beside each longest stall stands the longest by the processor
+time that this process spent meanwhile: what other programs take of a busy machine is in the first alone. Does not show:
+the watch's decoding, gRPC, and carrying decisions out.
 """
 
 from __future__ import annotations
@@ -98,15 +99,18 @@ async def measure() -> None:
     gc.collect()
     gc.freeze()
     longest: dict[str, float] = {}
+    own: dict[str, float] = {}
     running = asyncio.create_task(loop.run())
     began = seen = time.perf_counter()
-    changed_at, number = began, 0
+    changed_at, number, spent = began, 0, time.process_time()
     while idle.rounds < ROUNDS:
         doing = idle.doing
         await asyncio.sleep(TICK_SECONDS)
         now = time.perf_counter()
+        used = time.process_time()
         longest[doing] = max(longest.get(doing, 0.0), now - seen - TICK_SECONDS)
-        seen = now
+        own[doing] = max(own.get(doing, 0.0), min(now - seen - TICK_SECONDS, used - spent))
+        seen, spent = now, used
         if now - changed_at > 0.3:
             changed_at, number = now, number + 1
             pod = world.pods[number]
@@ -115,7 +119,7 @@ async def measure() -> None:
     await asyncio.gather(running, return_exceptions=True)
     print(f"{NODES} nodes, {PODS} pods: {ROUNDS} rounds, {(time.perf_counter() - began) / ROUNDS:.2f} s each")
     for doing, seconds in longest.items():
-        print(f"longest stall while the loop {doing}: {seconds * 1000:.0f} ms")
+        print(f"longest stall while the loop {doing}: {seconds * 1000:.0f} ms, our own {own[doing] * 1000:.0f} ms")
 
 
 def main() -> None:
