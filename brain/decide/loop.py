@@ -116,7 +116,7 @@ def _fitting(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
     as_it_is = {key: node for key, node in plan.assigned.items() if key not in plan.made}
     targets = set(as_it_is.values())
     open_ = {node.name for node in snapshot.nodes if node.name in targets and overdue.binds(node)}
-    return frozenset(plan.overdue) | {key for key, node in as_it_is.items() if node in open_}
+    return plan.tried | {key for key, node in as_it_is.items() if node in open_}
 
 
 def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:

@@ -24,7 +24,7 @@ from brain.decide import batch, fit, why, wide
 from brain.decide.groups import Groups
 from brain.decide.kinds import alike, kinds_of
 from brain.decide.neighbours import Neighbours
-from brain.decide.overdue import overdue, told
+from brain.decide.overdue import Overdue, overdue, told
 from brain.decide.rooms import Cost, Room, Step, rooms_of
 from brain.decide.why import Reason
 from brain.model.mig import Geometry, Placement
@@ -52,6 +52,7 @@ class Plan:
         deferred: those of ``why`` that a node could still serve once it is done with the change under way.
         overdue: those of ``why`` that fit as things are, and that the scheduler does not bind for another reason, with
             the node that they fit on.
+        tried: keys of all pods that fit where the scheduler does not bind them, also those that get room elsewhere.
         bound: more pods than this cannot be served without fewer of a higher priority, as far as is known.
     """
 
@@ -61,6 +62,7 @@ class Plan:
     why: Mapping[str, Reason] = field(default_factory=dict)
     deferred: frozenset[str] = frozenset()
     overdue: Mapping[str, str] = field(default_factory=dict)
+    tried: frozenset[str] = frozenset()
     bound: int = 0
 
     @property
@@ -87,12 +89,13 @@ def plan(snapshot: Snapshot) -> Plan:
 def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
-    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.pods))
+    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.pods), {})
     waiting = sorted((pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request), key=world.groups.rank)
-    late: dict[str, str] = {}
+    late: dict[str, Overdue] = {}
     if snapshot.fitting:
         late = overdue(world.rooms(), world.neighbours, waiting, snapshot.fitting)
-        waiting = [pod for pod in waiting if pod.key not in late]
+        world = replace(world, avoided={key: set(each.nodes) for key, each in late.items()})
+        waiting = [pod for pod in waiting if pod.key not in late or late[pod.key].elsewhere]
     result = _whole(world, waiting, _ORDERS[0])
     special = any(not world.neighbours.bystander(pod) for pod in waiting)
     if special and result.why and len(waiting) * len(nodes) <= _MOST_TRIED:
@@ -100,8 +103,14 @@ def _plan(snapshot: Snapshot) -> Plan:
         result = max((result, *others), key=lambda each: _served(waiting, each))  # the first of equals
     if not late:
         return result
-    reasons = {pod.key: Reason(told(pod, late[pod.key])) for pod in snapshot.pods if pod.key in late}
-    return replace(result, why={**result.why, **reasons}, overdue=late)
+    pods = [pod for pod in snapshot.unbound() if pod.key in late]
+    reasons = {pod.key: Reason(told(pod, late[pod.key].nodes[0])) for pod in pods if pod.key not in result.assigned}
+    return replace(
+        result,
+        why={**result.why, **reasons},
+        overdue={key: late[key].nodes[0] for key in sorted(reasons)},
+        tried=frozenset(late),
+    )
 
 
 def _served(waiting: Sequence[Pod], result: Plan) -> list[int]:
@@ -148,12 +157,21 @@ _ORDERS: Final = tuple(_Order(last=last, size=size) for last, size in ((False, 0
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """What all attempts at a plan start from."""
+    """What all attempts at a plan start from.
+
+    Attributes:
+        nodes: by name.
+        bound: pods by node.
+        neighbours: what other pods mean for a pod.
+        groups: pods that are of use only together.
+        avoided: by pod key, nodes to which the scheduler does not bind it.
+    """
 
     nodes: Sequence[Node]
     bound: Mapping[str, tuple[Pod, ...]]
     neighbours: Neighbours
     groups: Groups
+    avoided: Mapping[str, Set[str]]
 
     def rooms(self) -> list[Room]:
         """The nodes as they are."""
@@ -180,6 +198,7 @@ class _Planning:
         self._rooms = rooms
         self._neighbours = world.neighbours
         self._groups = world.groups
+        self._avoided = world.avoided
         self._order = order
         self._without = without
         self._assigned: dict[str, str] = {}
@@ -245,7 +264,7 @@ class _Planning:
 
     def _apart(self, pods: Sequence[Pod]) -> Set[str]:
         """Keys of pods about whom other pods matter, with all that stand and fall with them."""
-        special = [pod for pod in pods if not self._neighbours.bystander(pod)]
+        special = [pod for pod in pods if not self._neighbours.bystander(pod) or pod.key in self._avoided]
         groups = {pod.group for pod in special if self._groups.binds(pod)}
         return {pod.key for pod in special} | {pod.key for pod in pods if groups and pod.group in groups}
 
@@ -288,10 +307,11 @@ class _Planning:
         rooms = self._open.get(key)
         if rooms is None:
             rooms = self._open[key] = [room for room in self._rooms if room.knows(pod)]
+        avoided = self._avoided.get(pod.key, ())
         options: list[tuple[Cost, int, Room, tuple[Step, ...]]] = []
         full = []
         for position, room in enumerate(rooms):
-            if self._neighbours.refusal(pod, room.node.name):
+            if room.node.name in avoided or self._neighbours.refusal(pod, room.node.name):
                 continue
             option = None if room.refusal(pod) else room.option(pod, change=change)
             if option is None:

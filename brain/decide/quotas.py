@@ -52,7 +52,7 @@ def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod
     present, name = labels.keys(), names.CAPACITY_LABEL
     concerned = [pod for pod in snapshot.pods if name in pod.labels or (labels and pod.key in present)]
     for pod in sorted(concerned, key=lambda pod: pod.key):
-        wanted = labels.get(pod.key) if pod.phase == "Running" else pod.labels.get(name)
+        wanted = labels.get(pod.key)
         if wanted != pod.labels.get(name):
             yield LabelPod(pod.namespace, pod.name, pod.uid, name, wanted)
 

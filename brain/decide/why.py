@@ -137,7 +137,7 @@ def _reason(
                 size = needed[id(room.sizes)] = _size(pod, room)
             if size:
                 if slots < size:
-                    reason = TOO_FEW
+                    reason = _broken(room) or TOO_FEW
                 else:
                     reason = NOT_ENOUGH if together and room.option(pod, change=True) else IN_PIECES
                 nodes[reason].append(room.node.name)
@@ -182,6 +182,12 @@ def _free_slots(room: Room) -> int | None:
     if not room.gpus:
         return None
     return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus if not gpu.gpu.problem)
+
+
+def _broken(room: Room) -> str:
+    """What is wrong with a node's GPUs where none can be partitioned; "" where one can."""
+    problems = [gpu.gpu.problem for gpu in room.gpus]
+    return f"has GPUs that cannot be partitioned: {problems[0]}" if problems and all(problems) else ""
 
 
 def _helping(pod: Pod, asks: Mapping[str, int], rooms: Sequence[Room]) -> Help | None:

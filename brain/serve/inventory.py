@@ -16,6 +16,7 @@ from brain.decide.decisions import Decisions
 from brain.decide.standing import explain
 from brain.model.mig import Gpu, InstanceState
 from brain.model.snapshot import Snapshot
+from n8s import names
 from n8s.v1 import inventory_pb2, inventory_pb2_grpc
 
 _Key = tuple[str, int]
@@ -130,7 +131,11 @@ def _matching(snapshot: Snapshot, wanted: inventory_pb2.GpuFilter) -> dict[_Key,
 
 
 def _has_free(gpu: Gpu, profile: str) -> bool:
-    return any(instance.profile == profile and instance.state is InstanceState.FREE for instance in gpu.instances)
+    resource = names.mig_resource(profile)
+    return any(
+        names.mig_resource(instance.profile) == resource and instance.state is InstanceState.FREE
+        for instance in gpu.instances
+    )
 
 
 def _changes(before: dict[_Key, _Shown], after: dict[_Key, _Shown]) -> list[inventory_pb2.GpuEvent]:

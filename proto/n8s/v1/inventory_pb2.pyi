@@ -116,7 +116,9 @@ class GpuFilter(_message.Message):
     model: _builtins.str
     """Model as GPU feature discovery labels it."""
     free_profile: _builtins.str
-    """Profile of which the GPU has at least one free instance, e.g. "1g.5gb"."""
+    """Profile of which the GPU has at least one free instance, e.g. "1g.5gb", as the driver ("1g.5gb+me") or the resource
+    ("1g.5gb.me") spells it.
+    """
     def __init__(
         self,
         *,
@@ -230,7 +232,7 @@ class GpuEvent(_message.Message):
     type: Global___GpuEventType.ValueType
     @_builtins.property
     def gpu(self) -> Global___NodeGpu:
-        """Unset for GPU_SYNCED. For REMOVED as last seen."""
+        """Unset for GPU_EVENT_TYPE_SYNCED. For GPU_EVENT_TYPE_REMOVED as last seen."""
 
     def __init__(
         self,

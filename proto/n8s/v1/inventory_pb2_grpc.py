@@ -67,7 +67,7 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchGpus(self, request, context):
-        """First all GPUs that match (ADDED), then a GPU_SYNCED event, then each change, until the client goes.
+        """First all GPUs that match (GPU_EVENT_TYPE_ADDED), then one GPU_EVENT_TYPE_SYNCED, then each change, until the client goes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

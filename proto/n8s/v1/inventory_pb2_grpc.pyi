@@ -34,7 +34,7 @@ class InventoryServiceStub:
     ListGpus: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.ListGpusRequest, _inventory_pb2.ListGpusResponse]
     """All GPUs that match, by node name and index."""
     WatchGpus: _grpc.UnaryStreamMultiCallable[_inventory_pb2.WatchGpusRequest, _inventory_pb2.GpuEvent]
-    """First all GPUs that match (ADDED), then a GPU_SYNCED event, then each change, until the client goes."""
+    """First all GPUs that match (GPU_EVENT_TYPE_ADDED), then one GPU_EVENT_TYPE_SYNCED, then each change, until the client goes."""
     GetNode: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.GetNodeRequest, _inventory_pb2.Node]
     """One node. NOT_FOUND where the cluster has none of that name."""
     ExplainPod: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.ExplainPodRequest, _inventory_pb2.PodExplanation]
@@ -48,7 +48,7 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     ListGpus: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ListGpusRequest, _inventory_pb2.ListGpusResponse]  # type: ignore[assignment]
     """All GPUs that match, by node name and index."""
     WatchGpus: _aio.UnaryStreamMultiCallable[_inventory_pb2.WatchGpusRequest, _inventory_pb2.GpuEvent]  # type: ignore[assignment]
-    """First all GPUs that match (ADDED), then a GPU_SYNCED event, then each change, until the client goes."""
+    """First all GPUs that match (GPU_EVENT_TYPE_ADDED), then one GPU_EVENT_TYPE_SYNCED, then each change, until the client goes."""
     GetNode: _aio.UnaryUnaryMultiCallable[_inventory_pb2.GetNodeRequest, _inventory_pb2.Node]  # type: ignore[assignment]
     """One node. NOT_FOUND where the cluster has none of that name."""
     ExplainPod: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ExplainPodRequest, _inventory_pb2.PodExplanation]  # type: ignore[assignment]
@@ -71,7 +71,7 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_pb2.WatchGpusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inventory_pb2.GpuEvent], _abc.AsyncIterator[_inventory_pb2.GpuEvent]]:
-        """First all GPUs that match (ADDED), then a GPU_SYNCED event, then each change, until the client goes."""
+        """First all GPUs that match (GPU_EVENT_TYPE_ADDED), then one GPU_EVENT_TYPE_SYNCED, then each change, until the client goes."""
 
     @_abc_1.abstractmethod
     def GetNode(
