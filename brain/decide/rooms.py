@@ -218,7 +218,7 @@ class Room:
 
     @property
     def open_slots(self) -> int:
-        """The slots of its GPUs that nothing has which must stay."""
+        """The slots, of its GPUs that can be changed, that nothing has which must stay."""
         untouched = self.untouched
         return _open_slots(self.gpus) if untouched is None else untouched.open_slots
 
@@ -443,7 +443,7 @@ def _contents(gpus: Iterable[GpuRoom]) -> tuple[Content, ...]:
 
 
 def _open_slots(gpus: Iterable[GpuRoom]) -> int:
-    return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in gpus)
+    return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in gpus if not gpu.gpu.problem)
 
 
 def _gives(gpus: Iterable[GpuRoom], fixed_reason: str) -> frozenset[str]:

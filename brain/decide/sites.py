@@ -135,7 +135,7 @@ def _cards(site: Site, states: _States) -> list[tuple[Room, list[Card]]]:
     """A site's nodes with their GPUs, these on their stacks."""
     cards: list[tuple[Room, list[Card]]] = [(room, []) for room in site.rooms]
     contents = [room.contents for room in site.rooms]
-    # From the top of a stack: the first GPU of each node, then the second, so that no node gets all the small instances.
+    # From a stack's top: the first GPU of each node, then the second, so that no node gets all the small instances.
     for index in range(max(map(len, contents))):
         for (room, held), shown in zip(cards, contents, strict=True):
             state = states[shown[index]] if index < len(shown) else None
@@ -160,7 +160,7 @@ def _sites(
     known: dict[tuple[int, int], tuple[int, ...]] = {}
     for room, scarcity in zip(rooms, scarcities, strict=True):
         free = room.free
-        if any([free.get(name, 0) < value for name, value in demands]):
+        if any(free.get(name, 0) < value for name, value in demands):
             continue
         refusals = suits.refusals(room.node)
         seen = (id(refusals), id(room.sizes))

@@ -5,10 +5,12 @@ What is said holds after the plan: what the plan gives to others is taken.
 
 from __future__ import annotations
 
+import heapq
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from brain.decide import fit
 from brain.decide.groups import Groups
@@ -93,42 +95,70 @@ def reasons(
         kinds = [_together([kinds[position] for position in shape]) for shape in shapes_of(kinds)]
     suits = Suits([kind.sample for kind in kinds])
     refusals = [suits.refusals(room.node) for room in rooms]
-    free_slots = [_free_slots(room) for room in rooms]
+    slots = [room.open_slots if room.gpus else None for room in rooms]
+    alike = _alike(rooms, refusals, slots, kinds)
+    each = [[position] for position in range(len(rooms))]
     for position, kind in enumerate(kinds):
-        listed = [refused[position] for refused in refusals]
-        together = groups.needs.get(kind.sample.group, 0)
-        if kind.tag is not None:
-            listed = [
-                refusal or neighbours.refusal(kind.sample, room.node.name)
-                for refusal, room in zip(listed, rooms, strict=True)
-            ]
-        reason = _reason(kind.sample, rooms, listed, free_slots, together=together, hint=position < _MOST_HINTS)
+        sample, together = kind.sample, groups.needs.get(kind.sample.group, 0)
+        nodes = []
+        for members in alike if kind.tag is None and not sample.host_ports else each:
+            room, refusal = rooms[members[0]], refusals[members[0]][position]
+            if not refusal and kind.tag is not None:
+                refusal = neighbours.refusal(sample, room.node.name)
+            nodes.append(_Alike(room, members, refusal, slots[members[0]]))
+        reason = _reason(sample, rooms, nodes, together=together, hint=position < _MOST_HINTS)
         for pod in kind.pods:
             yield pod, reason
+
+
+class _Alike(NamedTuple):
+    """Nodes that lack the same for a pod.
+
+    Attributes:
+        room: the first of them.
+        members: all, by position.
+        refusal: why they do not suit the pod, however empty; "" where they do.
+        slots: slots that nothing has which must stay; None where nothing is known of the GPUs.
+    """
+
+    room: Room
+    members: Sequence[int]
+    refusal: str
+    slots: int | None
+
+
+def _alike(
+    rooms: Sequence[Room], refusals: Sequence[tuple[str, ...]], slots: Sequence[int | None], kinds: Sequence[Kind]
+) -> list[list[int]]:
+    """Nodes, by position, of which each lacks for each kind of pods what the others lack; host ports aside."""
+    amounts: defaultdict[str, set[int]] = defaultdict(set)
+    for kind in kinds:
+        for name, value in kind.asks:
+            amounts[name].add(value)
+    levels = [(name, sorted(values)) for name, values in sorted(amounts.items())]
+    found: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for position, (room, refused, open_) in enumerate(zip(rooms, refusals, slots, strict=True)):
+        free = room.free
+        enough = [bisect_right(values, free.get(name, 0)) for name, values in levels]
+        problem = "" if open_ else _broken(room)
+        found[id(refused), id(room.sizes), room.fixed_reason, open_, problem, *enough].append(position)
+    return list(found.values())
 
 
 def _together(kinds: Sequence[Kind]) -> Kind:
     return Kind(tuple(pod for kind in kinds for pod in kind.pods), smallest(kinds), kinds[0].tag)
 
 
-def _reason(
-    pod: Pod,
-    rooms: Sequence[Room],
-    refusals: Sequence[str],
-    free_slots: Sequence[int | None],
-    *,
-    together: int,
-    hint: bool,
-) -> Reason:
+def _reason(pod: Pod, rooms: Sequence[Room], nodes: Sequence[_Alike], *, together: int, hint: bool) -> Reason:
     wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
     if together:
         wanted = f"{together} pods of its group together, this one with {wanted}"
     asks = dict(Kind((), pod).asks)
-    nodes: defaultdict[str, list[str]] = defaultdict(list)
-    near: list[Room] = []
+    found: defaultdict[str, list[Sequence[int]]] = defaultdict(list)
+    near: list[Sequence[int]] = []
     later = False
     needed: dict[int, int] = {}
-    for room, refusal, slots in zip(rooms, refusals, free_slots, strict=True):
+    for room, members, refusal, slots in nodes:
         reason = refusal or _lacking(pod, asks, room)
         if slots is not None and not reason and not room.fixed_reason:
             # By far the most nodes of a crowded cluster come here.
@@ -140,8 +170,8 @@ def _reason(
                     reason = _broken(room) or TOO_FEW
                 else:
                     reason = NOT_ENOUGH if together and room.option(pod, change=True) else IN_PIECES
-                nodes[reason].append(room.node.name)
-                near.append(room)
+                found[reason].append(members)
+                near.append(members)
                 continue
         unknown = room.unknown(pod)
         later = later or (not reason and not unknown and room.busy)
@@ -149,12 +179,12 @@ def _reason(
             reason = f"has no GPU that can hold {unknown[0]}"
         elif not reason:
             reason = room.fixed_reason or _NO_DEVICES
-        nodes[reason].append(room.node.name)
+        found[reason].append(members)
     lacks = tuple(
-        Lack(text, len(nodes[text]), tuple(nodes[text][:_MOST_NAMES]))
-        for text in sorted(nodes, key=lambda text: (text not in _NEAREST, text))
+        Lack(text, sum(map(len, found[text])), _first(rooms, found[text]))
+        for text in sorted(found, key=lambda text: (text not in _NEAREST, text))
     )
-    helps = _helping(pod, asks, near) if hint and not together else None
+    helps = _helping(pod, asks, (rooms[position] for position in heapq.merge(*near))) if hint and not together else None
     parts = [*map(str, lacks or ["the cluster has no nodes"]), *([str(helps)] if helps else [])]
     subject = "no room" if together else "no node has room"
     return Reason(f"{subject} for {wanted}: {'; '.join(parts)}", later, lacks, helps)
@@ -177,20 +207,13 @@ def _size(pod: Pod, room: Room) -> int:
     return sum(count * room.sizes[name] for name, count in devices.items())
 
 
-def _free_slots(room: Room) -> int | None:
-    """Slots that nothing has which must stay; None where nothing is known of the GPUs."""
-    if not room.gpus:
-        return None
-    return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in room.gpus if not gpu.gpu.problem)
-
-
 def _broken(room: Room) -> str:
     """What is wrong with a node's GPUs where none can be partitioned; "" where one can."""
-    problems = [gpu.gpu.problem for gpu in room.gpus]
+    problems = [content.problem for content in room.contents]
     return f"has GPUs that cannot be partitioned: {problems[0]}" if problems and all(problems) else ""
 
 
-def _helping(pod: Pod, asks: Mapping[str, int], rooms: Sequence[Room]) -> Help | None:
+def _helping(pod: Pod, asks: Mapping[str, int], rooms: Iterable[Room]) -> Help | None:
     """A bound pod whose end would give a pod room; None where none of those tried would."""
     tries = _MOST_TRIES
     for room in rooms:
@@ -222,3 +245,9 @@ def _held(gpu: GpuRoom, holder: Pod) -> int:
         if instance.holder is not None and f"{instance.holder.namespace}/{instance.holder.pod}" == holder.key:
             held |= gpu.grid.bit(instance)
     return held
+
+
+def _first(rooms: Sequence[Room], groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """The first few of some nodes, given in groups by position."""
+    first = sorted(position for members in groups for position in members[:_MOST_NAMES])[:_MOST_NAMES]
+    return tuple(rooms[position].node.name for position in first)
