@@ -242,6 +242,7 @@ class _Planning:
         apart = self._apart(pods)
         if not apart:
             return self._batch(pods)
+        most = wide.bound_of(self._rooms, kinds_of(pods))
         plain: list[Pod] = []
         left: list[Pod] = []
         for _, level in itertools.groupby(pods, key=lambda pod: pod.priority):
@@ -256,7 +257,7 @@ class _Planning:
                 plain += others
         self._batch(plain)
         self._one_by_one(left)
-        return len(pods)
+        return most
 
     def _turn(self, pod: Pod) -> int:
         """Sorts pods of one priority about whom other pods matter; equals keep their rank."""
