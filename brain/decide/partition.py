@@ -122,6 +122,7 @@ def _served(waiting: Sequence[Pod], result: Plan) -> list[int]:
 def _whole(world: _World, waiting: Sequence[Pod], order: _Order) -> Plan:
     """A plan in which no group is halved: those that fall short are left out, and it is made again."""
     without: set[str] = set()
+    bound = 0
     for attempt in itertools.count(1):
         rooms = world.rooms()
         _keep_for_holders(rooms, waiting)
@@ -133,10 +134,11 @@ def _whole(world: _World, waiting: Sequence[Pod], order: _Order) -> Plan:
             for group, count in world.groups.served(result.assigned).items()
             if count < world.groups.needs[group] and group not in without and (count or attempt > _ATTEMPTS)
         }
+        bound = result.bound if attempt == 1 else bound
         if not lacking:
             break
         without |= lacking
-    return result
+    return replace(result, bound=max(bound, len(result.assigned)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +148,15 @@ class _Order:
     Attributes:
         last: whether they come after the others of their priority, instead of before.
         size: what a device weighs in their rank, before age: -1 for those with most first, 1 for those with fewest.
+        picky: whether those that want no neighbours come after those that mind none.
     """
 
-    last: bool
-    size: int
+    last: bool = False
+    size: int = 0
+    picky: bool = False
 
 
-_ORDERS: Final = tuple(_Order(last=last, size=size) for last, size in ((False, 0), (True, 0), (False, -1), (False, 1)))
+_ORDERS: Final = (_Order(), _Order(last=True), _Order(size=-1), _Order(size=1), _Order(picky=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,9 +263,9 @@ class _Planning:
         self._one_by_one(left)
         return most
 
-    def _turn(self, pod: Pod) -> int:
+    def _turn(self, pod: Pod) -> tuple[bool, int]:
         """Sorts pods of one priority about whom other pods matter; equals keep their rank."""
-        return self._order.size * sum(pod.mig_request.values())
+        return self._order.picky and bool(pod.anti_affinity), self._order.size * sum(pod.mig_request.values())
 
     def _apart(self, pods: Sequence[Pod]) -> Set[str]:
         """Keys of pods about whom other pods matter, with all that stand and fall with them."""
