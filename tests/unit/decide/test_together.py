@@ -18,6 +18,7 @@ from brain.model.affinity import AffinityTerm, LabelSelector, Requirement, Sprea
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
+from tests.examples import examples
 from tests.unit.decide.test_partition_oracle import check, random_world
 from tests.worlds import bound, gpu, node, pod
 
@@ -192,7 +193,7 @@ def check_social(world: Snapshot, result: Plan) -> None:
         assert count == 0 or count >= needs.needs[group], f"{group} is halved"
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.booleans())
 def test_no_promise_is_made_that_the_scheduler_would_refuse(seed: int, large: bool) -> None:
     world = social_world(seed)
@@ -205,7 +206,7 @@ def test_no_promise_is_made_that_the_scheduler_would_refuse(seed: int, large: bo
     assert len(result.assigned) <= result.bound
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.randoms(use_true_random=False))
 def test_order_means_nothing_to_social_plans(seed: int, rng: random.Random) -> None:
     world = social_world(seed)
