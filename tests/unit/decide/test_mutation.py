@@ -27,7 +27,6 @@ MUTATIONS = [
     ),
     ("orders under way", "rooms", "ordered.get(gpu.index)", "None", "constraints"),
     ("broken ones go", "rooms", "if gpu.broken or gpu.kept", "if gpu.kept", "constraints"),
-    ("nothing is made for nobody", "rooms", "            room.free &= room.before\n", "            pass\n", "constraints"),
     # What the hardware takes.
     ("overlap", "grid", "if self._masks[other] & mask or exclusive(", "if exclusive(", "constraints"),
     (
@@ -45,7 +44,6 @@ MUTATIONS = [
         "constraints",
     ),
     ("counts", "grid", "(chosen & places).bit_count() >= profile.max_count:", "False:", "constraints"),
-    ("counts of free ones that are in the way", "grid", "while excess > 0 and beside:", "while False:", "constraints"),
     ("slots of what the driver does not list", "grid", "instance.profile, instance.size)", "instance.profile, 1)", "traps"),
     # Whether a node may be changed.
     ("label", "eligibility", "    if not node.enabled:\n", "    if False:\n", "constraints partition"),
@@ -58,10 +56,10 @@ MUTATIONS = [
     ("that a node may not be changed", "rooms", "        if self.fixed_reason:\n            return {}\n", "", "constraints"),
     ("that, in small clusters", "batch", "change=not site.room.fixed_reason)", "change=True)", "constraints"),
     ("that, in large clusters", "sites", "not room.fixed_reason, room.node", "True, room.node", "constraints"),
-    ("that, pod by pod", "rooms", "if change and self.fixed_reason:", "if False:", "together partition"),
+    ("that, pod by pod", "rooms", "if change and self.fixed_reason:", "if False:", "constraints"),
     ("GPUs' problems", "batch", "change=change and not room.gpu.problem)", "change=change)", "constraints"),
     ("GPUs' problems in large clusters", "sites", ".change and not gpu.gpu.problem", ".change", "constraints"),
-    ("GPUs' problems, pod by pod", "rooms", "if self.gpu.problem:", "if False:", "together"),
+    ("GPUs' problems, pod by pod", "rooms", "if self.gpu.problem:", "if False:", "constraints"),
     # What the scheduler says of a node.
     ("readiness", "fit", "if not node.ready:", "if False:", "constraints"),
     ("cordons", "fit", "if node.unschedulable and", "if False and", "constraints"),
@@ -74,7 +72,7 @@ MUTATIONS = [
     ("that bound pods count", "fit", "free.get(resources.PODS, 0) - 1", "free.get(resources.PODS, 0)", "constraints"),
     ("room on nodes", "fit", "    lacking = resources.lacking({**asked, resources.PODS: 1}, free)", "    lacking = []", "fit"),
     ("bound pods' host ports", "rooms", "[*self.bound, *self.given]", "self.given", "constraints"),
-    ("host ports given in the plan", "rooms", "[*self.bound, *self.given]", "self.bound", "together constraints"),
+    ("host ports given in the plan", "rooms", "[*self.bound, *self.given]", "self.bound", "constraints"),
     # The integer program.
     ("how many pods there are", "batch", "self._draft.row(weights, upper=len(pods.pods))", "pass", "constraints"),
     ("how many GPUs there are", "batch", "self._draft.row(used, upper=len(group))", "pass", "constraints"),
@@ -98,10 +96,10 @@ MUTATIONS = [
     ("instances made", "fillings", "MADE * made + _TOUCHED", "_TOUCHED", "constraints"),
     ("GPUs touched", "fillings", "MADE * made + _TOUCHED", "MADE * made", "constraints"),
     ("what is left is worth", "fillings", "cost = _WORTH * lost", "cost = 0", "constraints"),
-    ("that large profiles are worth more", "grid", "size * size * sum(", "sum(", "constraints traps"),
-    ("free ones destroyed, pod by pod", "rooms", "destroyed + (gone.bit_count() if step.make else 0)", "destroyed", "together"),
-    ("what is left, pod by pod", "rooms", "lost = self._worth - sum(gpu.worth for gpu in self._room.gpus)", "lost = 0", "together"),
-    ("all that one pod wants", "rooms", "for resource, count in pod.mig_request.items() for _ in range(count)]", "for resource in pod.mig_request]", "together"),
+    ("that large profiles are worth more", "grid", "size * size * sum(", "sum(", "traps"),
+    ("free ones destroyed, pod by pod", "rooms", "destroyed + (gone.bit_count() if step.make else 0)", "destroyed", "constraints"),
+    ("what is left, pod by pod", "rooms", "lost = self._worth - sum(gpu.worth for gpu in self._room.gpus)", "lost = 0", "constraints"),
+    ("all that one pod wants", "rooms", "for resource, count in pod.mig_request.items() for _ in range(count)]", "for resource in pod.mig_request]", "constraints"),
     # Who is alike.
     ("alike: selectors", "kinds", "return pod.priority, devices, selector, pod", "return pod.priority, devices, pod", "constraints"),
     ("alike: affinity", "kinds", "selector, pod.node_affinity, pod.tolerations", "selector, pod.tolerations", "constraints"),
@@ -120,8 +118,7 @@ MUTATIONS = [
     ("who suits large clusters' nodes", "sites", "if not refusals[shape] and all(", "if all(", "constraints"),
     ("who goes for large clusters' pods", "deal", "grid.gone(state.table.kept, state.free, chosen) | chosen", "chosen", "constraints"),
     ("large clusters: tainted already", "cards", "FRESH_COST if chosen & ~free and not self._tainted[site] else 0", "0", "constraints"),
-    ("large clusters: priorities", "wide", "-sites.priority(shape) if by_priority else 0", "0", "constraints"),
-    ("large clusters: who waits for whom", "mixture", "            self._relaxation.hold(level, min(most, found[priority]))\n", "", "constraints"),
+    ("large clusters: the highest priority first", "mixture", "ranked = sorted(levels, reverse=True)", "ranked = sorted(levels)", "constraints"),
     # Groups.
     ("groups", "groups", "if need > 1:", "if False:", "together"),
     ("a group's least number", "groups", "need = least - sum", "need = 2 - sum", "together"),
@@ -149,19 +146,19 @@ MUTATIONS = [
     # Who may be bound at any moment.
     ("pods that may be bound", "partition", "if not pod.unschedulable or (held and pod.key in held)]", "if False]", "constraints"),
     ("that pods may be bound", "partition", "open_ = [pod for pod in waiting if pod.unschedulable and", "open_ = [pod for pod in waiting if", "constraints"),
-    ("what is kept under the taint", "partition", "        _keep_for_holders(rooms, waiting)\n", "", "partition"),
-    ("nominated pods under the taint", "partition", "pod.nominated == room.node.name or ", "", "partition"),
-    ("tolerant pods under the taint", "partition", "pod.nominated == room.node.name or pod.key in tolerant:", "pod.nominated == room.node.name:", "partition"),
-    ("where holders may go", "rooms", "        if not fit.unsuitable(pod, self.node):\n            wanted", "        if True:\n            wanted", "partition"),
-    ("holders that are served elsewhere", "partition", "                room.hold(pod)\n", "                pass\n", "partition"),
+    ("what is kept under the taint", "partition", "        _keep_for_holders(rooms, waiting)\n", "", "constraints partition"),
+    ("nominated pods under the taint", "partition", "pod.nominated == room.node.name or ", "", "constraints partition"),
+    ("tolerant pods under the taint", "partition", "pod.nominated == room.node.name or pod.key in tolerant:", "pod.nominated == room.node.name:", "constraints partition"),
+    ("where holders may go", "rooms", "        if not fit.unsuitable(pod, self.node):\n            wanted", "        if True:\n            wanted", "constraints partition"),
+    ("holders that are served elsewhere", "partition", "                room.hold(pod)\n", "                pass\n", "constraints partition"),
     # Overdue.
     ("how long a pod may fit", "overdue", "fitting.get(pod.key, 0.0) >= OVERDUE_SECONDS", "fitting.get(pod.key, 0.0) >= 0", "overdue"),
     ("that overdue pods fit", "overdue", "room.option(pod, change=False) is not None", "True", "overdue"),
     ("neighbours of overdue pods", "overdue", " or neighbours.refusal(pod, room.node.name)\n", "\n", "overdue"),
     ("that overdue pods keep nothing", "partition", "waiting = [pod for pod in waiting if pod.key not in late]", "pass", "overdue"),
     # Same in, same out.
-    ("order of nodes", "partition", "nodes = sorted(snapshot.nodes, key=lambda node: node.name)", "nodes = list(snapshot.nodes)", "partition_oracle"),
-    ("order of pods", "groups", "pod.created, \"\", 0, pod.key", "pod.created, \"\", 0, \"\"", "partition_oracle"),
+    ("order of nodes", "partition", "nodes = sorted(snapshot.nodes, key=lambda node: node.name)", "nodes = list(snapshot.nodes)", "constraints"),
+    ("order of pods", "groups", "pod.created, \"\", 0, pod.key", "pod.created, \"\", 0, \"\"", "constraints"),
 ]  # fmt: skip
 
 
@@ -178,5 +175,7 @@ def test_it_is_noticed(nursery: Nursery, module: str, before: str, after: str, t
     name = f"brain.decide.{module}"
     text = source(name).read_text(encoding="utf-8")
     assert text.count(before) == 1, f"the table is behind {name}: {before!r} is there {text.count(before)} times"
-    code, output = nursery.run(name, text.replace(before, after), [f"tests/unit/decide/test_{each}.py" for each in tests.split()])
+    code, output = nursery.run(
+        name, text.replace(before, after), [f"tests/unit/decide/test_{each}.py" for each in tests.split()]
+    )
     assert code == 1, f"{name} without {before!r} is not noticed: pytest ended with {code}\n{output}"
