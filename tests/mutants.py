@@ -134,7 +134,7 @@ def main() -> None:
     """Do jobs until standard input ends."""
     answers = io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
     os.dup2(2, 1)  # what tests print is no answer
-    for library in ("highspy", "hypothesis", "numpy", "pytest", "_pytest.assertion.rewrite"):
+    for library in ("highspy", "hypothesis", "numpy", "pytest"):
         importlib.import_module(library)
     for line in sys.stdin:
         print(json.dumps(_do(json.loads(line))), file=answers, flush=True)

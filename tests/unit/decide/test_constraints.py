@@ -20,7 +20,7 @@ from tests.unit.decide.test_partition import ONE_GPU, REFUSED
 from tests.worlds import bound, gpu, node, pod
 
 
-@pytest.fixture(autouse=True, params=["small", "large", "one by one"])
+@pytest.fixture(autouse=True, params=["small", "large", "singly"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The planner's ways: the program alone, the way of large clusters, and that of pods to whom others matter."""
     if request.param == "small":
@@ -41,7 +41,7 @@ class World:
     """Nodes and pods, and which of the pods are served, each with its node; ``*`` where any of them will do.
 
     ``geometries`` is what GPUs hold that change, written ``node/index: profile@start ...``; None where it is not asked.
-    ``one_by_one`` is whether the same is to be expected of pods that come in turn.
+    ``singly`` is whether the same is to be expected of pods that come in turn.
     """
 
     shows: str
@@ -49,7 +49,7 @@ class World:
     pods: Sequence[Pod]
     served: dict[str, str]
     geometries: dict[str, str] | None = None
-    one_by_one: bool = True
+    singly: bool = True
 
 
 def written(result: Plan) -> dict[str, str]:
@@ -317,9 +317,7 @@ WORLDS = [
     # Who comes first.
     World("priority before age", [A], [*several(1, ALL), *several(1, ALL, "q", priority=1)], {"q0": "a"}),
     World("priority before number", [A], [*several(2, THREE), *several(1, ALL, "q", priority=1)], {"q0": "a"}),
-    World(
-        "number before age", [A], [*several(1, ALL), *several(2, THREE, "q")], {"q0": "a", "q1": "a"}, one_by_one=False
-    ),
+    World("number before age", [A], [*several(1, ALL), *several(2, THREE, "q")], {"q0": "a", "q1": "a"}, singly=False),
     World("age among alike ones", [A], [pod("young", ALL, created=9), pod("old", ALL, created=1)], {"old": "a"}),
     World(
         "each priority in turn",
@@ -346,7 +344,7 @@ WORLDS = [
         [node("a", [gpu(0), gpu(1)])],
         [*several(1, ALL, priority=1), *several(1, ALL, "q"), *several(2, THREE, "r")],
         {"p0": "a", "r0": "a", "r1": "a"},
-        one_by_one=False,
+        singly=False,
     ),
     World("the name, where all else is equal", [A], [pod("x", ALL), pod("w", ALL), pod("y", ALL)], {"w": "a"}),
     # Who may have been bound under the taint.
@@ -439,7 +437,7 @@ WORLDS = [
         several(1, ONE),
         {"p0": "b"},
         {"b/0": "1g.5gb@6"},
-        one_by_one=False,
+        singly=False,
     ),
     World(
         "a small pod goes where little is left",
@@ -460,7 +458,7 @@ WORLDS = [
 
 def planned(way: str, nodes: Sequence[Node], pods: Sequence[Pod]) -> Plan:
     """The plan, which is the same whatever the order of nodes and pods."""
-    asking = tuple(social(each) if each.waiting and way == "one by one" else each for each in pods)
+    asking = tuple(social(each) if each.waiting and way == "singly" else each for each in pods)
     result = plan(Snapshot(tuple(nodes), asking))
     assert plan(Snapshot(tuple(nodes)[::-1], asking[::-1])) == result
     assert result.bound >= len(result.assigned)
@@ -469,7 +467,7 @@ def planned(way: str, nodes: Sequence[Node], pods: Sequence[Pod]) -> Plan:
 
 @pytest.mark.parametrize("world", WORLDS, ids=[world.shows for world in WORLDS])
 def test_worlds(world: World, way: str) -> None:
-    if way == "one by one" and not world.one_by_one:
+    if way == "singly" and not world.singly:
         return
     result = planned(way, world.nodes, world.pods)
     given = {key.removeprefix("team/"): where for key, where in result.assigned.items()}

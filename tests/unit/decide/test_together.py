@@ -200,7 +200,9 @@ def test_the_program_begins_no_group_that_it_cannot_finish() -> None:
 def test_a_group_of_which_only_some_mind_others() -> None:
     first, second = grouped(2, {"4g.20gb": 1})
     picky = replace(first, anti_affinity=term("db"))
-    assert plan(Snapshot(empty("n1", "n2"), (picky, second))).assigned.keys() == {"team/g0", "team/g1"}
+    for priority in (0, 1):
+        pods = (picky, replace(second, priority=priority))
+        assert plan(Snapshot(empty("n1", "n2"), pods)).assigned.keys() == {"team/g0", "team/g1"}
 
 
 def test_a_group_that_was_tried_in_vain_keeps_nobody_away() -> None:
