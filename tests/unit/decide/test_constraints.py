@@ -356,7 +356,14 @@ WORLDS = [
         {},
     ),
     World(
-        "nominated elsewhere",
+        "tolerant of the taint",
+        [node("a", [gpu(0, "1g.5gb@0f 1g.5gb@4u")], **TAINTED)],
+        [*several(1, ONE, tolerations=(Toleration("", "Exists"),)), *several(1, THREE, "q", priority=1)],
+        {"p0": "a"},
+        {},
+    ),
+    World(
+        "nominated elsewhere, under the taint",
         [node("a", [gpu(0, "1g.5gb@0f 1g.5gb@4u")], **TAINTED)],
         [*several(1, ONE, nominated="z"), *several(1, THREE, "q", priority=1)],
         {"p0": "a", "q0": "a"},
@@ -405,7 +412,7 @@ WORLDS = [
     ),
     World(
         "one GPU rather than two, all else equal",
-        [node("a", [LONE, replace(LONE, index=1)])],
+        [node("a", [LONE, replace(LONE, index=1)], **TAINTED)],
         several(2, {"1s": 1}),
         {"p0": "a", "p1": "a"},
         {"a/0": "1s@0 1s@1"},
