@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"grpcurl -plaintext {release.inventory_address} n8s.v1.InventoryService/ListGpus",
                 ):
                     console.print("  " + line, soft_wrap=True, highlight=False)
-                threading.Event().wait()
+                cluster.hold()
     except LocalError as error:
         console.print(f"demo: {error}", style="red", markup=False)
         return 1
