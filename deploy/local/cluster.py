@@ -182,10 +182,13 @@ class Cluster:
         """Keeps the cluster up, for as long as its processes run.
 
         Raises:
-            StartError: one has ended, by itself or because somebody ended the cluster.
+            LocalError: one has ended, by itself or because somebody ended the cluster.
         """
         while True:
-            self.check()
+            try:
+                self.check()
+            except StartError as error:
+                raise LocalError(f"the cluster is gone: {error}") from error
             time.sleep(1.0)
 
     # Use.
