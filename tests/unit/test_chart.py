@@ -30,7 +30,7 @@ def helm() -> Path:
 
 
 def template(helm: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    argv = [str(helm), "template", "rel", str(CHART), "--namespace", "ns", "--kube-version", "1.36", "--values", "-"]
+    argv = [str(helm), "template", "rel", str(CHART), "--namespace", "ns", "--values", "-"]
     return subprocess.run(argv, input=json.dumps(values), capture_output=True, text=True, check=False)
 
 
