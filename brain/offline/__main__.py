@@ -17,6 +17,7 @@ from brain.decide.partition import plan
 from brain.model.snapshot import Snapshot
 from brain.offline import cluster, report, scenario
 from brain.offline.errors import InputError
+from n8s import commandline
 
 PLAIN_COLUMNS = 160
 """Width of what goes to a file or a pipe."""
@@ -29,7 +30,7 @@ A FILE holds a scenario (a JSON object with name, nodes and pods; in a .jsonl on
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 2 where a file cannot be planned."""
-    parser = argparse.ArgumentParser(prog="n8s", description="Nebulnetes from the command line.")
+    parser = commandline.parser("n8s", "Nebulnetes from the command line.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shown = argparse.RawTextHelpFormatter
     planning = commands.add_parser("plan", help="plan offline", description=_DESCRIPTION, formatter_class=shown)
