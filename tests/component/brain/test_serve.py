@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from brain.decide.decisions import Decisions
 from brain.decide.partition import Plan
 from brain.decide.why import Lack, Reason
+from brain.errors import ConfigError
 from brain.metrics import Metrics
 from brain.model.mig import Gpu, Holder, Instance, InstanceState
 from brain.model.node import Agent, Node, Taint
@@ -26,7 +27,7 @@ from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from brain.serve.http import application, serving_http
 from brain.serve.inventory import Inventory
-from brain.serve.server import ListenError, serving
+from brain.serve.server import serving
 from n8s import names
 from n8s.v1 import inventory_pb2, inventory_pb2_grpc
 
@@ -191,7 +192,7 @@ async def test_a_closed_server_frees_its_port_within_the_grace() -> None:
             board.publish(Snapshot())
             call: Any = stub.WatchGpus(inventory_pb2.WatchGpusRequest())
             assert (await call.read()).type == SYNCED
-            with pytest.raises(ListenError, match=address):
+            with pytest.raises(ConfigError, match=f"--grpc-listen: cannot listen on {address}"):
                 async with serving(address, register, [SERVICE]):
                     pass
             board.close()
