@@ -297,8 +297,8 @@ class Room:
         for step in steps:
             room = self.gpus[step.gpu]
             if not step.chosen & room.before:
-                found.append((room.gpu.index, room.grid.places[step.chosen.bit_length() - 1]))
-        return tuple(found)
+                found.append(room.grid.on_gpu(room.gpu.index, step.chosen))
+        return found[0] if len(found) == 1 else tuple(made for (made,) in found)
 
     def discard_unused(self) -> None:
         """Plan no instance that nobody gets: of what is free in the plan, only what exists stays."""
