@@ -7,6 +7,7 @@ row carrying out has failed, and since when waiting pods fit as things are.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -66,6 +67,7 @@ class Loop:
         self._metrics = metrics
         self._clock = clock
         self._fitting: dict[str, float] = {}
+        self._settled = False
 
     async def run(self) -> None:
         """Rounds until cancelled, the first once the agents are there."""
@@ -106,7 +108,7 @@ class Loop:
             snapshot = replace(self._snapshot(now), fitting={key: now - at for key, at in self._fitting.items()})
             self._board.publish(snapshot)
         with self._timed("decide"):
-            decisions = await asyncio.to_thread(decide, snapshot, self._settings)
+            decisions = await self._decided(snapshot)
         self._fitting = {key: self._fitting.get(key, now) for key in decisions.fitting}
         self._board.decided(snapshot, decisions)
         self._metrics.waiting_pods.set(len(decisions.plan.why))
@@ -115,6 +117,23 @@ class Loop:
             well = await self._actor.act(decisions.decisions)
         self._metrics.rounds.inc()
         return decisions.wake_seconds, well
+
+    async def _decided(self, snapshot: Snapshot) -> Decisions:
+        """Decisions, made in a thread.
+
+        What the first round finds out of each node stays for those that follow; the collector would walk all of that
+        at once, several times, and everything else would stand still meanwhile. It is told to leave it alone.
+        """
+        pausing = not self._settled and gc.isenabled()
+        if pausing:
+            gc.disable()
+        try:
+            return await asyncio.to_thread(decide, snapshot, self._settings)
+        finally:
+            if pausing:
+                gc.freeze()
+                gc.enable()
+            self._settled = True
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

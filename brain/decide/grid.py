@@ -34,6 +34,7 @@ class Grid:
         self._bits: dict[tuple[int, str], int] = {}
         self._worths: dict[int, int] = {}
         self._blocked: dict[int, int] = {0: 0}
+        self._on_gpu: dict[tuple[int, int], tuple[tuple[int, Placement]]] = {}
         self._gives: dict[tuple[int, int, bool], frozenset[str]] = {}
         for start, size, name in sorted((start, p.size, p.name) for p in profiles for start in p.starts):
             self.by_resource[self.profiles[name].resource] |= 1 << self._new(start, name, size)
@@ -58,6 +59,13 @@ class Grid:
             low = chosen & -chosen
             yield self.places[low.bit_length() - 1]
             chosen ^= low
+
+    def on_gpu(self, index: int, place: int) -> tuple[tuple[int, Placement]]:
+        """A GPU's index with one placement, given as a set; always the same object, since so many pods get such."""
+        found = self._on_gpu.get((index, place))
+        if found is None:
+            found = self._on_gpu[index, place] = ((index, self.places[place.bit_length() - 1]),)
+        return found
 
     def geometry(self, chosen: int) -> Geometry:
         """The placements of a set, sorted."""

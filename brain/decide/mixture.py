@@ -58,16 +58,14 @@ class Mixture:
         self._placed: dict[tuple[int, int], int] = {}
         self._filled: list[tuple[int, list[State], int]] = []
         self._rows: list[dict[int, float]] = [{} for _ in self._entries]
-        mean = _mean(self._entries)
+        mean = list(_mean(self._entries).items())
         self._capacity: dict[int, float] = {}
         self._scarce: list[bool] = []
         for site in sites.sites:
             slots = 0
             for room in site.rooms:
                 free = deal.free(room)
-                self._capacity[id(room)] = min(
-                    (free.get(name, 0) / value for name, value in mean.items()), default=math.inf
-                )
+                self._capacity[id(room)] = min([free.get(name, 0) / value for name, value in mean], default=math.inf)
                 slots = max(slots, room.slots)
             self._scarce.append(any(self._capacity[id(room)] < slots for room in site.rooms))
         for position in range(len(sites.sites)):

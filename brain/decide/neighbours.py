@@ -47,8 +47,8 @@ class Neighbours:
         self._rules = _Rules(snapshot.nodes, snapshot.namespaces)
         self._askers: dict[tuple[str, str], _Asker] = {}
         self._standing: dict[tuple[str, str], _Stander] = {}
-        bound = [pod for pod in snapshot.pods if pod.node in self._nodes and not pod.ended]
-        unbound = [pod for pod in snapshot.pods if not pod.node and not pod.ended]
+        bound = [pod for name, pods in snapshot.bound().items() if name in self._nodes for pod in pods]
+        unbound = [pod for pod in snapshot.unbound() if not pod.ended]
         if not self._gather(bound, unbound):
             return
         sorts = _Sorts(self._rules)

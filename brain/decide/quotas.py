@@ -24,65 +24,78 @@ def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod
     """
     verdicts = standings(snapshot.quotas)
     running = snapshot.running()
-    last = _Last.sums
-    sums: dict[str, _Sum] = {}
-    labels: dict[str, str] = {}
+    last, sums = _Last.sums, dict[str, _Sum]()
+    governed: set[str] = set()
+    writes: list[LabelPod] = []
     for quota in sorted(snapshot.quotas, key=lambda quota: quota.key):
         verdict = verdicts[quota.key]
         used: Mapping[str, int] = {}
         if verdict.standing is Standing.ACTIVE:
+            governed.update(quota.namespaces)
             members = tuple(running.get(namespace, ()) for namespace in quota.namespaces)
             known = last.get(quota.key)
             if known is None or not known.of(quota, members, gpu_memory_gb):
-                pods = [pod for group in members for pod in group]
-                known = _Sum(
-                    quota,
-                    members,
-                    gpu_memory_gb,
-                    usage(quota, pods, gpu_memory_gb),
-                    capacity_labels(quota, pods, gpu_memory_gb),
-                )
+                known = _summed(quota, members, gpu_memory_gb)
             sums[quota.key] = known
             used = known.used
-            labels |= known.labels
+            writes += known.writes
         status = QuotaStatus(used, tuple(_conditions(verdict)), quota.generation)
         if status != quota.status:
             yield UpdateQuota(quota, status)
+    for namespace in sorted(running.keys() - governed):
+        members = (running[namespace],)
+        known = last.get(namespace)
+        if known is None or not known.of(None, members, 0):
+            known = _Sum(None, members, 0, {}, tuple(_writes(running[namespace], {})))
+        sums[namespace] = known
+        writes += known.writes
     _Last.sums = sums
-    present, name = labels.keys(), names.CAPACITY_LABEL
-    concerned = [pod for pod in snapshot.pods if name in pod.labels or (labels and pod.key in present)]
-    for pod in sorted(concerned, key=lambda pod: pod.key):
-        wanted = labels.get(pod.key)
+    idle = (pod for pod in snapshot.pods if names.CAPACITY_LABEL in pod.labels and pod.phase != "Running")
+    writes += _writes(idle, {})
+    yield from sorted(writes, key=lambda write: (write.namespace, write.name))
+
+
+def _writes(pods: Iterable[Pod], labels: Mapping[str, str]) -> Iterator[LabelPod]:
+    """What to write where pods carry other capacity labels than they should."""
+    name = names.CAPACITY_LABEL
+    for pod in pods:
+        wanted = labels.get(pod.key) if labels else None
         if wanted != pod.labels.get(name):
             yield LabelPod(pod.namespace, pod.name, pod.uid, name, wanted)
 
 
+def _summed(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: int) -> _Sum:
+    pods = [pod for group in members for pod in group]
+    writes = tuple(_writes(pods, capacity_labels(quota, pods, gpu_memory_gb)))
+    return _Sum(quota, members, gpu_memory_gb, usage(quota, pods, gpu_memory_gb), writes)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sum:
-    """What follows from a quota and its running pods alone.
+    """What follows from a quota and its running pods, or from those of a namespace without one, alone.
 
     Attributes:
-        quota: the quota.
+        quota: the quota; None where there is none.
         members: its running pods, by namespace in its order.
         gpu_memory_gb: what one whole GPU counts for.
         used: see :func:`usage`.
-        labels: see :func:`capacity_labels`.
+        writes: where those pods' capacity labels are not what they should be.
     """
 
-    quota: Quota
+    quota: Quota | None
     members: tuple[tuple[Pod, ...], ...]
     gpu_memory_gb: int
     used: Mapping[str, int]
-    labels: Mapping[str, str]
+    writes: tuple[LabelPod, ...]
 
-    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
+    def of(self, quota: Quota | None, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
         """Whether it is that of some objects."""
         same = all(one is other for one, other in zip(self.members, members, strict=False))
         return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
 
 
 class _Last:
-    """The sums of the last round, by quota; one round's at a time, so that no more is kept than one snapshot shows."""
+    """The sums of the last round, by quota or namespace; no more is kept than one snapshot shows."""
 
     sums: Mapping[str, _Sum] = {}
 

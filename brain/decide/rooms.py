@@ -129,18 +129,17 @@ class Gpus(Sequence[GpuRoom]):
     """The GPUs of a node as the snapshot shows them, copied for a plan when it first asks for one.
 
     Attributes:
-        asked: whether that has happened: then they may have changed.
+        shown: what is known of the node until then; None afterwards, when they may have changed.
     """
 
-    __slots__ = ("_copies", "_shown", "asked")
+    __slots__ = ("_gpus", "shown")
 
-    def __init__(self, shown: Sequence[GpuRoom]) -> None:
-        self.asked = False
-        self._shown = shown
-        self._copies: list[GpuRoom] = []
+    def __init__(self, shown: Shown) -> None:
+        self.shown: Shown | None = shown
+        self._gpus = shown.room.gpus
 
     def __len__(self) -> int:
-        return len(self._shown)
+        return len(self._gpus)
 
     def __iter__(self) -> Iterator[GpuRoom]:
         return iter(self._own())
@@ -148,15 +147,15 @@ class Gpus(Sequence[GpuRoom]):
     @overload
     def __getitem__(self, index: int) -> GpuRoom: ...
     @overload
-    def __getitem__(self, index: slice) -> list[GpuRoom]: ...
-    def __getitem__(self, index: int | slice) -> GpuRoom | list[GpuRoom]:
+    def __getitem__(self, index: slice) -> Sequence[GpuRoom]: ...
+    def __getitem__(self, index: int | slice) -> GpuRoom | Sequence[GpuRoom]:
         return self._own()[index]
 
-    def _own(self) -> list[GpuRoom]:
-        if not self.asked:
-            self.asked = True
-            self._copies = [GpuRoom(g.gpu, g.grid, g.before, g.kept, g.free, g.broken) for g in self._shown]
-        return self._copies
+    def _own(self) -> Sequence[GpuRoom]:
+        if self.shown is not None:
+            self.shown = None
+            self._gpus = [GpuRoom(g.gpu, g.grid, g.before, g.kept, g.free, g.broken) for g in self._gpus]
+        return self._gpus
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -179,7 +178,6 @@ class Room:
     fixed_reason: str
     unmanaged: Counter[str]
     sizes: Mapping[str, int] = field(default_factory=dict)
-    shown: Shown | None = None
     given: list[Pod] = field(default_factory=list)
     holds: dict[str, list[Step]] = field(default_factory=dict)
 
@@ -208,13 +206,13 @@ class Room:
     @property
     def untouched(self) -> Shown | None:
         """What is known of the node while this plan has not asked for its GPUs; None once it has."""
-        return self.shown if isinstance(self.gpus, Gpus) and not self.gpus.asked else None
+        return getattr(self.gpus, "shown", None)
 
     @property
-    def contents(self) -> tuple[Content, ...]:
-        """What its GPUs can give."""
+    def contents(self) -> tuple[tuple[int, Content], ...]:
+        """Its GPUs that can give something, by position."""
         untouched = self.untouched
-        return _contents(self.gpus) if untouched is None else untouched.contents
+        return _contents(self.gpus, self.fixed_reason) if untouched is None else untouched.contents
 
     @property
     def open_slots(self) -> int:
@@ -300,8 +298,8 @@ class Room:
         for step in steps:
             room = self.gpus[step.gpu]
             if not step.chosen & room.before:
-                found.append((room.gpu.index, room.grid.places[step.chosen.bit_length() - 1]))
-        return tuple(found)
+                found.append(room.grid.on_gpu(room.gpu.index, step.chosen))
+        return found[0] if len(found) == 1 else tuple(made for (made,) in found)
 
     def discard_unused(self) -> None:
         """Plan no instance that nobody gets: of what is free in the plan, only what exists stays."""
@@ -387,7 +385,7 @@ class Shown:
 
     Attributes:
         room: the node while planning, before any plan.
-        contents: what its GPUs can give.
+        contents: see :attr:`Room.contents`.
         open_slots: see :attr:`Room.open_slots`.
         slots: the slots of its GPUs.
         gives: see :attr:`Room.gives`.
@@ -395,7 +393,7 @@ class Shown:
     """
 
     room: Room
-    contents: tuple[Content, ...]
+    contents: tuple[tuple[int, Content], ...]
     open_slots: int
     slots: int
     gives: frozenset[str]
@@ -406,15 +404,15 @@ class Shown:
         """Of a node and its bound pods."""
         room = Room.of(node, bound, grids)
         gpus = room.gpus
-        gives, broken = _gives(gpus, room.fixed_reason), any(gpu.broken for gpu in gpus)
-        return Shown(room, _contents(gpus), _open_slots(gpus), _slots(gpus), gives, broken)
+        contents, gives = _contents(gpus, room.fixed_reason), _gives(gpus, room.fixed_reason)
+        return Shown(room, contents, _open_slots(gpus), _slots(gpus), gives, any(gpu.broken for gpu in gpus))
 
     def copy(self) -> Room:
         """The node for one plan."""
         room = self.room
-        free, gpus = dict(room.free), Gpus(room.gpus)
+        free, gpus = dict(room.free), Gpus(self)
         unmanaged = room.unmanaged if room.gpus else room.unmanaged.copy()
-        return Room(room.node, room.bound, free, gpus, room.fixed_reason, unmanaged, room.sizes, self)
+        return Room(room.node, room.bound, free, gpus, room.fixed_reason, unmanaged, room.sizes)
 
 
 class _Last:
@@ -438,8 +436,12 @@ def rooms_of(nodes: Iterable[Node], bound: Mapping[str, tuple[Pod, ...]]) -> lis
     return [known.copy() for known in found.values()]
 
 
-def _contents(gpus: Iterable[GpuRoom]) -> tuple[Content, ...]:
-    return tuple(Content(gpu.grid, gpu.gpu.problem, gpu.kept, gpu.free) for gpu in gpus)
+def _contents(gpus: Iterable[GpuRoom], fixed_reason: str) -> tuple[tuple[int, Content], ...]:
+    return tuple(
+        (position, Content(gpu.grid, gpu.gpu.problem, gpu.kept, gpu.free))
+        for position, gpu in enumerate(gpus)
+        if gpu.grid.gives(gpu.kept, gpu.free, change=not (fixed_reason or gpu.gpu.problem))
+    )
 
 
 def _open_slots(gpus: Iterable[GpuRoom]) -> int:

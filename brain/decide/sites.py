@@ -134,11 +134,14 @@ class _States(dict[Content, "State | None"]):
 def _cards(site: Site, states: _States) -> list[tuple[Room, list[Card]]]:
     """A site's nodes with their GPUs, these on their stacks."""
     cards: list[tuple[Room, list[Card]]] = [(room, []) for room in site.rooms]
-    contents = [room.contents for room in site.rooms]
+    columns: defaultdict[int, list[tuple[Room, list[Card], Content]]] = defaultdict(list)
+    for room, held in cards:
+        for index, content in room.contents:
+            columns[index].append((room, held, content))
     # From a stack's top: the first GPU of each node, then the second, so that no node gets all the small instances.
-    for index in range(max(map(len, contents))):
-        for (room, held), shown in zip(cards, contents, strict=True):
-            state = states[shown[index]] if index < len(shown) else None
+    for index, column in sorted(columns.items()):
+        for room, held, content in column:
+            state = states[content]
             if state is not None:
                 card = Card(room, index, state)
                 held.append(card)

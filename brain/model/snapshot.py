@@ -7,8 +7,9 @@ alone need not be found again. No result depends on which snapshot came before.
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from brain.model.node import Node
@@ -53,14 +54,12 @@ class _Groups:
 
     Attributes:
         pods: all of them.
-        ids: all of them, by their ids as objects.
         bound: see :meth:`Snapshot.bound`.
         running: see :meth:`Snapshot.running`.
         unbound: see :meth:`Snapshot.unbound`.
     """
 
     pods: tuple[Pod, ...]
-    ids: Mapping[int, Pod]
     bound: Mapping[str, tuple[Pod, ...]]
     running: Mapping[str, tuple[Pod, ...]]
     unbound: tuple[Pod, ...]
@@ -69,7 +68,7 @@ class _Groups:
 class _Last:
     """The groups of the snapshot asked for last; one at a time, so that no more is kept than one snapshot's pods."""
 
-    groups = _Groups((), {}, {}, {}, ())
+    groups = _Groups((), {}, {}, ())
 
 
 def _grouped(pods: tuple[Pod, ...]) -> _Groups:
@@ -80,24 +79,33 @@ def _grouped(pods: tuple[Pod, ...]) -> _Groups:
 
 
 def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
-    ids = dict(zip(map(id, pods), pods, strict=True))
-    gone = [last.ids[one] for one in last.ids.keys() - ids.keys()]
-    new = [ids[one] for one in ids.keys() - last.ids.keys()]
+    start = _common(pods, last.pods)
+    end = _common(pods[start:][::-1], last.pods[start:][::-1])
+    before = {id(pod): pod for pod in last.pods[start : len(last.pods) - end]}
+    now = {id(pod): pod for pod in pods[start : len(pods) - end]}
+    gone = [before[one] for one in before.keys() - now.keys()]
+    new = [now[one] for one in now.keys() - before.keys()]
     return _Groups(
         pods,
-        ids,
         _changed(
             last.bound,
-            ((pod.node, pod) for pod in gone if pod.node and not pod.ended),
-            ((pod.node, pod) for pod in new if pod.node and not pod.ended),
+            [(pod.node, pod) for pod in gone if pod.node and not pod.ended],
+            [(pod.node, pod) for pod in new if pod.node and not pod.ended],
         ),
         _changed(
             last.running,
-            ((pod.namespace, pod) for pod in gone if pod.phase == "Running"),
-            ((pod.namespace, pod) for pod in new if pod.phase == "Running"),
+            [(pod.namespace, pod) for pod in gone if pod.phase == "Running"],
+            [(pod.namespace, pod) for pod in new if pod.phase == "Running"],
         ),
-        tuple(pod for pod in pods if not pod.node),
+        tuple([pod for pod in pods if not pod.node]),
     )
+
+
+def _common(one: Sequence[Pod], other: Sequence[Pod]) -> int:
+    """How many pods at the start of both are the same objects."""
+    same = bytes(map(operator.is_, one, other))
+    first = same.find(0)
+    return len(same) if first < 0 else first
 
 
 def _changed(

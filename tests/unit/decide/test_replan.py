@@ -27,7 +27,7 @@ STEPS = 6
 
 def forget(patch: pytest.MonkeyPatch) -> None:
     """Nothing came before."""
-    patch.setattr(snapshot._Last, "groups", snapshot._Groups((), {}, {}, {}, ()))
+    patch.setattr(snapshot._Last, "groups", snapshot._Groups((), {}, {}, ()))
     patch.setattr(rooms._Last, "shown", {})
     patch.setattr(loop._Last, "turns", {})
     patch.setattr(quotas._Last, "sums", {})
@@ -76,7 +76,7 @@ def _moved(pod: Pod, node: Node) -> Pod:
 
 
 def _used(node: Node, rng: random.Random) -> Node:
-    """A node whose free instances may be in use now."""
+    """A node whose free instances may be in use now, and whose device plugin may not show them."""
     if node.agent is None:
         return node
     states = [InstanceState.FREE, InstanceState.USED]
@@ -84,7 +84,8 @@ def _used(node: Node, rng: random.Random) -> Node:
         replace(gpu, instances=tuple(replace(one, state=rng.choice(states)) for one in gpu.instances))
         for gpu in node.agent.gpus
     )
-    return replace(node, agent=replace(node.agent, gpus=gpus))
+    devices = rng.choice([node.agent.allocatable, {}])
+    return replace(node, agent=replace(node.agent, gpus=gpus, allocatable=devices), untainted_seconds=0.5)
 
 
 @pytest.mark.parametrize("columns", [batch.EXACT_COLUMNS, 0])
