@@ -209,7 +209,8 @@ def _size(pod: Pod, room: Room) -> int:
 
 def _broken(room: Room) -> str:
     """What is wrong with a node's GPUs where none can be partitioned; "" where one can."""
-    problems = [content.problem for content in room.contents]
+    agent = room.node.agent
+    problems = [gpu.problem for gpu in agent.gpus] if agent is not None else []
     return f"has GPUs that cannot be partitioned: {problems[0]}" if problems and all(problems) else ""
 
 
