@@ -73,6 +73,14 @@ def take(free: dict[str, int], pod: Pod) -> None:
             free[name] = free.get(name, 0) - value
 
 
+def give_back(free: dict[str, int], pod: Pod) -> None:
+    """Undo :func:`take`."""
+    free[resources.PODS] += 1
+    for name, value in pod.request.items():
+        if not name.startswith(names.MIG_PREFIX):
+            free[name] += value
+
+
 def too_small(pod: Pod, free: Mapping[str, int]) -> str:
     """Which resources, MIG devices aside, a node has too little of; "" when it has enough."""
     asked = {name: value for name, value in pod.request.items() if not name.startswith(names.MIG_PREFIX)}

@@ -8,7 +8,7 @@ is enough binds nobody: each of its pods stands alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 
 from brain.model.pod import Pod
 
@@ -46,6 +46,6 @@ class Groups:
             return -pod.priority, pod.created, "", 0, pod.key
         return -pod.priority, self._first[pod.group], pod.group, pod.created, pod.key
 
-    def served(self, assigned: Mapping[str, object]) -> dict[str, int]:
-        """How many waiting pods of each group are among the assigned, by key."""
-        return {group: sum(pod.key in assigned for pod in pods) for group, pods in self._waiting.items()}
+    def served(self, group: str, assigned: Container[str]) -> int:
+        """How many waiting pods of a group are among the assigned, by key."""
+        return sum(pod.key in assigned for pod in self._waiting[group])

@@ -7,8 +7,8 @@ Instances that are used, unknown or promised to bound pods stay where they are. 
 snapshot's content alone.
 
 The batch is one integer program over nodes, GPUs of equal contents and pods that are alike. Where that would be too
-large, see :mod:`brain.decide.wide`. Pods that (anti-)affinity or topology spread is about come one by one. A group that
-falls short of its least number gets nothing, and the plan is made again without it.
+large, see :mod:`brain.decide.wide`. Pods that (anti-)affinity or topology spread is about come one by one. What a group
+has that falls short of its least number goes to others.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 
-_ATTEMPTS: Final = 4
-"""Plans in which groups that fell short are left out one after the other; then all that did are left out at once."""
 _MOST_TRIED: Final = 5_000
 """Waiting pods times nodes up to which several orders are tried for pods about whom other pods matter."""
 _MOST_COMPARED: Final = 8
@@ -96,10 +94,10 @@ def _plan(snapshot: Snapshot) -> Plan:
         late = overdue(world.rooms(), world.neighbours, waiting, snapshot.fitting)
         world = replace(world, avoided={key: set(each.nodes) for key, each in late.items()})
         waiting = [pod for pod in waiting if pod.key not in late or late[pod.key].elsewhere]
-    result = _whole(world, waiting, _ORDERS[0])
+    result = _planned(world, waiting, _ORDERS[0])
     special = any(not world.neighbours.bystander(pod) for pod in waiting)
     if special and result.why and len(waiting) * len(nodes) <= _MOST_TRIED:
-        others = (_whole(world, waiting, order) for order in _ORDERS[1:])
+        others = (_planned(world, waiting, order) for order in _ORDERS[1:])
         result = max((result, *others), key=lambda each: _served(waiting, each))  # the first of equals
     if not late:
         return result
@@ -119,26 +117,14 @@ def _served(waiting: Sequence[Pod], result: Plan) -> list[int]:
     return [sum(pod.key in result.assigned for pod in level) for _, level in levels]
 
 
-def _whole(world: _World, waiting: Sequence[Pod], order: _Order) -> Plan:
-    """A plan in which no group is halved: those that fall short are left out, and it is made again."""
-    without: set[str] = set()
-    bound = 0
-    for attempt in itertools.count(1):
-        rooms = world.rooms()
-        _keep_for_holders(rooms, waiting)
-        planning = _Planning(rooms, world, order, without)
-        result = planning.run(waiting)
-        planning.withdraw()
-        lacking = {
-            group
-            for group, count in world.groups.served(result.assigned).items()
-            if count < world.groups.needs[group] and group not in without and (count or attempt > _ATTEMPTS)
-        }
-        bound = result.bound if attempt == 1 else bound
-        if not lacking:
-            break
-        without |= lacking
-    return replace(result, bound=max(bound, len(result.assigned)))
+def _planned(world: _World, waiting: Sequence[Pod], order: _Order) -> Plan:
+    """A plan in one order."""
+    rooms = world.rooms()
+    _keep_for_holders(rooms, waiting)
+    planning = _Planning(rooms, world, order)
+    result = planning.run(waiting)
+    planning.withdraw()
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,19 +183,19 @@ def _uncollected() -> Iterator[None]:
 class _Planning:
     """One run of the planner over its rooms."""
 
-    def __init__(self, rooms: Sequence[Room], world: _World, order: _Order, without: Set[str]) -> None:
-        """``without`` names groups that get nothing."""
-        self._rooms = rooms
+    def __init__(self, rooms: Sequence[Room], world: _World, order: _Order) -> None:
+        self._rooms = self._tried = rooms
         self._neighbours = world.neighbours
         self._groups = world.groups
         self._avoided = world.avoided
         self._order = order
-        self._without = without
         self._assigned: dict[str, str] = {}
         self._made: dict[str, tuple[tuple[int, Placement], ...]] = {}
         self._why: dict[str, Reason] = {}
         self._deferred: set[str] = set()
-        self._placed: list[tuple[Pod, str]] = []
+        self._placed: dict[str, Pod] = {}
+        self._taken: dict[str, tuple[Room, tuple[Step, ...]]] = {}
+        self._freed: dict[int, Room] = {}
         self._open: dict[tuple[object, ...], list[Room]] = {}
 
     def run(self, waiting: Sequence[Pod]) -> Plan:
@@ -219,7 +205,8 @@ class _Planning:
         self._serve_imminent(imminent, held)
         open_ = [pod for pod in waiting if pod.unschedulable and not (imminent and pod.key in self._assigned)]
         beside = len(self._assigned)
-        bound = beside + self._share([pod for pod in open_ if pod.group not in self._without])
+        bound = beside + self._share(open_)
+        self._mend(open_)
         self._explain([pod for pod in open_ if pod.key not in self._assigned])
         for room in self._rooms:
             room.discard_unused()
@@ -235,8 +222,8 @@ class _Planning:
 
     def withdraw(self) -> None:
         """Let the neighbours be as they were before the run."""
-        for pod, node in self._placed:
-            self._neighbours.remove(pod, node)
+        for key, pod in self._placed.items():
+            self._neighbours.remove(pod, self._assigned[key])
 
     def _share(self, pods: Sequence[Pod]) -> int:
         """Serve pods that the scheduler has refused; more than the answer cannot be served.
@@ -278,8 +265,7 @@ class _Planning:
         if not pods:
             return 0
         tags = {pod.key: pod.group for pod in pods if self._groups.binds(pod)} if self._groups.needs else {}
-        served = self._groups.served(self._assigned) if tags else {}
-        needs: dict[Hashable, int] = {tag: self._groups.needs[tag] - served[tag] for tag in set(tags.values())}
+        needs: dict[Hashable, int] = {group: self._lacking(group) for group in set(tags.values())}
         share = batch.share(self._rooms, kinds_of(pods, tags), needs)
         if share is not None:
             for pod, room in share.assigned:
@@ -295,7 +281,78 @@ class _Planning:
             made = given.room.made(given.steps)
             if made:
                 self._made[given.pod.key] = made
+            if self._groups.binds(given.pod):
+                self._taken[given.pod.key] = given.room, given.steps
         return outcome.bound if share is None else share.bound
+
+    def _mend(self, pods: Sequence[Pod]) -> None:
+        """Make halved groups whole, or give what they have to others: where some are served, but not enough."""
+        members: dict[str, list[Pod]] = {}
+        for pod in pods:
+            if self._groups.binds(pod):
+                members.setdefault(pod.group, []).append(pod)
+        dropped: set[str] = set()
+        while halved := self._halved(members):
+            for group in halved:
+                if group in dropped or not self._complete(members[group]):
+                    dropped.add(group)
+            self._support()
+        if not self._freed:
+            return
+        self._tried, self._open = list(self._freed.values()), {}
+        others = [pod for pod in pods if pod.key not in self._assigned and pod.group not in dropped]
+        for _, each in itertools.groupby(others, key=lambda pod: pod.group if self._groups.binds(pod) else pod.key):
+            self._complete(list(each))
+        for room in self._freed.values():
+            room.restore()
+
+    def _halved(self, groups: Iterable[str]) -> list[str]:
+        """Groups of which some pods are served, but not enough."""
+        return [group for group in groups if 0 < self._lacking(group) < self._groups.needs[group]]
+
+    def _lacking(self, group: str) -> int:
+        """How many more pods of a group must be served."""
+        return max(0, self._groups.needs[group] - self._groups.served(group, self._assigned))
+
+    def _complete(self, pods: Sequence[Pod]) -> bool:
+        """Serve a pod, or of a group all that it needs; else nothing, and what it had is free. Whether it is served."""
+        if not self._groups.binds(pods[0]):
+            return self._settle(pods[0], change=False) or self._settle(pods[0], change=True)
+        lacking = self._lacking(pods[0].group)
+        for pod in pods:
+            if lacking > 0 and pod.key not in self._assigned:
+                lacking -= self._settle(pod, change=False) or self._settle(pod, change=True)
+        if lacking > 0:
+            for pod in pods:
+                self._release(pod)
+        return lacking <= 0
+
+    def _release(self, pod: Pod) -> None:
+        """Take back what a pod was given, if it was."""
+        if pod.key in self._taken:
+            room, steps = self._taken.pop(pod.key)
+            room.give_back(pod, steps)
+            self._freed[id(room)] = room
+            if self._placed.pop(pod.key, None) is not None:
+                self._neighbours.remove(pod, room.node.name)
+            del self._assigned[pod.key]
+            self._made.pop(pod.key, None)
+
+    def _support(self) -> None:
+        """Take back what pods were given that the scheduler would refuse now that others are not there."""
+        standing = dict(self._placed)
+        for key, pod in standing.items():
+            self._neighbours.remove(pod, self._assigned[key])
+        before = -1
+        while before != len(standing):
+            before = len(standing)
+            for key, pod in list(standing.items()):
+                if not self._neighbours.refusal(pod, self._assigned[key]):
+                    self._neighbours.place(pod, self._assigned[key])
+                    del standing[key]
+        for key, pod in standing.items():
+            self._neighbours.place(pod, self._assigned[key])
+            self._release(pod)
 
     def _one_by_one(self, pods: Sequence[Pod]) -> list[Pod]:
         """Serve pods in turn, and those refused again once others stand; who is left."""
@@ -311,7 +368,7 @@ class _Planning:
         key = (*alike(pod), change)
         rooms = self._open.get(key)
         if rooms is None:
-            rooms = self._open[key] = [room for room in self._rooms if room.knows(pod)]
+            rooms = self._open[key] = [room for room in self._tried if room.knows(pod)]
         avoided = self._avoided.get(pod.key, ())
         options: list[tuple[Cost, int, Room, tuple[Step, ...]]] = []
         full = []
@@ -382,7 +439,9 @@ class _Planning:
         self._assigned[pod.key] = room.node.name
         if not self._neighbours.bystander(pod):
             self._neighbours.place(pod, room.node.name)
-            self._placed.append((pod, room.node.name))
+            self._placed[pod.key] = pod
+        if self._groups.binds(pod) or pod.key in self._placed:
+            self._taken[pod.key] = room, option[1]
         if made:
             self._made[pod.key] = made
 

@@ -292,6 +292,24 @@ class Room:
             self.apply(step)
         return self.made(steps)
 
+    def give_back(self, pod: Pod, steps: Sequence[Step]) -> None:
+        """Undo :meth:`take`; what was to go for the pod stays lost until :meth:`restore`."""
+        fit.give_back(self.free, pod)
+        self.given.remove(pod)
+        if not self.gpus:
+            self.unmanaged.update(pod.mig_request)
+        for step in steps:
+            room = self.gpus[step.gpu]
+            room.kept &= ~step.chosen
+            room.free |= step.chosen & room.before
+
+    def restore(self) -> None:
+        """Let free instances stay that were to go for somebody who has gone elsewhere."""
+        for room in self.gpus:
+            for one in single(room.before & ~(room.kept | room.free)):
+                if not one & (room.grid.blocked(room.kept | room.free) | room.grid.full(room.kept | room.free)):
+                    room.free |= one
+
     def made(self, steps: Sequence[Step]) -> tuple[tuple[int, Placement], ...]:
         """What of some steps does not exist yet: GPU index and placement."""
         found = []

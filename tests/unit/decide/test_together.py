@@ -257,9 +257,10 @@ def check_social(world: Snapshot, result: Plan) -> None:
         goes = [key for key, where in left.items() if not neighbours.refusal(pods[key], where)]
         assert goes, f"the scheduler refuses {left}"
         neighbours.place(pods[goes[0]], left.pop(goes[0]))
-    needs = Groups(world.pods)
-    for group, count in needs.served(result.assigned).items():
-        assert count == 0 or count >= needs.needs[group], f"{group} is halved"
+    groups = Groups(world.pods)
+    for group, need in groups.needs.items():
+        count = groups.served(group, result.assigned)
+        assert count == 0 or count >= need, f"{group} is halved"
 
 
 @settings(max_examples=examples(600), deadline=None)
