@@ -43,8 +43,9 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     wakes = [turn.wake_seconds for turn in turns if turn.wake_seconds is not None]
     fitting = _fitting(snapshot, plan)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
-    gap = plan.bound - len(plan.assigned)
-    return Decisions(tuple(decisions), plan.unplaced, fitting, gap, min(wakes, default=None))
+    gap, unplaced = plan.bound - len(plan.assigned), plan.unplaced
+    del plan, turns  # of a large cluster one after the other: whatever is let go at once stops all other threads
+    return Decisions(tuple(decisions), unplaced, fitting, gap, min(wakes, default=None))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
