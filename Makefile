@@ -17,7 +17,8 @@ env: .venv/.done ## The Python environment, in .venv
 demo: env ## A real cluster on this machine, with simulated GPUs, being repartitioned (KEEP=1 leaves it up)
 	$(BIN)/python -m deploy.local.demo $(if $(KEEP),--keep)
 
-test: lint unit e2e ## All that CI checks
+test: lint binaries ## All that CI checks; unit and end-to-end tests at once, as the latter mostly wait
+	$(MAKE) --jobs=2 --output-sync=target unit e2e
 
 binaries: env ## Control plane, kubelet, helm and grpcurl, built once into the user's cache
 	$(BIN)/python -m deploy.local binaries

@@ -29,7 +29,7 @@ from brain.serve.http import application, serving_http
 from brain.serve.inventory import Inventory
 from brain.serve.server import serving
 from brain.signpost import Signpost
-from n8s import logs
+from n8s import commandline, logs
 from n8s.v1 import agent_pb2, agent_pb2_grpc, inventory_pb2, inventory_pb2_grpc
 
 _log = logging.getLogger("brain")
@@ -59,8 +59,7 @@ class Brain:
         """Runs until stopped; on the way out the work ends first, then the Lease is released.
 
         Raises:
-            OSError: the address for HTTP cannot be listened on.
-            BrainError: the address for gRPC cannot be listened on.
+            ConfigError: an address cannot be listened on.
         """
         listen = self._config.http_listen
         async with (
@@ -111,19 +110,21 @@ class Brain:
 
 
 def main() -> None:
-    """The command ``n8s-brain``."""
-    try:
-        config = parse()
-    except ConfigError as error:
-        sys.exit(f"n8s-brain: {error}")
-    logs.set_up(config.log_level)
+    """The command ``n8s-brain``; exits with 2 when a setting cannot be used."""
+    unusable: list[BaseException] = []
     failed = False
     try:
+        config = parse()
+        logs.set_up(config.log_level)
         asyncio.run(_run(config))
+    except* ConfigError as group:
+        unusable = _leaves(group)
     except* (BrainError, OSError) as group:
         failed = True
         for problem in _leaves(group):
             _log.critical("cannot go on", extra={"problem": str(problem)})
+    if unusable:
+        commandline.refuse("n8s-brain", *unusable)
     if failed:
         sys.exit(1)
 

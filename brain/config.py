@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from brain.errors import ConfigError
-from n8s import names
+from n8s import commandline, names
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -90,10 +90,8 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="n8s-brain",
-        description="Partitions MIG GPUs of a Kubernetes cluster and keeps its elastic quotas. One of several leads.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = commandline.parser(
+        "n8s-brain", "Partitions MIG GPUs of a Kubernetes cluster and keeps its elastic quotas. One of several leads."
     )
     parser.add_argument(
         "--grpc-listen", metavar="HOST:PORT", default="0.0.0.0:9090", help="address for agents and inventory clients"

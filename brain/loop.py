@@ -40,6 +40,9 @@ class Board(Protocol):
     def publish(self, snapshot: Snapshot) -> None:
         """Shows the newest snapshot."""
 
+    def decided(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        """Shows what a round decided, and from which snapshot."""
+
 
 class Loop:
     """The control loop."""
@@ -107,8 +110,9 @@ class Loop:
         with self._timed("decide"):
             decisions = await self._decided(snapshot)
         self._fitting = {key: self._fitting.get(key, now) for key in decisions.fitting}
-        self._metrics.waiting_pods.set(len(decisions.waiting))
-        self._metrics.plan_gap_pods.set(decisions.gap)
+        self._board.decided(snapshot, decisions)
+        self._metrics.waiting_pods.set(len(decisions.plan.why))
+        self._metrics.plan_gap_pods.set(decisions.plan.gap)
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)
         self._metrics.rounds.inc()

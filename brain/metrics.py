@@ -23,7 +23,7 @@ class Metrics:
         watch_errors: lists and watches that failed, by resource.
         relists: complete lists, by resource.
         sessions: agents with a session.
-        report_age_seconds: age of the oldest report of an agent.
+        silent_seconds: for how long the agent that has been without a session the longest has been so.
         orders: orders by outcome; ``sent`` counts each once when it is handed to its session.
     """
 
@@ -49,7 +49,9 @@ class Metrics:
         )
         self.relists = Counter("n8s_brain_relists", "Complete lists.", ["resource"], registry=own)
         self.sessions = Gauge("n8s_brain_agent_sessions", "Node agents with a session.", registry=own)
-        self.report_age_seconds = Gauge(
-            "n8s_brain_agent_report_age_seconds", "Age of the oldest report of a node agent.", registry=own
+        self.silent_seconds = Gauge(
+            "n8s_brain_agent_silent_seconds",
+            "Longest time that a known agent has been without a session.",
+            registry=own,
         )
         self.orders = Counter("n8s_brain_orders", "Orders to node agents by outcome.", ["outcome"], registry=own)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
+from brain.decide.partition import Plan
+from brain.decide.standing import Explanation, Standing
 from brain.model.mig import Geometry, Gpu, Holder, Instance, InstanceState, Placement, Profile
 from brain.model.node import Agent, Node
 from n8s.v1 import agent_pb2, gpu_pb2, inventory_pb2
@@ -17,6 +19,17 @@ _STATES: Final = {
     gpu_pb2.INSTANCE_STATE_BROKEN: InstanceState.BROKEN,
 }
 _STATES_OUT: Final = {state: number for number, state in _STATES.items()}
+_STANDINGS_OUT: Final = {
+    Standing.NO_MIG: inventory_pb2.POD_STANDING_NO_MIG,
+    Standing.ENDED: inventory_pb2.POD_STANDING_ENDED,
+    Standing.GATED: inventory_pb2.POD_STANDING_GATED,
+    Standing.BOUND: inventory_pb2.POD_STANDING_BOUND,
+    Standing.FITS: inventory_pb2.POD_STANDING_FITS,
+    Standing.OVERDUE: inventory_pb2.POD_STANDING_OVERDUE,
+    Standing.MAKING_ROOM: inventory_pb2.POD_STANDING_MAKING_ROOM,
+    Standing.WAITS: inventory_pb2.POD_STANDING_WAITS,
+    Standing.UNTRIED: inventory_pb2.POD_STANDING_UNTRIED,
+}
 OUTCOMES: Final = {
     agent_pb2.OUTCOME_APPLIED: "applied",
     agent_pb2.OUTCOME_REFUSED: "refused",
@@ -100,6 +113,36 @@ def node_to(node: Node) -> inventory_pb2.Node:
 def node_gpu_to(node: str, gpu: Gpu, *, live: bool) -> inventory_pb2.NodeGpu:
     """A GPU with the node it is in."""
     return inventory_pb2.NodeGpu(node=node, gpu=gpu_to(gpu), live=live)
+
+
+def explanation_to(explanation: Explanation, plan: Plan) -> inventory_pb2.PodExplanation:
+    """How a pod stands, with the plan that it is from."""
+    pod, reason = explanation.pod, explanation.reason
+    helps = reason.helps if reason is not None else None
+    return inventory_pb2.PodExplanation(
+        namespace=pod.namespace,
+        name=pod.name,
+        devices=pod.mig_request,
+        standing=_STANDINGS_OUT[explanation.standing],
+        text=explanation.text,
+        node=explanation.node,
+        placements=[
+            inventory_pb2.GpuPlacement(
+                index=index, placement=gpu_pb2.Placement(profile=placement.profile, start=placement.start)
+            )
+            for index, placement in explanation.made
+        ],
+        lacks=[
+            inventory_pb2.NodeLack(text=lack.text, nodes=lack.nodes, names=lack.names)
+            for lack in (reason.lacks if reason is not None else ())
+        ],
+        would_help=None if helps is None else inventory_pb2.WouldHelp(node=helps.node, pod=helps.pod),
+        deferred=reason is not None and reason.later,
+        scheduler_message=pod.scheduler_message,
+        round=inventory_pb2.Round(
+            waiting=len(plan.assigned) + len(plan.why), served=len(plan.assigned), upper_bound=plan.bound
+        ),
+    )
 
 
 def _agent_to(agent: Agent) -> inventory_pb2.AgentStatus:

@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from n8s import logs
+from n8s import commandline, logs
 from nodeagent import config
 from nodeagent.apply import Applier
 from nodeagent.errors import ConfigError
@@ -82,8 +82,7 @@ def main() -> None:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(run(settings))
     except ConfigError as error:
-        sys.stderr.write(f"n8s-agent: {error}\n")
-        sys.exit(2)
+        commandline.refuse("n8s-agent", error)
 
 
 if __name__ == "__main__":

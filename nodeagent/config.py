@@ -10,14 +10,17 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from n8s import commandline
 from nodeagent.apply import IN_USE_SECONDS
 from nodeagent.errors import ConfigError
 from nodeagent.plugin import DEADLINE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         if not 0 < getattr(found, field) < 3600:
             raise ConfigError(f"--{field.replace('_', '-')}", "must be more than 0 and less than 3600 seconds")
     host, port = _host_port(found.http_listen)
-    level = logging.getLevelNamesMapping().get(found.log_level.upper())
-    if level is None:
-        raise ConfigError("--log-level", f"{found.log_level!r} must be debug, info, warning or error")
+    if found.log_level not in _LEVELS:
+        raise ConfigError("--log-level", f"{found.log_level!r} is none of {', '.join(_LEVELS)}")
     return Config(
         node_name=found.node_name,
         brain_address=found.brain_address,
@@ -78,60 +80,72 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         plugin_seconds=found.plugin_seconds,
         http_host=host,
         http_port=port,
-        log_level=level,
+        log_level=logging.getLevelNamesMapping()[found.log_level.upper()],
     )
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="n8s-agent",
-        description="Reports what this node's GPUs hold to the brain, and applies the MIG geometries that it orders.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+    parser = commandline.parser(
+        "n8s-agent", "Reports what this node's GPUs hold to the brain, and applies the MIG geometries that it orders."
     )
     parser.add_argument(
-        "--node-name", default=environment.get("NODE_NAME", ""), help="name of this Kubernetes node (or env NODE_NAME)"
+        "--node-name",
+        metavar="NAME",
+        default=environment.get("NODE_NAME", ""),
+        help="name of this Kubernetes node (or env NODE_NAME)",
     )
-    parser.add_argument("--brain-address", required=True, help="HOST:PORT of the brain's gRPC service")
-    parser.add_argument("--gpu-driver", default="simulated", help="how the GPUs are reached: simulated")
+    parser.add_argument(
+        "--brain-address", metavar="HOST:PORT", required=True, help="address of the brain's gRPC service"
+    )
+    parser.add_argument(
+        "--gpu-driver", metavar="DRIVER", default="simulated", help="how the GPUs are reached: simulated"
+    )
     parser.add_argument(
         "--simulation-dir",
+        metavar="DIR",
         type=Path,
         default=Path("/var/lib/nebulnetes-sim"),
         help="directory of the simulated hardware, shared with whatever else uses it",
     )
     parser.add_argument(
         "--pod-resources-socket",
+        metavar="FILE",
         type=Path,
         default=Path("/var/lib/kubelet/pod-resources/kubelet.sock"),
         help="the kubelet's PodResources socket; the default is where every kubelet has it",
     )
     parser.add_argument(
         "--device-plugin-dir",
+        metavar="DIR",
         type=Path,
         default=Path("/var/lib/kubelet/device-plugins"),
         help="where device plugins listen; the path is compiled into the kubelet",
     )
     parser.add_argument(
         "--poll-seconds",
+        metavar="SECONDS",
         type=float,
         default=0.5,
-        help="seconds between two looks at kubelet and driver, neither of which tells of a change by itself",
+        help="time between two looks at kubelet and driver, neither of which tells of a change by itself",
     )
     parser.add_argument(
         "--in-use-seconds",
+        metavar="SECONDS",
         type=float,
         default=IN_USE_SECONDS,
-        help="seconds to wait for an instance whose process has just ended; then what holds it is reported",
+        help="how long to wait for an instance whose process has just ended; then what holds it is reported",
     )
     parser.add_argument(
         "--plugin-seconds",
+        metavar="SECONDS",
         type=float,
         default=DEADLINE_SECONDS,
-        help="seconds for the device plugin to show new devices; a restart of its pod takes some",
+        help="how long the device plugin may take to show new devices; a restart of its pod takes some",
     )
-    parser.add_argument("--http-listen", default=":8081", help="HOST:PORT of /healthz, /readyz and /metrics")
-    parser.add_argument("--log-level", default="info", help="debug, info, warning or error")
+    parser.add_argument(
+        "--http-listen", metavar="HOST:PORT", default=":8081", help="address for /healthz, /readyz and /metrics"
+    )
+    parser.add_argument("--log-level", metavar="LEVEL", default="info", help=f"one of {', '.join(_LEVELS)}")
     return parser
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from nodeagent.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -22,6 +24,9 @@ async def serving(host: str, port: int, reporter: Reporter) -> AsyncIterator[Non
         host: Address to listen on; empty for all.
         port: TCP port; 0 for any.
         reporter: Knows whether the node can be seen.
+
+    Raises:
+        ConfigError: The address cannot be listened on.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -40,7 +45,10 @@ async def serving(host: str, port: int, reporter: Reporter) -> AsyncIterator[Non
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host or None, port).start()
+        try:
+            await web.TCPSite(runner, host or None, port).start()
+        except OSError as error:
+            raise ConfigError("--http-listen", f"cannot listen on {host}:{port}: {error.strerror}") from error
         yield
     finally:
         await runner.cleanup()

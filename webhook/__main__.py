@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from typing import Final
 
 from aiohttp import web
 
-from n8s import logs
+from n8s import commandline, logs
 from webhook import config
 from webhook.api import Api
 from webhook.certificates import Certificates
@@ -56,7 +55,8 @@ async def _listen(runner: web.AppRunner, settings: config.Config, certificates: 
     try:
         await site.start()
     except OSError as error:
-        raise ConfigError("--listen", f"{settings.host}:{settings.port}: {error.strerror}") from error
+        where = f"{settings.host}:{settings.port}"
+        raise ConfigError("--listen", f"cannot listen on {where}: {error.strerror}") from error
     logger.info("serving", extra={"host": settings.host, "port": settings.port})
 
 
@@ -74,8 +74,7 @@ def main() -> None:
         logs.set_up(settings.log_level)
         asyncio.run(_until_signalled(settings))
     except ConfigError as error:
-        sys.stderr.write(f"n8s-webhook: {error}\n")
-        sys.exit(2)
+        commandline.refuse("n8s-webhook", error)
 
 
 if __name__ == "__main__":

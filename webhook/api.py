@@ -81,7 +81,8 @@ class Api:
                     config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
                 )
         except (kubernetes_config.ConfigException, OSError) as error:
-            raise ConfigError("--kubeconfig", f"cannot tell how to reach the API server: {error}") from error
+            problem = f"cannot be used: {error}" if kubeconfig else f"give one, as this is no pod of a cluster: {error}"
+            raise ConfigError("--kubeconfig", problem) from error
         return cls(configuration)
 
     async def __aenter__(self) -> Self:

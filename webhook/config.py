@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from n8s import commandline
 from webhook.errors import ConfigError
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -71,12 +72,10 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="n8s-webhook",
-        description="Refuses ElasticQuotas and CompositeElasticQuotas that contradict others: "
+    parser = commandline.parser(
+        "n8s-webhook",
+        "Refuses ElasticQuotas and CompositeElasticQuotas that contradict others: "
         "POST /validate/elasticquotas and /validate/compositeelasticquotas, as AdmissionReview v1 over HTTPS.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--listen",

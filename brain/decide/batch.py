@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from brain.decide import fit
 from brain.decide.cards import FRESH_COST
 from brain.decide.fillings import Filling, table
 from brain.decide.kinds import Kind
@@ -238,21 +239,23 @@ class _Model:
             taken = {column: -pod.mig_request[name] for column, pod in pods.items() if name in pod.mig_request}
             self._draft.row({**given, **taken}, lower=-max(0, site.room.unmanaged[name]))
         asked: defaultdict[str, dict[int, int]] = defaultdict(dict)
-        ports: defaultdict[tuple[str, int], dict[int, int]] = defaultdict(dict)
+        ports: defaultdict[tuple[str, int], dict[str, dict[int, int]]] = defaultdict(lambda: defaultdict(dict))
         for column, pod in pods.items():
             asked[resources.PODS][column] = 1
             for name, value in pod.request.items():
                 if value > 0 and not name.startswith(names.MIG_PREFIX):
                     asked[name][column] = value
-            for protocol, _, port in pod.host_ports:
-                ports[protocol, port][column] = 1
+            for protocol, address, port in pod.host_ports:
+                ports[protocol, port][address][column] = 1
         for name, weights in asked.items():
             # Bytes are large numbers; a common divisor says the same in smaller ones.
             unit = math.gcd(*weights.values())
             smaller = {column: value // unit for column, value in weights.items()}
             self._draft.row(smaller, upper=max(0, site.room.free.get(name, 0)) // unit)
-        for weights in ports.values():
-            self._draft.row(weights, upper=1)
+        for by_address in ports.values():
+            everywhere = by_address[fit.ANY_ADDRESS]
+            for weights in by_address.values():
+                self._draft.row({**everywhere, **weights}, upper=1)
 
 
 def _equal(gpus: Sequence[GpuRoom]) -> Iterator[tuple[GpuRoom, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from brain.decide.partition import Plan
 from brain.model.mig import Geometry
 from brain.model.quota import Quota, QuotaStatus
 
@@ -121,14 +122,12 @@ class Decisions:
 
     Attributes:
         decisions: in the order in which to carry them out.
-        waiting: by pod key, why each pod that waits for MIG devices does, for the inventory and metrics.
+        plan: what they carry out, for the inventory and metrics.
         fitting: keys of waiting pods that fit as things are: the next snapshot says for how long they do.
-        gap: pods that a better plan might serve besides, at most.
         wake_seconds: after how long to decide again though nothing changed; None when time alone changes nothing.
     """
 
     decisions: tuple[Decision, ...] = ()
-    waiting: Mapping[str, str] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
     fitting: frozenset[str] = frozenset()
-    gap: int = 0
     wake_seconds: float | None = None

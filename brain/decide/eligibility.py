@@ -31,6 +31,19 @@ def unchangeable(node: Node) -> str:
     return ""
 
 
+def unshown(node: Node) -> str:
+    """Why what is free on a node cannot be bound though it is there; "" when it can, or will be in a moment.
+
+    A device plugin that looks again is down for about a second; here are those that did not come back in time.
+    """
+    agent = node.agent
+    if agent is None or agent.plugin_current:
+        return ""
+    if not agent.connected or (agent.failure is not None and agent.failure.outcome == "plugin-late"):
+        return "has a device plugin that does not show its MIG devices"
+    return ""
+
+
 def managed_elsewhere(node: Node) -> bool:
     """Whether NVIDIA's mig-manager drives the node (its label, other than the value that disables it)."""
     return node.labels.get(names.MIG_CONFIG_LABEL, "all-disabled") != "all-disabled"

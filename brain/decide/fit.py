@@ -13,6 +13,8 @@ from brain.model.node import Node, Taint
 from brain.model.pod import NodeSelectorTerm, Pod, Toleration
 from n8s import names
 
+ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - compared, not listened on
+"""The address of a host port that is taken on all addresses of its node."""
 _CORDONED: Final = Taint("node.kubernetes.io/unschedulable")
 
 
@@ -83,8 +85,7 @@ def ports_taken(pod: Pod, bound: Iterable[Pod]) -> str:
     for other in bound:
         for protocol, address, port in pod.host_ports:
             for other_protocol, other_address, other_port in other.host_ports:
-                any_address = "0.0.0.0"  # noqa: S104 - compared, not listened on
-                overlap = address == other_address or any_address in {address, other_address}
+                overlap = address == other_address or ANY_ADDRESS in {address, other_address}
                 if (protocol, port) == (other_protocol, other_port) and overlap:
                     return f"has host port {port} taken"
     return ""

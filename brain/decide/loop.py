@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from brain.decide import overdue, partition, quotas, reasons, repartition
+from brain.decide import overdue, partition, quotas, reasons, repartition, standing
 from brain.decide.decisions import Decision, Decisions, EmitEvent
 from brain.decide.partition import Plan
-from brain.model.mig import Placement
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
@@ -43,9 +42,7 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     wakes = [turn.wake_seconds for turn in turns if turn.wake_seconds is not None]
     fitting = _fitting(snapshot, plan)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
-    gap, unplaced = plan.bound - len(plan.assigned), plan.unplaced
-    del plan, turns  # of a large cluster one after the other: whatever is let go at once stops all other threads
-    return Decisions(tuple(decisions), unplaced, fitting, gap, min(wakes, default=None))
+    return Decisions(tuple(decisions), plan, fitting, min(wakes, default=None))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +116,7 @@ def _fitting(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
     as_it_is = {key: node for key, node in plan.assigned.items() if key not in plan.made}
     targets = set(as_it_is.values())
     open_ = {node.name for node in snapshot.nodes if node.name in targets and overdue.binds(node)}
-    return plan.overdue | {key for key, node in as_it_is.items() if node in open_}
+    return plan.tried | {key for key, node in as_it_is.items() if node in open_}
 
 
 def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
@@ -127,16 +124,11 @@ def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
     for pod in sorted(snapshot.unbound(), key=lambda pod: pod.key):
         made = plan.made.get(pod.key)
         if made:
-            message = f"Making room on node {plan.assigned[pod.key]}: {_described(made)}"
-            yield _event(pod, reasons.REPARTITIONING, message, warning=False)
+            yield _event(pod, reasons.REPARTITIONING, standing.making(plan.assigned[pod.key], made), warning=False)
         elif pod.key in plan.overdue:
-            yield _event(pod, reasons.SUFFICIENT, plan.unplaced[pod.key], warning=True)
-        elif pod.key in plan.unplaced and pod.key not in plan.deferred:
-            yield _event(pod, reasons.NO_ROOM, plan.unplaced[pod.key], warning=True)
-
-
-def _described(made: tuple[tuple[int, Placement], ...]) -> str:
-    return ", ".join(f"{placement.profile} at slot {placement.start} of GPU {gpu}" for gpu, placement in made)
+            yield _event(pod, reasons.SUFFICIENT, plan.why[pod.key].text, warning=True)
+        elif pod.key in plan.why and pod.key not in plan.deferred:
+            yield _event(pod, reasons.NO_ROOM, plan.why[pod.key].text, warning=True)
 
 
 def _event(pod: Pod, reason: str, message: str, *, warning: bool) -> EmitEvent:

@@ -24,8 +24,9 @@ from brain.decide import batch, fit, why, wide
 from brain.decide.groups import Groups
 from brain.decide.kinds import alike, kinds_of
 from brain.decide.neighbours import Neighbours
-from brain.decide.overdue import overdue
+from brain.decide.overdue import Overdue, overdue, told
 from brain.decide.rooms import Cost, Room, Step, rooms_of
+from brain.decide.why import Reason
 from brain.model.mig import Geometry, Placement
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -47,19 +48,32 @@ class Plan:
         geometries: by node and GPU index, all instances that each GPU to be changed should hold.
         assigned: by pod key, the node where the pod's instances are or will be.
         made: by pod key, what is made for it: ``(GPU index, placement)``; pods served as things are have none.
-        unplaced: by pod key, why there is no room for it.
-        deferred: those of ``unplaced`` that a node could still serve once it is done with the change under way.
-        overdue: those of ``unplaced`` that fit as things are, and that the scheduler does not bind for another reason.
+        why: by pod key, why there is no room for it.
+        deferred: those of ``why`` that a node could still serve once it is done with the change under way.
+        overdue: those of ``why`` that fit as things are, and that the scheduler does not bind for another reason, with
+            the node that they fit on.
+        tried: keys of all pods that fit where the scheduler does not bind them, also those that get room elsewhere.
         bound: more pods than this cannot be served without fewer of a higher priority, as far as is known.
     """
 
     geometries: Mapping[str, Mapping[int, Geometry]] = field(default_factory=dict)
     assigned: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, tuple[tuple[int, Placement], ...]] = field(default_factory=dict)
-    unplaced: Mapping[str, str] = field(default_factory=dict)
+    why: Mapping[str, Reason] = field(default_factory=dict)
     deferred: frozenset[str] = frozenset()
-    overdue: frozenset[str] = frozenset()
+    overdue: Mapping[str, str] = field(default_factory=dict)
+    tried: frozenset[str] = frozenset()
     bound: int = 0
+
+    @property
+    def gap(self) -> int:
+        """Pods that a better plan might serve besides, at most."""
+        return self.bound - len(self.assigned)
+
+    @property
+    def unplaced(self) -> dict[str, str]:
+        """By pod key, why there is no room for it, in words; made anew at each call."""
+        return {key: reason.text for key, reason in self.why.items()}
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -75,18 +89,28 @@ def plan(snapshot: Snapshot) -> Plan:
 def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
-    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.pods))
+    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.pods), {})
     waiting = sorted((pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request), key=world.groups.rank)
-    late: dict[str, str] = {}
+    late: dict[str, Overdue] = {}
     if snapshot.fitting:
         late = overdue(world.rooms(), world.neighbours, waiting, snapshot.fitting)
-        waiting = [pod for pod in waiting if pod.key not in late]
+        world = replace(world, avoided={key: set(each.nodes) for key, each in late.items()})
+        waiting = [pod for pod in waiting if pod.key not in late or late[pod.key].elsewhere]
     result = _whole(world, waiting, _ORDERS[0])
     special = any(not world.neighbours.bystander(pod) for pod in waiting)
-    if special and result.unplaced and len(waiting) * len(nodes) <= _MOST_TRIED:
+    if special and result.why and len(waiting) * len(nodes) <= _MOST_TRIED:
         others = (_whole(world, waiting, order) for order in _ORDERS[1:])
         result = max((result, *others), key=lambda each: _served(waiting, each))  # the first of equals
-    return replace(result, unplaced={**result.unplaced, **late}, overdue=frozenset(late)) if late else result
+    if not late:
+        return result
+    pods = [pod for pod in snapshot.unbound() if pod.key in late]
+    reasons = {pod.key: Reason(told(pod, late[pod.key].nodes[0])) for pod in pods if pod.key not in result.assigned}
+    return replace(
+        result,
+        why={**result.why, **reasons},
+        overdue={key: late[key].nodes[0] for key in sorted(reasons)},
+        tried=frozenset(late),
+    )
 
 
 def _served(waiting: Sequence[Pod], result: Plan) -> list[int]:
@@ -98,6 +122,7 @@ def _served(waiting: Sequence[Pod], result: Plan) -> list[int]:
 def _whole(world: _World, waiting: Sequence[Pod], order: _Order) -> Plan:
     """A plan in which no group is halved: those that fall short are left out, and it is made again."""
     without: set[str] = set()
+    bound = 0
     for attempt in itertools.count(1):
         rooms = world.rooms()
         _keep_for_holders(rooms, waiting)
@@ -109,10 +134,11 @@ def _whole(world: _World, waiting: Sequence[Pod], order: _Order) -> Plan:
             for group, count in world.groups.served(result.assigned).items()
             if count < world.groups.needs[group] and group not in without and (count or attempt > _ATTEMPTS)
         }
+        bound = result.bound if attempt == 1 else bound
         if not lacking:
             break
         without |= lacking
-    return result
+    return replace(result, bound=max(bound, len(result.assigned)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +148,34 @@ class _Order:
     Attributes:
         last: whether they come after the others of their priority, instead of before.
         size: what a device weighs in their rank, before age: -1 for those with most first, 1 for those with fewest.
+        picky: whether those that want no neighbours come after those that mind none.
     """
 
-    last: bool
-    size: int
+    last: bool = False
+    size: int = 0
+    picky: bool = False
 
 
-_ORDERS: Final = tuple(_Order(last=last, size=size) for last, size in ((False, 0), (True, 0), (False, -1), (False, 1)))
+_ORDERS: Final = (_Order(), _Order(last=True), _Order(size=-1), _Order(size=1), _Order(picky=True))
 
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """What all attempts at a plan start from."""
+    """What all attempts at a plan start from.
+
+    Attributes:
+        nodes: by name.
+        bound: pods by node.
+        neighbours: what other pods mean for a pod.
+        groups: pods that are of use only together.
+        avoided: by pod key, nodes to which the scheduler does not bind it.
+    """
 
     nodes: Sequence[Node]
     bound: Mapping[str, tuple[Pod, ...]]
     neighbours: Neighbours
     groups: Groups
+    avoided: Mapping[str, Set[str]]
 
     def rooms(self) -> list[Room]:
         """The nodes as they are."""
@@ -165,11 +202,12 @@ class _Planning:
         self._rooms = rooms
         self._neighbours = world.neighbours
         self._groups = world.groups
+        self._avoided = world.avoided
         self._order = order
         self._without = without
         self._assigned: dict[str, str] = {}
         self._made: dict[str, tuple[tuple[int, Placement], ...]] = {}
-        self._unplaced: dict[str, str] = {}
+        self._why: dict[str, Reason] = {}
         self._deferred: set[str] = set()
         self._placed: list[tuple[Pod, str]] = []
         self._open: dict[tuple[object, ...], list[Room]] = {}
@@ -190,7 +228,7 @@ class _Planning:
             geometries,
             self._assigned,
             self._made,
-            self._unplaced,
+            self._why,
             frozenset(self._deferred),
             bound=max(bound, len(self._assigned)),
         )
@@ -208,6 +246,7 @@ class _Planning:
         apart = self._apart(pods)
         if not apart:
             return self._batch(pods)
+        most = wide.bound_of(self._rooms, kinds_of(pods))
         plain: list[Pod] = []
         left: list[Pod] = []
         for _, level in itertools.groupby(pods, key=lambda pod: pod.priority):
@@ -222,15 +261,15 @@ class _Planning:
                 plain += others
         self._batch(plain)
         self._one_by_one(left)
-        return len(pods)
+        return most
 
-    def _turn(self, pod: Pod) -> int:
+    def _turn(self, pod: Pod) -> tuple[bool, int]:
         """Sorts pods of one priority about whom other pods matter; equals keep their rank."""
-        return self._order.size * sum(pod.mig_request.values())
+        return self._order.picky and bool(pod.anti_affinity), self._order.size * sum(pod.mig_request.values())
 
     def _apart(self, pods: Sequence[Pod]) -> Set[str]:
         """Keys of pods about whom other pods matter, with all that stand and fall with them."""
-        special = [pod for pod in pods if not self._neighbours.bystander(pod)]
+        special = [pod for pod in pods if not self._neighbours.bystander(pod) or pod.key in self._avoided]
         groups = {pod.group for pod in special if self._groups.binds(pod)}
         return {pod.key for pod in special} | {pod.key for pod in pods if groups and pod.group in groups}
 
@@ -273,10 +312,11 @@ class _Planning:
         rooms = self._open.get(key)
         if rooms is None:
             rooms = self._open[key] = [room for room in self._rooms if room.knows(pod)]
+        avoided = self._avoided.get(pod.key, ())
         options: list[tuple[Cost, int, Room, tuple[Step, ...]]] = []
         full = []
         for position, room in enumerate(rooms):
-            if self._neighbours.refusal(pod, room.node.name):
+            if room.node.name in avoided or self._neighbours.refusal(pod, room.node.name):
                 continue
             option = None if room.refusal(pod) else room.option(pod, change=change)
             if option is None:
@@ -348,7 +388,7 @@ class _Planning:
 
     def _explain(self, pods: Sequence[Pod]) -> None:
         for pod, reason in why.reasons(self._rooms, self._neighbours, self._groups, pods):
-            self._unplaced[pod.key] = reason.text
+            self._why[pod.key] = reason
             if reason.later:
                 self._deferred.add(pod.key)
 

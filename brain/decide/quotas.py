@@ -50,6 +50,8 @@ def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod
         sums[namespace] = known
         writes += known.writes
     _Last.sums = sums
+    idle = (pod for pod in snapshot.pods if names.CAPACITY_LABEL in pod.labels and pod.phase != "Running")
+    writes += _writes(idle, {})
     yield from sorted(writes, key=lambda write: (write.namespace, write.name))
 
 

@@ -28,7 +28,7 @@ from brain.model.node import Agent, Node
 from brain.model.pod import Pod
 from n8s import names
 
-SILENCE_SECONDS: Final = 60.0
+SILENCE_SECONDS: Final = 30.0
 """For how long at most a node keeps the taint that nobody answers for: then the kubelet has long reported the truth."""
 REOPEN_SECONDS: Final = 1.0
 """For how long after the taint went pods get to bind to what is free on the node before it may change again."""
@@ -59,8 +59,17 @@ def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> St
     retry = agent.failure.retry_seconds if agent.failure is not None else 0.0
     wanted = plan.geometries.get(node.name, {})
     if not eligibility.unchangeable(node) and (wanted or not agent.plugin_current):
+        if not wanted and not node.repartitioning and not _advertised(node, agent):
+            return Step((OrderGeometry(node.name, _as_it_is(agent)),))
         return _toward_order(node, wanted or _as_it_is(agent), expected=expected, settle_seconds=settle_seconds)
     return Step(_open(node, agent), wake_seconds=retry or None)
+
+
+def _advertised(node: Node, agent: Agent) -> bool:
+    """Whether anybody shows a MIG device: only then can a device plugin that looks again take one from a pod."""
+    return any(ids for name, ids in agent.allocatable.items() if name.startswith(names.MIG_PREFIX)) or any(
+        count for name, count in node.allocatable.items() if name.startswith(names.MIG_PREFIX)
+    )
 
 
 def _leave(node: Node) -> Step:

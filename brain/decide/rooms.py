@@ -186,11 +186,12 @@ class Room:
         """The node as it is; free instances that its bound pods were promised stay."""
         agent = node.agent
         free = fit.free_resources(node, bound)
-        if agent is None or not node.enabled:
+        unshown = eligibility.unshown(node)
+        if agent is None or not node.enabled or unshown:
             left = Counter({name: n for name, n in node.allocatable.items() if name.startswith(names.MIG_PREFIX)})
             for pod in bound:
                 left.subtract(pod.mig_request)
-            return Room(node, bound, free, [], eligibility.unchangeable(node), left)
+            return Room(node, bound, free, [], unshown or eligibility.unchangeable(node), left)
         ordered = agent.ordered or {}
         gpus = [GpuRoom.of(gpu, grids.of(gpu.profiles), ordered.get(gpu.index)) for gpu in agent.gpus]
         room = Room(node, bound, free, gpus, eligibility.unchangeable(node), Counter(), _sizes(gpus))

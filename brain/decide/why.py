@@ -22,6 +22,8 @@ from brain.model.pod import Pod
 IN_PIECES: Final = "has enough free slots but not in one piece"
 TOO_FEW: Final = "has too few free slots beside what is in use or promised"
 NOT_ENOUGH: Final = "has room, but not for enough of the group"
+_NEAREST: Final = frozenset({IN_PIECES, TOO_FEW, NOT_ENOUGH})
+"""What is lacked where nothing but the end of other pods is needed."""
 _NO_DEVICES: Final = "has too few free devices"
 _MOST_CHECKS: Final = 200_000
 """Pairs of nodes and kinds of pods up to which each kind gets words of its own; above, kinds that ask for the same
@@ -32,17 +34,55 @@ _MOST_HINTS: Final = 50
 """Kinds of pods for which that is tried."""
 
 
+_MOST_NAMES: Final = 3
+"""Nodes named for one thing that nodes lack."""
+
+
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a pod has no room.
+class Lack:
+    """What some nodes lack for a pod.
 
     Attributes:
-        text: for people.
-        later: whether a node could still serve it once it is done with the change under way.
+        text: what it is.
+        nodes: how many nodes lack it.
+        names: the first few of them.
     """
 
     text: str
-    later: bool
+    nodes: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = self.nodes - len(self.names)
+        return f"{self.text} ({', '.join(self.names)}{f' and {more} more' if more else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """A bound pod, by key, whose end would give another pod room on its node."""
+
+    node: str
+    pod: str
+
+    def __str__(self) -> str:
+        return f"node {self.node} would have room if {self.pod} ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a pod is not served.
+
+    Attributes:
+        text: for people; says all that the parts do.
+        later: whether a node could still serve it once it is done with the change under way.
+        lacks: what the nodes lack, the nearest to having room first; each node is counted once.
+        helps: whose end would help; None where that is not known.
+    """
+
+    text: str
+    later: bool = False
+    lacks: tuple[Lack, ...] = ()
+    helps: Help | None = None
 
 
 def reasons(
@@ -100,7 +140,8 @@ def _alike(
     for position, (room, refused, open_) in enumerate(zip(rooms, refusals, slots, strict=True)):
         free = room.free
         enough = [bisect_right(values, free.get(name, 0)) for name, values in levels]
-        found[id(refused), id(room.sizes), room.fixed_reason, open_, *enough].append(position)
+        problem = "" if open_ else _broken(room)
+        found[id(refused), id(room.sizes), room.fixed_reason, open_, problem, *enough].append(position)
     return list(found.values())
 
 
@@ -126,7 +167,7 @@ def _reason(pod: Pod, rooms: Sequence[Room], nodes: Sequence[_Alike], *, togethe
                 size = needed[id(room.sizes)] = _size(pod, room)
             if size:
                 if slots < size:
-                    reason = TOO_FEW
+                    reason = _broken(room) or TOO_FEW
                 else:
                     reason = NOT_ENOUGH if together and room.option(pod, change=True) else IN_PIECES
                 found[reason].append(members)
@@ -139,11 +180,14 @@ def _reason(pod: Pod, rooms: Sequence[Room], nodes: Sequence[_Alike], *, togethe
         elif not reason:
             reason = room.fixed_reason or _NO_DEVICES
         found[reason].append(members)
-    text = "; ".join(f"{reason} ({_listing(rooms, members)})" for reason, members in sorted(found.items()))
-    helps = _helping(pod, asks, (rooms[position] for position in heapq.merge(*near))) if hint and not together else ""
-    return Reason(
-        f"no {'room' if together else 'node has room'} for {wanted}: {text or 'the cluster has no nodes'}{helps}", later
+    lacks = tuple(
+        Lack(text, sum(map(len, found[text])), _first(rooms, found[text]))
+        for text in sorted(found, key=lambda text: (text not in _NEAREST, text))
     )
+    helps = _helping(pod, asks, (rooms[position] for position in heapq.merge(*near))) if hint and not together else None
+    parts = [*map(str, lacks or ["the cluster has no nodes"]), *([str(helps)] if helps else [])]
+    subject = "no room" if together else "no node has room"
+    return Reason(f"{subject} for {wanted}: {'; '.join(parts)}", later, lacks, helps)
 
 
 def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:
@@ -163,19 +207,26 @@ def _size(pod: Pod, room: Room) -> int:
     return sum(count * room.sizes[name] for name, count in devices.items())
 
 
-def _helping(pod: Pod, asks: Mapping[str, int], rooms: Iterable[Room]) -> str:
-    """A bound pod whose end would give a pod room, in words; "" where none of those tried would."""
+def _broken(room: Room) -> str:
+    """What is wrong with a node's GPUs where none can be partitioned; "" where one can."""
+    agent = room.node.agent
+    problems = [gpu.problem for gpu in agent.gpus] if agent is not None else []
+    return f"has GPUs that cannot be partitioned: {problems[0]}" if problems and all(problems) else ""
+
+
+def _helping(pod: Pod, asks: Mapping[str, int], rooms: Iterable[Room]) -> Help | None:
+    """A bound pod whose end would give a pod room; None where none of those tried would."""
     tries = _MOST_TRIES
     for room in rooms:
         for holder in room.bound:
             if not holder.mig_request:
                 continue
             if not tries:
-                return ""
+                return None
             tries -= 1
             if _would_fit(pod, asks, room, holder):
-                return f"; node {room.node.name} would have room if {holder.key} ended"
-    return ""
+                return Help(room.node.name, holder.key)
+    return None
 
 
 def _would_fit(pod: Pod, asks: Mapping[str, int], room: Room, holder: Pod) -> bool:
@@ -197,9 +248,7 @@ def _held(gpu: GpuRoom, holder: Pod) -> int:
     return held
 
 
-def _listing(rooms: Sequence[Room], groups: Sequence[Sequence[int]]) -> str:
-    """The first few of some nodes, given in groups by position, and how many more there are."""
-    first = sorted(position for members in groups for position in members[:3])[:3]
-    count = sum(map(len, groups))
-    shown = ", ".join(rooms[position].node.name for position in first)
-    return shown if count <= 3 else f"{shown} and {count - 3} more"
+def _first(rooms: Sequence[Room], groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """The first few of some nodes, given in groups by position."""
+    first = sorted(position for members in groups for position in members[:_MOST_NAMES])[:_MOST_NAMES]
+    return tuple(rooms[position].node.name for position in first)

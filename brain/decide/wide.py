@@ -56,6 +56,18 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome:
     return Outcome((*beside, *deal.settle()), len(beside) + bound)
 
 
+def bound_of(rooms: Sequence[Room], kinds: Sequence[Kind]) -> int:
+    """More pods of some kinds than this cannot be served, whatever their priorities; nothing is changed."""
+    bare = [room for room in rooms if not room.gpus]
+    as_it_is: list[Kind] = []
+    made: list[Kind] = []
+    for kind in kinds:
+        (as_it_is if any(room.knows(kind.sample) for room in bare) else made).append(kind)
+    sites = Sites(*_matching([room for room in rooms if room.gpus], made), FINENESS[0])
+    deal, stacks = sites.deal()
+    return sum(len(kind.pods) for kind in as_it_is) + Mixture(sites, stacks, deal).bound()
+
+
 def _matching(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[list[Room], list[Kind]]:
     """The nodes whose GPUs can give what some pod asks for, and the kinds of pods that ask for what some node gives."""
     gives = [room.gives for room in rooms]

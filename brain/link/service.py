@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 HELLO_SECONDS: Final = 10.0
 """Who opens a session and does not say within this time who it is, is sent away."""
 
+FORGOTTEN_SECONDS: Final = 3600.0
+"""An agent that has been silent for so long counts as never heard: most likely its node is gone."""
+
 _Context = grpc.aio.ServicerContext[agent_pb2.AgentMessage, agent_pb2.BrainMessage]
 
 
@@ -85,7 +88,13 @@ class Link(agent_pb2_grpc.AgentServiceServicer):
 
     def agents(self, now: float) -> Mapping[str, Agent]:
         """What each agent says, by node name, at a moment of the monotonic clock."""
-        self._metrics.report_age_seconds.set(max((now - record.heard for record in self._records.values()), default=0))
+        silent = {node: now - record.heard for node, record in self._records.items() if not record.connected}
+        for node, seconds in silent.items():
+            if seconds > FORGOTTEN_SECONDS:
+                del self._records[node]
+        self._metrics.silent_seconds.set(
+            max((each for each in silent.values() if each <= FORGOTTEN_SECONDS), default=0)
+        )
         known = ((node, record.agent(now)) for node, record in self._records.items())
         return {node: agent for node, agent in known if agent is not None}
 

@@ -153,8 +153,8 @@ def _judge(quota: Quota, owners: Mapping[Kind, Mapping[str, Quota]]) -> Verdict:
 def spec_problems(spec: Mapping[str, object]) -> list[str]:
     """What is wrong with a quota's ``min`` and ``max``, one sentence each, with the path of the field.
 
-    Names must be such as resources have. Quantities must be readable and not negative, GPU memory and devices whole,
-    and min at most max for each resource that both name.
+    Names must be such as resources have that pods can ask for. Quantities must be readable and not negative, GPU memory
+    and devices whole, GPU memory in GB and not in bytes, and min at most max for each resource that both name.
     """
     problems: list[str] = []
     exact: dict[tuple[str, str], Decimal] = {}
@@ -168,6 +168,9 @@ def spec_problems(spec: Mapping[str, object]) -> list[str]:
                 problems.append(f"spec.{side}: {name!r} cannot name a resource, as cpu and nvidia.com/gpu do")
                 continue
             path = f"spec.{side}[{name}]"
+            if not resources.is_requestable(name):
+                problems.append(f"{path}: no pod can ask for it; devices have a domain, e.g. {names.GPU}")
+                continue
             try:
                 value = resources.exact(text)
             except resources.QuantityError as error:
@@ -178,6 +181,8 @@ def spec_problems(spec: Mapping[str, object]) -> list[str]:
                 problems.append(f"{path}: {text} is negative")
             if "/" in name and value != int(value):
                 problems.append(f"{path}: {text} must be a whole number")
+            if name == names.GPU_MEMORY and value > resources.MOST_GPU_MEMORY_GB:
+                problems.append(f"{path}: {text} is too much: it is in GB, without a suffix, so write 80, not 80Gi")
     if not spec.get("min"):
         problems.append("spec.min: name at least one resource")
     for (side, name), value in exact.items():

@@ -19,6 +19,8 @@ Resources = Mapping[str, int]
 CPU: Final = "cpu"
 MEMORY: Final = "memory"
 PODS: Final = "pods"
+MOST_GPU_MEMORY_GB: Final = 10_000_000
+"""More than any cluster has; a quota that says more was written in bytes, such as ``80Gi``."""
 
 _SUFFIXES: Final[Mapping[str, Decimal]] = {
     "": Decimal(1),
@@ -43,6 +45,7 @@ _NAME: Final = re.compile(
     r"(?:([a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*)/)?"
     r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 )
+_PLAIN: Final = frozenset({CPU, MEMORY, "ephemeral-storage"})
 _LARGEST: Final = Decimal(2**63 - 1)
 _MIG_MEMORY: Final = re.compile(re.escape(names.MIG_PREFIX) + r"[0-9]+g\.([0-9]+)gb")
 
@@ -63,6 +66,11 @@ def is_name(text: str) -> bool:
     """Whether this can name a resource: a qualified name of Kubernetes, ``name`` or ``dns.subdomain/name``."""
     match = _NAME.fullmatch(text)
     return match is not None and len(match.group(1) or "") <= 253
+
+
+def is_requestable(name: str) -> bool:
+    """Whether a pod can ask for a resource of this name: without a domain, the API server knows only a few."""
+    return "/" in name or name in _PLAIN or name.startswith("hugepages-")
 
 
 def exact(text: str | int) -> Decimal:

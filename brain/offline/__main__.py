@@ -1,4 +1,4 @@
-"""The command ``n8s``: ``n8s plan FILE...`` plans offline."""
+"""The command ``n8s``: ``n8s plan FILE...`` plans offline, ``n8s explain pod NAME`` asks a brain about a pod."""
 
 from __future__ import annotations
 
@@ -13,47 +13,99 @@ from typing import Any
 
 from rich.console import Console
 
+from brain import explain
 from brain.decide.partition import plan
+from brain.explain import NoAnswerError
 from brain.model.snapshot import Snapshot
 from brain.offline import cluster, report, scenario
-from brain.offline.errors import InputError
+from brain.offline.errors import WHOLE, InputError
+from n8s import commandline
 
 PLAIN_COLUMNS = 160
 """Width of what goes to a file or a pipe."""
 
-_DESCRIPTION = """Work out, without a cluster, which MIG instances each GPU should have so that waiting pods find room.
+_KUBECTL = "kubectl get nodes,pods,namespaces -A -o json"
+_DESCRIPTION = f"""Work out, without a cluster, which MIG instances each GPU should have so that waiting pods find room.
 
 A FILE holds a scenario (a JSON object with name, nodes and pods; in a .jsonl one a line), or what
-`kubectl get nodes,pods,namespaces -A -o json` prints. Names that end in .gz are unpacked; - is standard input."""
+`{_KUBECTL}` prints. Names that end in .gz are unpacked; - is standard input.
+Each FILE is planned by itself: give what belongs to one cluster in one."""
+
+
+class _Console(Console):
+    """A console that leaves it to :func:`main` what happens when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the error is handled."""
+        raise  # noqa: PLE0704 - see above
+
+
+_EXPLAINING = """Ask the brain how a pod stands with its MIG devices: whether it fits, whether room is being made for
+it, or what it lacks, on how many nodes. The exit code is 1 where the brain cannot be reached or knows no such pod."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 2 where a file cannot be planned."""
-    parser = argparse.ArgumentParser(prog="n8s", description="Nebulnetes from the command line.")
+    """Run the command; the exit code is 2 where a file cannot be planned, 1 where a brain cannot tell of a pod."""
+    parser = commandline.parser("n8s", "Nebulnetes from the command line.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shown = argparse.RawTextHelpFormatter
     planning = commands.add_parser("plan", help="plan offline", description=_DESCRIPTION, formatter_class=shown)
-    planning.add_argument("files", nargs="+", metavar="FILE")
+    planning.add_argument("files", nargs="+", metavar="FILE", help="what to plan; - for standard input")
     output = "text for people (default), or json: one object a plan"
     planning.add_argument("--output", choices=("text", "json"), default="text", help=output)
+    explaining = commands.add_parser("explain", help="ask the brain how a pod stands", description=_EXPLAINING)
+    explaining.add_argument("kind", choices=("pod",), metavar="pod")
+    explaining.add_argument("pod", type=_key, metavar="NAMESPACE/NAME")
+    explaining.add_argument("--brain", required=True, metavar="HOST:PORT", help="where the brain serves gRPC")
+    explaining.add_argument(
+        "--output", choices=("text", "json"), default="text", help="text for people (default), or json"
+    )
     arguments = parser.parse_args(argv)
-    console = Console()
+    console = _Console()
     if not console.is_terminal:
-        console = Console(width=PLAIN_COLUMNS)
+        console = _Console(width=PLAIN_COLUMNS)
     try:
-        for file in arguments.files:
-            for name, snapshot in _worlds(file):
-                result = plan(snapshot)
-                if arguments.output == "json":
-                    print(json.dumps(report.document(name, result)), flush=True)
-                else:
-                    console.print(report.page(name, snapshot, result))
+        if arguments.command == "explain":
+            _explain(arguments, console)
+        else:
+            _plan(arguments, console)
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InputError as error:
         print(f"n8s plan: {error}", file=sys.stderr)
         return 2
+    except NoAnswerError as error:
+        print(f"n8s explain: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _plan(arguments: argparse.Namespace, console: Console) -> None:
+    for file in arguments.files:
+        for name, snapshot in _worlds(file):
+            result = plan(snapshot)
+            if arguments.output == "json":
+                print(json.dumps(report.document(name, result)), flush=True)
+            elif not snapshot.nodes and not snapshot.pods:
+                console.print(f"{name}: nothing to plan: no nodes and no pods", markup=False, highlight=False)
+            else:
+                console.print(report.page(name, snapshot, result))
+
+
+def _explain(arguments: argparse.Namespace, console: Console) -> None:
+    explanation = explain.ask(arguments.brain, *arguments.pod)
+    if arguments.output == "json":
+        print(json.dumps(explain.document(explanation)))
+    else:
+        console.print(explain.page(explanation))
+
+
+def _key(text: str) -> tuple[str, str]:
+    """Namespace and name of a pod."""
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAMESPACE/NAME")
+    return namespace, name
 
 
 def _worlds(file: str) -> Iterator[tuple[str, Snapshot]]:
@@ -65,8 +117,11 @@ def _worlds(file: str) -> Iterator[tuple[str, Snapshot]]:
                 yield scenario.read(_document(line, f"{file}, line {number}"), f"{file}, line {number}")
         return
     document = _document(text, file)
-    if isinstance(document, dict) and document.get("kind") == "List":
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if kind == "List":
         yield file, cluster.read(document, file)
+    elif kind is not None:
+        raise InputError(file, WHOLE, f"is a {kind}, expected a List, as `{_KUBECTL}` prints it")
     else:
         yield scenario.read(document, file)
 
@@ -77,14 +132,17 @@ def _text(file: str) -> str:
         return (gzip.decompress(data) if file.endswith(".gz") else data).decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
         problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(file, "$", f"cannot be read: {problem}") from error
+        raise InputError(file, WHOLE, f"cannot be read: {problem}") from error
 
 
 def _document(text: str, file: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise InputError(file, "$", f"is not JSON: {error}") from error
+        if not text.strip():
+            raise InputError(file, WHOLE, "is empty") from error
+        hint = "" if text.lstrip().startswith(("{", "[")) else "; kubectl prints JSON with `-o json`"
+        raise InputError(file, WHOLE, f"is not JSON: {error}{hint}") from error
 
 
 if __name__ == "__main__":

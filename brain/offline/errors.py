@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from brain.errors import BrainError
+
+WHOLE: Final = "$"
+"""The path of a whole document."""
 
 
 class InputError(BrainError):
@@ -10,12 +15,12 @@ class InputError(BrainError):
 
     Attributes:
         file: its name.
-        path: where in the document, e.g. ``$.nodes[0].gpus[1].index``; ``$`` is the whole.
+        path: where in the document, e.g. ``$.nodes[0].gpus[1].index``; ``$`` is the whole, and not part of the message.
         problem: what is wrong there and what was expected.
     """
 
     def __init__(self, file: str, path: str, problem: str) -> None:
-        super().__init__(f"{file}: {path}: {problem}")
+        super().__init__(": ".join([file, problem] if path == WHOLE else [file, path, problem]))
         self.file = file
         self.path = path
         self.problem = problem

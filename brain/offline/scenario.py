@@ -16,7 +16,7 @@ from brain.model.node import Agent, Node, Taint
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from brain.offline import hardware
-from brain.offline.errors import InputError
+from brain.offline.errors import WHOLE, InputError
 from n8s import catalogue, names
 
 _PODS: Final = 1_000_000
@@ -77,7 +77,7 @@ def read(document: Any, file: str) -> tuple[str, Snapshot]:
         scenario = msgspec.convert(document, _Scenario)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `")
-        raise InputError(file, path.rstrip("`") or "$", problem) from error
+        raise InputError(file, path.rstrip("`") or WHOLE, problem) from error
     nodes = tuple(_node(node, f"$.nodes[{position}]", file) for position, node in enumerate(scenario.nodes))
     pods = tuple(_pod(pod, f"$.pods[{position}]", file) for position, pod in enumerate(scenario.pods))
     _unique([node.name for node in nodes], "$.nodes", "name", file)

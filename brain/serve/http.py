@@ -9,6 +9,8 @@ from typing import Protocol
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from brain.errors import ConfigError
+
 
 class Standing(Protocol):
     """How this brain stands."""
@@ -41,12 +43,15 @@ async def serving_http(app: web.Application, host: str, port: int) -> AsyncItera
     """Serves an application while the context lasts.
 
     Raises:
-        OSError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise ConfigError("--http-listen", f"cannot listen on {host}:{port}: {error.strerror}") from error
         yield
     finally:
         await runner.cleanup()

@@ -1,4 +1,8 @@
-"""InventoryService: which GPUs there are, what they hold, who uses it, as the brain's newest snapshot shows it."""
+"""InventoryService: which GPUs there are, what they hold, who uses it, as the brain's newest snapshot shows it.
+
+How a pod stands is told from the last round of decisions and the snapshot from which that followed, so that the answer
+is of one piece.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,11 @@ from collections.abc import AsyncIterator
 import grpc
 
 from brain import wire
+from brain.decide.decisions import Decisions
+from brain.decide.standing import explain
 from brain.model.mig import Gpu, InstanceState
 from brain.model.snapshot import Snapshot
+from n8s import names
 from n8s.v1 import inventory_pb2, inventory_pb2_grpc
 
 _Key = tuple[str, int]
@@ -22,6 +29,7 @@ class Inventory(inventory_pb2_grpc.InventoryServiceServicer):
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
+        self._round: tuple[Snapshot, Decisions] | None = None
         self._news = asyncio.Event()
         self._closed = False
 
@@ -29,6 +37,10 @@ class Inventory(inventory_pb2_grpc.InventoryServiceServicer):
         """Shows a newer snapshot."""
         self._snapshot = snapshot
         self._ring()
+
+    def decided(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        """Shows what a round decided, and from which snapshot."""
+        self._round = snapshot, decisions
 
     def close(self) -> None:
         """Ends all watches: this brain stops leading."""
@@ -83,6 +95,22 @@ class Inventory(inventory_pb2_grpc.InventoryServiceServicer):
         await context.abort(grpc.StatusCode.NOT_FOUND, f"the cluster has no node {request.name!r}")
         raise AssertionError  # abort does not return
 
+    async def ExplainPod(  # noqa: N802 - named by the contract
+        self,
+        request: inventory_pb2.ExplainPodRequest,
+        context: grpc.aio.ServicerContext[inventory_pb2.ExplainPodRequest, inventory_pb2.PodExplanation],
+    ) -> inventory_pb2.PodExplanation:
+        """How a pod stands."""
+        if self._round is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this brain has not decided anything yet")
+        snapshot, decisions = self._round or (Snapshot(), Decisions())
+        for pod in snapshot.pods:
+            if pod.name == request.name and pod.namespace == request.namespace:
+                return wire.explanation_to(explain(pod, decisions), decisions.plan)
+        key = f"{request.namespace}/{request.name}"
+        await context.abort(grpc.StatusCode.NOT_FOUND, f"the last round of decisions saw no pod {key!r}")
+        raise AssertionError  # abort does not return
+
     def _current(self) -> Snapshot:
         return self._snapshot or Snapshot()
 
@@ -103,7 +131,11 @@ def _matching(snapshot: Snapshot, wanted: inventory_pb2.GpuFilter) -> dict[_Key,
 
 
 def _has_free(gpu: Gpu, profile: str) -> bool:
-    return any(instance.profile == profile and instance.state is InstanceState.FREE for instance in gpu.instances)
+    resource = names.mig_resource(profile)
+    return any(
+        names.mig_resource(instance.profile) == resource and instance.state is InstanceState.FREE
+        for instance in gpu.instances
+    )
 
 
 def _changes(before: dict[_Key, _Shown], after: dict[_Key, _Shown]) -> list[inventory_pb2.GpuEvent]:

@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from brain.errors import BrainError
+from brain.errors import ConfigError
 
 GRACE_SECONDS: Final = 2.0
 """For how long streams may end by themselves when the server closes; well below what the Lease leaves."""
@@ -26,10 +26,6 @@ _OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.max_receive_message_length", 16 * 2**20),
 )
-
-
-class ListenError(BrainError):
-    """The address cannot be listened on."""
 
 
 @asynccontextmanager
@@ -44,7 +40,7 @@ async def serving(
         services: their full names, for health and reflection.
 
     Raises:
-        ListenError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on.
     """
     server = grpc.aio.server(options=_OPTIONS)
     register(server)
@@ -54,7 +50,7 @@ async def serving(
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ListenError(f"cannot listen on {address}: {error}") from error
+        raise ConfigError("--grpc-listen", f"cannot listen on {address}: {error}") from error
     await server.start()
     try:
         for name in ("", *services):

@@ -6,7 +6,6 @@ import argparse
 import signal
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 from . import binaries, chart, cluster, config
@@ -53,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     up.set_defaults(run=_up)
 
     down = commands.add_parser("down", help="end a cluster", description="Ends a cluster, from another terminal too.")
-    down.add_argument("--state", type=Path, metavar="DIR", help="its directory; not needed where only one runs")
+    down.add_argument(
+        "--state", type=Path, metavar="DIR", help="its directory, else that of this checkout's `up --detach`"
+    )
     down.set_defaults(run=_down)
 
     build = commands.add_parser(
@@ -79,18 +80,21 @@ def _up(args: argparse.Namespace) -> None:
             _say(f"\nend it with: python -m deploy.local down --state {made.state}")
             return
         _say("\nCtrl-C ends the cluster.")
-        while not threading.Event().wait(1.0):
-            made.check()
+        made.hold()
 
 
 def _down(args: argparse.Namespace) -> None:
-    if args.state is None:
-        found = sorted(Path(tempfile.gettempdir()).glob(f"{cluster.PREFIX}*/{cluster.DESCRIPTION}"))
-        if len(found) != 1:
-            listed = "".join(f"\n  {path.parent}" for path in found)
-            raise LocalError(f"{len(found)} clusters in {tempfile.gettempdir()}: name one with --state{listed}")
-        args.state = found[0].parent
-    cluster.end(args.state)
+    state = args.state
+    if state is None:
+        found = cluster.detached(Path(tempfile.gettempdir()))
+        if len(found) > 1:
+            listed = "".join(f"\n  {path}" for path in found)
+            raise LocalError(f"{len(found)} clusters run that `up --detach` of this checkout made: name one:{listed}")
+        if not found:
+            raise LocalError("no cluster runs that `up --detach` of this checkout made; name another with --state DIR")
+        state = found[0]
+    cluster.end(state)
+    _say(f"the cluster in {state} has ended")
 
 
 def _say(line: str) -> None:

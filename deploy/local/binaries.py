@@ -43,6 +43,7 @@ class Tool:
         version: without the leading ``v``.
         package: Go package of its ``main``; empty where we write a ``main`` of three lines ourselves.
         module: Go module to require.
+        made_for: what else is compiled in; part of the name of its cache directory.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Tool:
     version: str
     package: str
     module: str
+    made_for: str = ""
 
 
 def _kube(name: str) -> Tool:
@@ -63,7 +65,7 @@ TOOLS: Final = (
     _kube("kube-scheduler"),
     _kube("kubelet"),
     _kube("kubectl"),
-    Tool("helm", "helm", HELM, "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3"),
+    Tool("helm", "helm", HELM, "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3", f"kube-v{KUBERNETES}"),
     Tool(
         "grpcurl", "grpcurl", GRPCURL, "github.com/fullstorydev/grpcurl/cmd/grpcurl", "github.com/fullstorydev/grpcurl"
     ),
@@ -78,8 +80,9 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def cached(tool: Tool, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the cache keeps a program; the version is in the path, so an upgrade never meets an old binary."""
-    return cache_dir(environ) / "bin" / f"{tool.family}-v{tool.version}" / tool.name
+    """Where the cache keeps a program; the versions are in the path, so an upgrade never meets an old binary."""
+    folder = "-".join(filter(None, (f"{tool.family}-v{tool.version}", tool.made_for)))
+    return cache_dir(environ) / "bin" / folder / tool.name
 
 
 def find(tool: Tool, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -122,7 +125,7 @@ def _build_missing(say: Callable[[str], None]) -> None:
     if not missing:
         return
     say(f"{len(missing)} of {len(TOOLS)} programs are not in {cache_dir() / 'bin'}: building them from source.")
-    say("This happens once; it takes about 7 minutes on 2 cores when nothing is cached.")
+    say("This happens once; it takes about 10 minutes on 2 cores when nothing is cached.")
     go = _go(say)
     for number, tool in enumerate(missing, 1):
         say(f"[{number}/{len(missing)}] building {tool.name} v{tool.version} ...")
@@ -141,7 +144,7 @@ def _build(go: Path, tool: Tool, scratch: Path, out: Path) -> None:
         go_mod += _published_staging_modules(go, scratch)
         flags = ["-ldflags", _kube_version_flags()]
     elif tool.family == "helm":
-        flags = ["-ldflags", f"-X helm.sh/helm/v3/internal/version.version=v{tool.version}"]
+        flags = ["-ldflags", f"-X helm.sh/helm/v3/internal/version.version=v{tool.version} {_helm_kube_flags()}"]
     elif tool.family == "grpcurl":
         flags = ["-ldflags", f"-X main.version=v{tool.version}"]
     (scratch / "go.mod").write_text(go_mod)
@@ -171,6 +174,13 @@ def _kube_version_flags() -> str:
     major, minor, _ = KUBERNETES.split(".")
     variable = "k8s.io/component-base/version"
     return f"-X {variable}.gitVersion=v{KUBERNETES} -X {variable}.gitMajor={major} -X {variable}.gitMinor={minor}"
+
+
+def _helm_kube_flags() -> str:
+    """The Kubernetes that ``helm template`` and ``helm lint`` take for granted; in helm's source it is 1.20."""
+    major, minor, _ = KUBERNETES.split(".")
+    packages = ("helm.sh/helm/v3/pkg/chartutil", "helm.sh/helm/v3/pkg/lint/rules")
+    return " ".join(f"-X {each}.k8sVersionMajor={major} -X {each}.k8sVersionMinor={minor}" for each in packages)
 
 
 def _run(go: Path, tool: str, args: list[str], cwd: Path) -> str:

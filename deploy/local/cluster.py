@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from n8s import names
 
@@ -165,6 +165,7 @@ class Cluster:
         if self._watchdog is not None and self._watchdog.stdin is not None:
             self._watchdog.stdin.write(b"+")
             self._watchdog.stdin.close()
+            self._describe(self._watchdog, detached=True)
             self._watchdog = None
 
     def check(self) -> None:
@@ -176,6 +177,19 @@ class Cluster:
         for process in self._processes:
             if process.ended_by_itself():
                 raise StartError(process.name, "has ended", process.log_tail())
+
+    def hold(self) -> NoReturn:
+        """Keeps the cluster up, for as long as its processes run.
+
+        Raises:
+            LocalError: one has ended, by itself or because somebody ended the cluster.
+        """
+        while True:
+            try:
+                self.check()
+            except StartError as error:
+                raise LocalError(f"the cluster is gone: {error}") from error
+            time.sleep(1.0)
 
     # Use.
 
@@ -322,7 +336,10 @@ class Cluster:
             start_new_session=True,
             pass_fds=[guard.fileno()],
         )
-        about = {"id": self.id, "watchdog": self._watchdog.pid}
+        self._describe(self._watchdog, detached=False)
+
+    def _describe(self, watchdog: subprocess.Popen[bytes], *, detached: bool) -> None:
+        about = {"id": self.id, "watchdog": watchdog.pid, "checkout": str(REPOSITORY), "detached": detached}
         (self.state / DESCRIPTION).write_text(json.dumps(about))
 
     def _exists(self, kind: str, name: str, namespace: str) -> bool:
@@ -356,19 +373,30 @@ def end(state: Path) -> None:
         about = json.loads((state / DESCRIPTION).read_text())
     except OSError as error:
         raise LocalError(f"there is no cluster in {state}") from error
-    command = Path(f"/proc/{about['watchdog']}/cmdline")
-
-    def watched() -> bool:
-        try:
-            return about["id"].encode() in command.read_bytes().split(b"\0")
-        except OSError:
-            return False
-
-    if not watched():
+    if not _watched(about):
         raise LocalError(f"the cluster in {state} has ended already")
     os.kill(about["watchdog"], signal.SIGTERM)
-    while watched():
+    while _watched(about):
         time.sleep(LOOK_SECONDS)
+
+
+def detached(directory: Path) -> list[Path]:
+    """Directories, among the temporary ones in ``directory``, of running clusters that this checkout has detached."""
+    found = []
+    for path in sorted(directory.glob(f"{PREFIX}*/{DESCRIPTION}")):
+        with contextlib.suppress(OSError, ValueError):  # it may be going, or just being made
+            about = json.loads(path.read_text())
+            if about.get("detached") and about.get("checkout") == str(REPOSITORY) and _watched(about):
+                found.append(path.parent)
+    return found
+
+
+def _watched(about: Mapping[str, Any]) -> bool:
+    """Whether the watchdog of a described cluster lives."""
+    try:
+        return about["id"].encode() in Path(f"/proc/{about['watchdog']}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _check_seen_on_nodes(what: str, path: Path) -> None:

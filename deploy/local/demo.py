@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,15 +90,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             release.install()
             _show(cluster, release.inventory_address, console)
             if arguments.keep:
-                folders = dict.fromkeys(str(cluster.binaries[name].parent) for name in ("kubectl", "helm", "grpcurl"))
+                own = Path(sys.executable).parent  # where n8s is
+                programs = [cluster.binaries[name].parent for name in ("kubectl", "helm", "grpcurl")]
+                folders = dict.fromkeys(map(str, [own, *programs]))
                 console.print("\nThe cluster stays up until Ctrl-C. In another shell:")
                 for line in (
                     f"export PATH={':'.join(folders)}:$PATH",
                     f"export KUBECONFIG={cluster.kubeconfig}",
-                    f"grpcurl -plaintext {release.inventory_address} n8s.v1.InventoryService/ListGpus",
+                    f"export BRAIN={release.inventory_address}",
+                    "grpcurl -plaintext $BRAIN n8s.v1.InventoryService/ListGpus",
+                    "kubectl get nodes,pods,namespaces -A -o json | n8s plan -",
                 ):
                     console.print("  " + line, soft_wrap=True, highlight=False)
-                threading.Event().wait()
+                cluster.hold()
     except LocalError as error:
         console.print(f"demo: {error}", style="red", markup=False)
         return 1

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Final
 
 from brain import wire
-from brain.decide.decisions import Decision
+from brain.decide.decisions import Decision, Decisions
 from brain.decide.loop import Settings
 from brain.link.record import Record
 from brain.loop import Loop
@@ -67,6 +67,11 @@ class Idle:
         """A snapshot is made."""
         del snapshot
         self.doing = "decides"
+
+    def decided(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        """Decisions are made."""
+        del snapshot, decisions
+        self.doing = "acts"
 
     async def act(self, decisions: Iterable[Decision]) -> bool:
         """Nothing happens."""

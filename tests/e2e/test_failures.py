@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -142,3 +143,32 @@ def test_of_two_brains_one_leads_and_the_other_takes_over_in_the_middle_of_an_or
         lab.release.install()
     lab.until("one brain leads", lambda: len(leaders(lab)) == 1)
     assert lab.node("h100").name == "h100"
+
+
+def test_a_node_without_its_device_plugin_serves_nobody_and_others_do(lab: Lab, namespace: str) -> None:
+    """1g.10gb is a profile of both models."""
+    plugin = ("daemonset", "nvidia-device-plugin-daemonset", "-n", "gpu-operator")
+    terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["h100"]}]}]
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+    def run_with(affinity: object) -> None:
+        patch = {"spec": {"template": {"spec": {"affinity": affinity}}}}
+        lab.cluster.kubectl("patch", *plugin, "--type=merge", "-p", json.dumps(patch))
+
+    with lab.enabled("a100", "h100"):
+        lab.create(namespace, pod("before", {"1g.10gb": 1}, node="h100"))
+        lab.running(namespace, "before")
+        lab.delete(namespace, "before")
+        run_with(affinity)
+        try:
+            lab.until("h100 shows no devices", lambda: not advertised(lab, "h100"))
+            lab.create(namespace, pod("one", {"1g.10gb": 1}), pod("stays", {"1g.10gb": 1}, node="h100"))
+            lab.running(namespace, "one", seconds=90)
+            assert lab.pod(namespace, "one")["spec"]["nodeName"] == "a100"
+            missing = "has a device plugin that does not show its MIG devices (h100)"
+            assert missing in lab.event(namespace, "stays", "MigNoRoom")
+            lab.create(namespace, pod("plain", node="h100"))
+            lab.running(namespace, "plain", seconds=10)
+        finally:
+            run_with(None)
+        lab.running(namespace, "stays", seconds=60)

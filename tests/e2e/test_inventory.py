@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import grpc
 import pytest
@@ -54,6 +56,45 @@ def test_a_watch_streams_changes(lab: Lab, namespace: str) -> None:
             if any(instance.holder.pod == "user" for instance in event.gpu.gpu.instances):
                 break
         stream.cancel()
+
+
+def test_pods_are_explained(lab: Lab, namespace: str) -> None:
+    def explained(name: str, output: str = "json", *, code: int = 0) -> str:
+        command = [sys.executable, "-P", "-m", "brain.offline", "explain", "pod", f"{namespace}/{name}"]
+        done = subprocess.run(
+            [*command, "--brain", lab.brain, "--output", output],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+    def stands(name: str, standing: str) -> bool:
+        answer = json.loads(explained(name))
+        return bool(answer["standing"] == f"POD_STANDING_{standing}")
+
+    with lab.enabled("a100"):
+        lab.create(namespace, pod("holder", {"7g.40gb": 1}))
+        lab.running(namespace, "holder")
+        lab.until("the pod that runs is bound", lambda: stands("holder", "BOUND"))
+        lab.create(namespace, pod("stuck", {"4g.20gb": 1}))
+        event = lab.event(namespace, "stuck", "MigNoRoom")
+        lab.until("the other waits for its end", lambda: f"{namespace}/holder" in explained("stuck"))
+        answer = json.loads(explained("stuck"))
+        assert answer["standing"] == "POD_STANDING_WAITS"
+        assert answer["text"].startswith(event.partition(":")[0])
+        assert answer["would_help"] == {"node": "a100", "pod": f"{namespace}/holder"}
+        assert sum(lack["nodes"] for lack in answer["lacks"]) == len(lab.cluster.nodes)
+        assert answer["round"] == {"waiting": 1, "served": 0, "upper_bound": 0}
+        page = explained("stuck", "text")
+        assert page.startswith(f"{namespace}/stuck waits\n")
+        assert "1 waiting for MIG devices: 0 served, 1 left out; no plan serves more" in page
+        lab.delete(namespace, "holder")
+        lab.running(namespace, "stuck")
+        lab.until("it is bound", lambda: stands("stuck", "BOUND"))
+        assert f"saw no pod '{namespace}/nobody'" in explained("nobody", code=1)
 
 
 def test_health(lab: Lab) -> None:

@@ -30,7 +30,7 @@ def helm() -> Path:
 
 
 def template(helm: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    argv = [str(helm), "template", "rel", str(CHART), "--namespace", "ns", "--kube-version", "1.36", "--values", "-"]
+    argv = [str(helm), "template", "rel", str(CHART), "--namespace", "ns", "--values", "-"]
     return subprocess.run(argv, input=json.dumps(values), capture_output=True, text=True, check=False)
 
 
@@ -327,9 +327,18 @@ def test_an_existing_secret_can_be_used(helm: Path) -> None:
         (SIMULATED | {"brian": {}}, "additional properties 'brian' not allowed"),
         (SIMULATED | {"brain": {"replica": 2}}, "additional properties 'replica' not allowed"),
         (SIMULATED | {"brain": {"logLevel": "loud"}}, "/brain/logLevel"),
-        (SIMULATED | {"brain": {"grpc": {"listen": "9090"}}}, "/brain/grpc/listen"),
+        (SIMULATED | {"brain": {"grpc": {"listen": "9090"}}}, 'brain.grpc.listen is "9090": it must be HOST:PORT'),
+        (SIMULATED | {"webhook": {"listen": "0.0.0.0:65536"}}, "webhook.listen is"),
+        ({"agent": {"gpuDriver": "simulated", "brainAddress": "brain"}}, "agent.brainAddress is"),
+        ({"agent": {"gpuDriver": "simulated", "simulationDir": "sim"}}, "agent.simulationDir is"),
+        (SIMULATED | {"brain": {"http": {"port": 65536}}}, "/brain/http/port"),
+        (SIMULATED | {"kubernetesApi": {"host": "10.0.0.1"}}, "give both, or neither"),
+        (SIMULATED | {"kubernetesApi": {"port": 6443}}, "give both, or neither"),
+        (SIMULATED | {"kubernetesApi": {"host": "h", "port": 65536}}, "kubernetesApi.port is 65536"),
+        (SIMULATED | {"kubernetesApi": {"host": "h", "port": "http"}}, "kubernetesApi.port is http"),
         (SIMULATED | {"webhook": {"timeoutSeconds": 11}}, "/webhook/timeoutSeconds"),
-        (SIMULATED | {"webhook": {"url": "http://plain"}}, "/webhook/url"),
+        (SIMULATED | {"webhook": {"url": "http://plain"}}, 'webhook.url is "http://plain"'),
+        (SIMULATED | {"webhook": {"certificates": {"existingSecret": "s"}}}, "but the mode is selfSigned"),
         (SIMULATED | {"webhook": {"certificates": {"mode": "existingSecret"}}}, "give the name of the Secret"),
     ],
 )

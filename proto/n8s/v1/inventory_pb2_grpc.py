@@ -49,6 +49,11 @@ class InventoryServiceStub:
                 request_serializer=n8s_dot_v1_dot_inventory__pb2.GetNodeRequest.SerializeToString,
                 response_deserializer=n8s_dot_v1_dot_inventory__pb2.Node.FromString,
                 _registered_method=True)
+        self.ExplainPod = channel.unary_unary(
+                '/n8s.v1.InventoryService/ExplainPod',
+                request_serializer=n8s_dot_v1_dot_inventory__pb2.ExplainPodRequest.SerializeToString,
+                response_deserializer=n8s_dot_v1_dot_inventory__pb2.PodExplanation.FromString,
+                _registered_method=True)
 
 
 class InventoryServiceServicer:
@@ -62,7 +67,7 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchGpus(self, request, context):
-        """First all GPUs that match (ADDED), then a GPU_SYNCED event, then each change, until the client goes.
+        """First all GPUs that match (GPU_EVENT_TYPE_ADDED), then one GPU_EVENT_TYPE_SYNCED, then each change, until the client goes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,6 +75,14 @@ class InventoryServiceServicer:
 
     def GetNode(self, request, context):
         """One node. NOT_FOUND where the cluster has none of that name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPod(self, request, context):
+        """How a pod stands with its MIG devices, as the brain's last round of decisions has it. NOT_FOUND where that round saw
+        no pod of that name, UNAVAILABLE before the first round.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,6 +105,11 @@ def add_InventoryServiceServicer_to_server(servicer, server):
                     servicer.GetNode,
                     request_deserializer=n8s_dot_v1_dot_inventory__pb2.GetNodeRequest.FromString,
                     response_serializer=n8s_dot_v1_dot_inventory__pb2.Node.SerializeToString,
+            ),
+            'ExplainPod': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPod,
+                    request_deserializer=n8s_dot_v1_dot_inventory__pb2.ExplainPodRequest.FromString,
+                    response_serializer=n8s_dot_v1_dot_inventory__pb2.PodExplanation.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +193,33 @@ class InventoryService:
             '/n8s.v1.InventoryService/GetNode',
             n8s_dot_v1_dot_inventory__pb2.GetNodeRequest.SerializeToString,
             n8s_dot_v1_dot_inventory__pb2.Node.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/n8s.v1.InventoryService/ExplainPod',
+            n8s_dot_v1_dot_inventory__pb2.ExplainPodRequest.SerializeToString,
+            n8s_dot_v1_dot_inventory__pb2.PodExplanation.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,6 +73,12 @@ async def test_a_token_is_asked_for_at_each_call() -> None:
     assert seen == ["Bearer one", "Bearer two"]
 
 
+async def test_outside_of_a_cluster_a_kubeconfig_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ConfigError, match="--kubeconfig: give one, as this is no pod of a cluster"):
+        await Kube.load(None)
+
+
 async def test_a_kubeconfig_that_says_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("kube") / "config"
     await asyncio.to_thread(path.write_text, "[")

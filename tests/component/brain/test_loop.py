@@ -37,6 +37,7 @@ class World:
         self.wake: float | None = None
         self.fitting: frozenset[str] = frozenset()
         self.seen: list[Snapshot] = []
+        self.decided_from: list[Snapshot] = []
 
     def snapshot(self, now: float) -> Snapshot:
         del now
@@ -45,6 +46,10 @@ class World:
     def publish(self, snapshot: Snapshot) -> None:
         del snapshot
         self.published += 1
+
+    def decided(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        del decisions
+        self.decided_from.append(snapshot)
 
     async def act(self, decisions: Iterable[Decision]) -> bool:
         del decisions
@@ -78,6 +83,13 @@ async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_each_round_shows_what_it_decided_and_from_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.rounds) == 1)
+        assert world.decided_from == world.seen
 
 
 async def test_changes_that_come_together_are_one_round(monkeypatch: pytest.MonkeyPatch) -> None:

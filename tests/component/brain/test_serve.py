@@ -16,19 +16,25 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from brain.decide.decisions import Decisions
+from brain.decide.partition import Plan
+from brain.decide.why import Lack, Reason
+from brain.errors import ConfigError
 from brain.metrics import Metrics
 from brain.model.mig import Gpu, Holder, Instance, InstanceState
 from brain.model.node import Agent, Node, Taint
+from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from brain.serve.http import application, serving_http
 from brain.serve.inventory import Inventory
-from brain.serve.server import ListenError, serving
+from brain.serve.server import serving
 from n8s import names
 from n8s.v1 import inventory_pb2, inventory_pb2_grpc
 
 SERVICE = "n8s.v1.InventoryService"
 FREE = Instance("1g.5gb", 0, 1, uuid="MIG-1")
 USED = Instance("3g.20gb", 4, 4, InstanceState.USED, "MIG-2", holder=Holder("a", "p", "c"))
+MIG = names.mig_resource("1g.5gb")
 ADDED, MODIFIED, REMOVED, SYNCED = 1, 2, 3, 4
 
 
@@ -111,6 +117,32 @@ async def test_before_the_first_snapshot_there_is_no_answer(tmp_path: Path) -> N
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_pod_is_explained_from_the_last_round(tmp_path: Path) -> None:
+    pods = (Pod("a", "p", "u1", node="n1"), Pod("b", "p", "u2"), Pod("b", "q", "u3", request={MIG: 1}))
+    plan = Plan(why={"b/q": Reason("no room", lacks=(Lack("is small", 1, ("n1",)),))}, bound=1)
+    async with inventory(tmp_path) as (board, stub, _):
+        board.decided(Snapshot(pods=pods), Decisions(plan=plan))
+        board.publish(Snapshot())
+        plain = await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="b", name="p"))
+        assert (plain.namespace, plain.standing) == ("b", inventory_pb2.POD_STANDING_NO_MIG)
+        waits = await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="b", name="q"))
+        assert (waits.standing, waits.text) == (inventory_pb2.POD_STANDING_WAITS, "no room")
+        assert (waits.round.waiting, waits.round.served, waits.round.upper_bound) == (1, 0, 1)
+        with pytest.raises(grpc.aio.AioRpcError, match="saw no pod 'a/q'") as caught:
+            await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="a", name="q"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        board.decided(Snapshot(), Decisions())
+        with pytest.raises(grpc.aio.AioRpcError, match="saw no pod 'b/q'"):
+            await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="b", name="q"))
+
+
+async def test_before_the_first_round_no_pod_is_explained(tmp_path: Path) -> None:
+    async with inventory(tmp_path) as (_, stub, _):
+        with pytest.raises(grpc.aio.AioRpcError, match="has not decided anything yet") as caught:
+            await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="a", name="p"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_a_watch_shows_all_then_each_change(tmp_path: Path) -> None:
     async with inventory(tmp_path) as (board, stub, _):
         call = stub.WatchGpus(inventory_pb2.WatchGpusRequest(filter=inventory_pb2.GpuFilter(free_profile="1g.5gb")))
@@ -160,7 +192,7 @@ async def test_a_closed_server_frees_its_port_within_the_grace() -> None:
             board.publish(Snapshot())
             call: Any = stub.WatchGpus(inventory_pb2.WatchGpusRequest())
             assert (await call.read()).type == SYNCED
-            with pytest.raises(ListenError, match=address):
+            with pytest.raises(ConfigError, match=f"--grpc-listen: cannot listen on {address}"):
                 async with serving(address, register, [SERVICE]):
                     pass
             board.close()

@@ -82,12 +82,23 @@ GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"min": {GPU: 4}, "max": {GPU: 2}}, "min must not be more than max for a resource that both name"),
-        ({"min": {"cpu": 2}, "max": {"cpu": "1999m"}}, "min must not be more than max for a resource that both name"),
+        ({"min": {GPU: 4}, "max": {GPU: 2}}, f"min must not be more than max for a resource that both name: {GPU}"),
+        (
+            {"min": {"cpu": 2, GPU: 1, "memory": "1e99999999"}, "max": {"cpu": "1999m", GPU: 2, "memory": 1}},
+            "min must not be more than max for a resource that both name: cpu\n",
+        ),
         ({"min": {"cpu": -1}}, "spec.min[cpu]: Invalid value: -1: must not be negative"),
         ({"min": {"cpu": 1}, "max": {GPU: "-1"}}, f'spec.max[{GPU}]: Invalid value: "-1": must not be negative'),
         ({"min": {GPU: "500m"}}, "devices and n8s.nebuly.ai/gpu-memory must be whole numbers"),
         ({"min": {"cpu": 1}, "max": {GB: "1.5"}}, "devices and n8s.nebuly.ai/gpu-memory must be whole numbers"),
+        ({"min": {GB: "80Gi"}}, f"spec.min: Invalid value: {GB} is in GB, without a suffix: write 80, not 80Gi"),
+        ({"min": {"cpu": 1}, "max": {GB: 10_000_001}}, f"spec.max: Invalid value: {GB} is in GB, without a suffix"),
+        ({"min": {GB: "1e99999999"}}, '"1e99999999": must be a Kubernetes quantity'),
+        (
+            {"min": {"gpu": 1}},
+            f"spec.min: Invalid value: gpu: no pod can ask for it; devices have a domain, e.g. {GPU}",
+        ),
+        ({"min": {"cpu": 1}, "max": {"pods": 1, GPU: 1}}, "spec.max: Invalid value: pods: no pod can ask for it"),
         ({"min": {"cpu": "much"}}, '"much": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
         # Parsed, it would keep the API server busy for minutes.
         ({"min": {"cpu": "1e99999999"}}, '"1e99999999": must be a Kubernetes quantity such as 2, 500m or 8Gi'),
@@ -102,7 +113,7 @@ GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
         ({"min": {"cpu": 1.5}}, 'spec.min.cpu: Invalid value: "number"'),
         ({"min": {}}, "spec.min: Invalid value: must name at least one resource"),
         ({"max": {"cpu": 1}}, "spec.min: Required value"),
-        ({"min": {f"r{number}": 1 for number in range(33)}}, "spec.min: Too many: 33: must have at most 32 items"),
+        ({"min": {f"r/{number}": 1 for number in range(33)}}, "spec.min: Too many: 33: must have at most 32 items"),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused_in_words(server: ApiServer, spec: dict[str, Any], message: str) -> None:
@@ -129,7 +140,8 @@ def test_a_composites_namespaces(server: ApiServer, namespaces: list[str], messa
         {"min": {"cpu": "1500m"}, "max": {"cpu": 1500, GPU: "1k"}},
         {"min": {GPU: "2e3"}, "max": {GPU: "2k"}},
         {"min": {"cpu": 0}},
-        {"min": {"Not_a.device-1": 1, "r" * 63: 1, f"{'a' * 253}/{'g' * 63}": 1}},
+        {"min": {"a/Not_a.device-1": 1, "hugepages-2Mi": 1, "ephemeral-storage": "1Gi", f"{'a' * 253}/{'g' * 63}": 1}},
+        {"min": {"cpu": 1, GB: 10_000_000}},
         {"min": {"cpu": "1.5"}},
     ],
 )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
 from brain import wire
+from brain.decide.partition import Plan
+from brain.decide.standing import Explanation, Standing
+from brain.decide.why import Help, Lack, Reason
 from brain.model.mig import Gpu, Holder, Instance, InstanceState, Placement, Profile
 from brain.model.node import Agent, Node, Taint
+from brain.model.pod import Pod
 from n8s import names
-from n8s.v1 import agent_pb2, gpu_pb2
+from n8s.v1 import agent_pb2, gpu_pb2, inventory_pb2
 
 small = st.integers(0, 12)
 text = st.text(max_size=5)
@@ -85,3 +90,31 @@ def test_a_node() -> None:
     assert (shown.agent.silent_seconds, shown.agent.problem) == (1.5, "kubelet does not answer")
     assert wire.geometries_from(shown.ordered) == agent.ordered
     assert not wire.node_to(Node("n")).agent.connected
+
+
+def test_an_explanation_is_told_in_full() -> None:
+    reason = Reason("no room", later=True, lacks=(Lack("is small", 9, ("a", "b")),), helps=Help("a", "team/holder"))
+    asked = Pod("team", "p", "uid", request={"cpu": 1, "nvidia.com/mig-1g.5gb": 2}, scheduler_message="0/9")
+    explanation = Explanation(asked, Standing.WAITS, "no room", "n1", ((3, Placement(6, "1g.5gb")),), reason)
+    plan = Plan(assigned={"a/b": "n1", "a/c": "n1"}, why={"team/p": reason}, bound=3)
+    assert json_format.MessageToDict(wire.explanation_to(explanation, plan)) == {
+        "namespace": "team",
+        "name": "p",
+        "devices": {"nvidia.com/mig-1g.5gb": 2},
+        "standing": "POD_STANDING_WAITS",
+        "text": "no room",
+        "node": "n1",
+        "placements": [{"index": 3, "placement": {"profile": "1g.5gb", "start": 6}}],
+        "lacks": [{"text": "is small", "nodes": 9, "names": ["a", "b"]}],
+        "wouldHelp": {"node": "a", "pod": "team/holder"},
+        "deferred": True,
+        "schedulerMessage": "0/9",
+        "round": {"waiting": 3, "served": 2, "upperBound": 3},
+    }
+
+
+@pytest.mark.parametrize("standing", Standing)
+def test_each_standing_has_a_name_in_the_contract(standing: Standing) -> None:
+    sent = wire.explanation_to(Explanation(Pod("a", "p", "u"), standing, ""), Plan())
+    assert inventory_pb2.PodStanding.Name(sent.standing) == f"POD_STANDING_{standing.name}"
+    assert not sent.HasField("would_help")

@@ -8,7 +8,7 @@ import pytest
 
 from brain.decide.decisions import AnnotateNode, EmitEvent, OrderGeometry, TaintNode
 from brain.decide.loop import Settings, decide
-from brain.model.node import Taint
+from brain.model.node import Failure, Taint
 from brain.model.snapshot import Snapshot
 from n8s import names
 from tests.worlds import gpu, node, pod
@@ -23,8 +23,8 @@ def test_a_waiting_pod_leads_to_a_taint_and_is_told_where() -> None:
     assert told["q"].reason == "MigNoRoom"
     shown = next(decision for decision in result.decisions if isinstance(decision, AnnotateNode))
     assert shown.annotations["n8s.nebuly.ai/spec-gpu-0-1g.5gb"] == "1"
-    assert list(result.waiting) == ["team/q"]
-    assert result.gap == 0
+    assert list(result.plan.why) == ["team/q"]
+    assert result.plan.gap == 0
 
 
 def test_nothing_is_decided_of_a_world_at_rest() -> None:
@@ -56,7 +56,7 @@ def test_then_it_is_told_what_the_scheduler_says_and_others_get_the_room() -> No
     assert told["p"].message == f"fits on node n1 as it is, but is not bound to it: {says}"
     assert told["q"].reason == "MigRepartitioning"
     alone = decide(Snapshot(FREE, pods[:1], fitting={"team/p": 15.0}), Settings())
-    assert (alone.wake_seconds, alone.gap) == (None, 0)
+    assert (alone.wake_seconds, alone.plan.gap) == (None, 0)
 
 
 def test_a_pod_whose_node_is_closed_to_the_scheduler_does_not_fit_yet() -> None:
@@ -65,7 +65,7 @@ def test_a_pod_whose_node_is_closed_to_the_scheduler_does_not_fit_yet() -> None:
     for item in (closed, stale):
         result = decide(Snapshot((item,), (pod("p", {"4g.20gb": 1}),), fitting={"team/p": 14.0}), Settings())
         assert result.fitting == frozenset()
-        assert result.waiting == {}
+        assert result.plan.why == {}
 
 
 def test_what_is_not_kept_for_it_stays_so_until_it_is_gone() -> None:
@@ -80,3 +80,32 @@ def test_once_it_no_longer_fits_room_is_made_for_it_again() -> None:
     result = decide(Snapshot((item,), (pod("p", {"4g.20gb": 1}),), fitting={"team/p": 99.0}), Settings())
     assert result.fitting == frozenset()
     assert TaintNode("n1") in result.decisions
+
+
+def test_where_the_scheduler_lacks_devices_elsewhere_room_is_made_there() -> None:
+    says = "0/2 nodes are available: 1 Insufficient nvidia.com/mig-1g.5gb, 1 node(s) had volume node affinity conflict."
+    here, there = node("n1", [gpu(0, "1g.5gb@6f")]), node("n2", [gpu(0, "7g.40gb@0f")])
+    pods = (pod("p", {"1g.5gb": 1}, scheduler_message=says),)
+    result = decide(Snapshot((here, there), pods, fitting={"team/p": 20.0}), Settings())
+    assert TaintNode("n2") in result.decisions
+    assert result.fitting == {"team/p"}, "else it would be given what it cannot have on n1 again"
+    full = node("n2", [gpu(0, "7g.40gb@0u")])
+    given_up = decide(Snapshot((here, full), pods, fitting={"team/p": 20.0}), Settings())
+    told = {decision.name: decision for decision in given_up.decisions if isinstance(decision, EmitEvent)}
+    assert (told["p"].reason, told["p"].message) == (
+        "MigSufficient",
+        f"fits on node n1 as it is, but is not bound to it: {says}",
+    )
+    made = node("n2", [gpu(0, "1g.5gb@6f")], untainted_seconds=2.0)
+    waits = decide(Snapshot((here, made), pods, fitting={"team/p": 20.0}), Settings())
+    assert waits.plan.unplaced == {}, "what was made for it is still to be tried"
+
+
+def test_a_node_whose_plugin_shows_nothing_serves_nobody() -> None:
+    late = {"allocatable": {}, "failure": Failure("plugin-late", "x", 60.0)}
+    dead = node("n1", [gpu(0, "1g.5gb@6f")], late, allocatable={"cpu": 64_000, "memory": 1 << 40, "pods": 110})
+    pods = (pod("p", {"1g.5gb": 1}),)
+    alone = decide(Snapshot((dead,), pods), Settings())
+    assert "has a device plugin that does not show its MIG devices (n1)" in alone.plan.unplaced["team/p"]
+    other = node("n2", [gpu(0, "7g.40gb@0f")])
+    assert TaintNode("n2") in decide(Snapshot((dead, other), pods), Settings()).decisions

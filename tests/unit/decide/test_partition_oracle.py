@@ -16,6 +16,7 @@ from brain.model.node import Agent, Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from n8s import names
+from tests.examples import examples
 from tests.worlds import bound, gpu, node, pod
 
 MODELS = ["A100-40GB", "A30-24GB", "H100-80GB", "RTX-PRO-6000-96GB"]
@@ -101,14 +102,14 @@ def check_promises(item: Node, devices: Counter[str], world: Snapshot, result: P
         assert cpu <= item.allocatable["cpu"]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_nothing_forbidden_is_planned(seed: int) -> None:
     world = random_world(seed)
     check(world, plan(world))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.randoms(use_true_random=False))
 def test_the_order_of_the_snapshot_means_nothing(seed: int, rng: random.Random) -> None:
     world = random_world(seed)
@@ -166,7 +167,7 @@ def best_counts(world: Snapshot) -> tuple[int, ...]:
     return best
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_no_plan_serves_more(seed: int) -> None:
     """Against all assignments of up to four pods to up to three nodes."""
@@ -187,7 +188,7 @@ def only_two(item: Node) -> Agent:
     return replace(cut, allocatable=cut.devices)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_the_first_pod_is_served_exactly_when_it_can_be(seed: int) -> None:
     """For one pod alone, the search misses nothing that trying everything finds."""

@@ -90,7 +90,7 @@ def test_used_counts_running_pods_and_labels_follow() -> None:
         ("Superseded", False),
     }
     labels = {(d.name, d.value) for d in decisions if isinstance(d, LabelPod)}
-    assert labels == {("a", "in-quota"), ("b", "over-quota"), ("elsewhere", None)}
+    assert labels == {("a", "in-quota"), ("b", "over-quota"), ("elsewhere", None), ("ended", None)}
 
 
 def test_a_settled_world_needs_nothing() -> None:

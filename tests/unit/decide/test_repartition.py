@@ -71,6 +71,14 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
     ("just opened and pods fit: let them in first", situation(untainted_seconds=0.5), WANT, True, None, 0.5),
     ("just opened but nobody fits", situation(untainted_seconds=0.5), WANT, False, TaintNode("n1"), None),
     ("pods fit but do not come", situation(untainted_seconds=5), WANT, True, TaintNode("n1"), None),
+    (
+        "no device is shown anywhere: nothing to lose, so no taint",
+        situation({"allocatable": {}}, allocatable={"cpu": 4_000, SEVEN: 0}),
+        {},
+        False,
+        OrderGeometry("n1", SAME),
+        None,
+    ),
     ("plugin stale: taint, then order what is there", situation(STALE), {}, False, TaintNode("n1"), None),
     (
         "plugin stale and settled",
@@ -99,11 +107,11 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
     ),
     (
         "agent silent under the taint: wait",
-        situation({"connected": False, "silent_seconds": 20.0}, taints=TAINT),
+        situation({"connected": False, "silent_seconds": 10.0}, taints=TAINT),
         WANT,
         False,
         None,
-        40.0,
+        20.0,
     ),
     (
         "agent silent for long",
@@ -133,19 +141,19 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
     ),
     (
         "label gone, and the agent in the middle of an order",
-        situation({"ordered": WANT, "connected": False, "silent_seconds": 20.0}, labels={}, taints=TAINT),
+        situation({"ordered": WANT, "connected": False, "silent_seconds": 10.0}, labels={}, taints=TAINT),
         WANT,
         False,
         None,
-        40.0,
+        20.0,
     ),
     (
         "label gone before the plugin looked again",
-        situation(STALE | {"connected": False, "silent_seconds": 20.0}, labels={}, taints=TAINT),
+        situation(STALE | {"connected": False, "silent_seconds": 10.0}, labels={}, taints=TAINT),
         {},
         False,
         None,
-        40.0,
+        20.0,
     ),
     (
         "label gone, the plugin never looked again",
@@ -157,11 +165,11 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
     ),
     (
         "the kubelet does not answer the agent: its devices are not known",
-        situation({"problem": "x", "allocatable": {}}, taints=TAINT, tainted_seconds=20.0),
+        situation({"problem": "x", "allocatable": {}}, taints=TAINT, tainted_seconds=10.0),
         {},
         False,
         None,
-        40.0,
+        20.0,
     ),
     (
         "the kubelet has not answered for long",
@@ -179,7 +187,7 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
         {},
         False,
         None,
-        55.0,
+        25.0,
     ),
     (
         "an agent that never came back",

@@ -17,6 +17,7 @@ from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from tests.bench.planner import cluster
+from tests.examples import examples
 from tests.unit.decide.test_partition_oracle import best_counts, check, only_two, random_world
 
 ORACLE_SHARE = 0.98
@@ -61,7 +62,7 @@ def check_room(world: Snapshot, result: Plan) -> None:
         assert all(ports[port] <= 1 for p in coming for port in p.host_ports)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_nothing_forbidden_is_planned(seed: int) -> None:
     world = crowded(seed)
@@ -73,7 +74,7 @@ def test_nothing_forbidden_is_planned(seed: int) -> None:
     assert len(result.assigned) <= result.bound
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.randoms(use_true_random=False))
 def test_the_order_of_the_snapshot_means_nothing(seed: int, rng: random.Random) -> None:
     world = crowded(seed)

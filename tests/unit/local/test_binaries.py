@@ -24,6 +24,13 @@ def test_assets_come_before_the_cache(tmp_path: Path) -> None:
     assert binaries.find(KUBELET, environ) == asset
 
 
+def test_a_helm_that_was_made_for_another_kubernetes_is_not_taken(tmp_path: Path) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    helm = next(tool for tool in binaries.TOOLS if tool.name == "helm")
+    program(tmp_path / "nebulnetes" / "bin" / f"helm-v{binaries.HELM}" / "helm")
+    assert binaries.find(helm, environ) is None
+
+
 def test_the_cache_is_in_the_home_by_default(tmp_path: Path) -> None:
     assert binaries.cache_dir({"HOME": str(tmp_path)}) == tmp_path / ".cache" / "nebulnetes"
 

@@ -67,7 +67,8 @@ def test_gpu_memory_counts_every_suffix() -> None:
     assert names.GPU_MEMORY not in resources.with_gpu_memory({"cpu": 5, names.GPU_MEMORY: 7}, 32)
 
 
-NAMES = ["cpu", "Not_a.device-1", "r" * 63, f"{'a' * 253}/{'g' * 63}", "a.b-c/d", "1/2"]
+NAMES = ["cpu", "ephemeral-storage", "hugepages-2Mi", f"{'a' * 253}/{'g' * 63}", "a.b-c/d", "1/2", "a/Not_a.device-1"]
+NOT_REQUESTABLE = ["gpu", "pods", "Not_a.device-1", "r" * 63]
 NO_NAMES = [
     "",
     "näme ✓",
@@ -97,6 +98,13 @@ def test_what_cannot_name_a_resource(text: str) -> None:
         assert f"{text!r} cannot name a resource" in problem
 
 
+@pytest.mark.parametrize("text", NOT_REQUESTABLE)
+def test_what_no_pod_can_ask_for(text: str) -> None:
+    assert resources.is_name(text)
+    (problem,) = quota.spec_problems({"min": {"cpu": 1}, "max": {text: 1}})
+    assert problem == f"spec.max[{text}]: no pod can ask for it; devices have a domain, e.g. nvidia.com/gpu"
+
+
 # (spec, what is wrong with it)
 SPECS: list[tuple[dict[str, object], list[str]]] = [
     ({"min": {"cpu": "1"}, "max": {"cpu": "2"}}, []),
@@ -104,6 +112,11 @@ SPECS: list[tuple[dict[str, object], list[str]]] = [
     ({"min": {"cpu": "2"}, "max": {"cpu": "1500m"}}, ["spec.min[cpu]: 2 is more than spec.max[cpu], which is 1500m"]),
     ({"min": {"nvidia.com/gpu": "-1"}}, ["spec.min[nvidia.com/gpu]: -1 is negative"]),
     ({"min": {names.GPU_MEMORY: "1.5"}}, [f"spec.min[{names.GPU_MEMORY}]: 1.5 must be a whole number"]),
+    ({"min": {names.GPU_MEMORY: 10_000_000}}, []),
+    (
+        {"min": {names.GPU_MEMORY: "80Gi"}},
+        [f"spec.min[{names.GPU_MEMORY}]: 80Gi is too much: it is in GB, without a suffix, so write 80, not 80Gi"],
+    ),
     ({"min": {"cpu": "lots"}}, ["spec.min[cpu]: 'lots' is not a Kubernetes quantity such as 2, 500m or 8Gi"]),
     ({"min": {}}, ["spec.min: name at least one resource"]),
     ({}, ["spec.min: name at least one resource"]),

@@ -17,6 +17,7 @@ from nodeagent.errors import DriverError, GpuLostError, InsufficientResourcesErr
 from nodeagent.gpu.driver import Placement
 from nodeagent.gpu.simulated import Call, SimulatedNode
 from nodeagent.gpu.simulated_driver import SimulatedDriver
+from tests.examples import examples
 from tests.unit.nodeagent.standins import MemoryKubelet, MemoryPlugin
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_orders(case: Case) -> None:
     asyncio.run(check(case))
 

@@ -199,9 +199,16 @@ OVERLAP = [{"profile": "3g.20gb", "start": 4, "used": True}, {"profile": "1g.5gb
 
 # (what is wrong, text of the file, what is said of it)
 BAD = [
-    ("no JSON", "{", "$: is not JSON"),
-    ("no scenario", "[]", "$: Expected `object`, got `array`"),
-    ("field missing", '{"name": "x", "pods": []}', "$: Object missing required field `nodes`"),
+    ("no JSON", "{", "bad.json: is not JSON: "),
+    ("no scenario", "[]", "bad.json: Expected `object`, got `array`"),
+    ("field missing", '{"name": "x", "pods": []}', "bad.json: Object missing required field `nodes`"),
+    (
+        "YAML",
+        "kind: List",
+        "bad.json: is not JSON: Expecting value: line 1 column 1 (char 0); kubectl prints JSON with",
+    ),
+    ("empty", "\n", "bad.json: is empty"),
+    ("one object", json.dumps(node_object()), "bad.json: is a Node, expected a List, as `kubectl get nodes,pods"),
     ("wrong type", changed(small(), ["nodes", 0, "cpu_milli"], "8"), "$.nodes[0].cpu_milli: Expected `int`, got `str`"),
     ("negative", changed(small(), ["nodes", 0, "memory_bytes"], -1), "$.nodes[0].memory_bytes: -1 is negative"),
     ("product", changed(small(), ["nodes", 0, "product"], "Voodoo"), "$.nodes[0].product: 'Voodoo' is not a known GPU"),
@@ -263,13 +270,33 @@ def test_bad_input(text: str, said: str, tmp_path: Path, capsys: pytest.CaptureF
 def test_no_such_file_and_a_bad_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, str(tmp_path / "none.json"))
     assert code == 2
-    assert "none.json: $: cannot be read: No such file or directory" in err
+    assert "none.json: cannot be read: No such file or directory" in err
     lines = tmp_path / "lines.jsonl"
     lines.write_text(json.dumps(small()) + "\n{}\n")
     code, out, err = run(capsys, "--output", "json", str(lines))
     assert code == 2
     assert json.loads(out)["name"] == "small"
-    assert "lines.jsonl, line 2: $: Object missing required field" in err
+    assert "lines.jsonl, line 2: Object missing required field" in err
+
+
+def test_an_empty_list_is_nothing_to_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "empty.json"
+    file.write_text('{"kind": "List", "items": []}')
+    code, out, err = run(capsys, str(file))
+    assert (code, err) == (0, "")
+    assert "nothing to plan: no nodes and no pods" in out
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_who_reads_may_stop(output: str) -> None:
+    argv = [sys.executable, "-m", "brain.offline", "plan", "--output", output, str(SCENARIOS)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_same_in_same_out_whatever_the_hash_seed() -> None:

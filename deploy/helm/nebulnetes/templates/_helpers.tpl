@@ -42,6 +42,11 @@ nebulnetes/{{ index . 1 }}:{{ $root.Values.image.tag | default $root.Chart.AppVe
 {{- regexFind "[0-9]+$" . }}
 {{- end }}
 
+{{/* Not empty where a text is a TCP port. */}}
+{{- define "nebulnetes.isPort" -}}
+{{- if and (regexMatch "^[1-9][0-9]{0,4}$" .) (le (atoi .) 65535) }}yes{{ end -}}
+{{- end }}
+
 {{/* Environment that says where the API server is, if the values say so. */}}
 {{- define "nebulnetes.apiEnv" -}}
 {{- with .Values.kubernetesApi.host }}
