@@ -41,6 +41,7 @@ class State:
         free: free instances.
         limit: a load that theirs must stay part of; None where they may have any that fits.
         load: what they give.
+        cost: what the load disturbs.
         order: tells states apart in the order in which they were found.
         cards: the GPUs; some may have gone on to another state since.
         moves: by unit of load, where one more leads and what that costs; None where it does not fit.
@@ -51,6 +52,7 @@ class State:
     free: int
     limit: int | None
     load: int
+    cost: int
     order: int
     cards: list[Card] = field(default_factory=list)
     moves: dict[int, tuple[int, State] | None] = field(default_factory=dict)
@@ -71,7 +73,8 @@ class Stacks:
         key = (site, table, free, limit, load)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = State(site, table, free, limit, load, len(self._known))
+            cost = self.cost(site, table, free, load)
+            found = self._known[key] = State(site, table, free, limit, load, cost, len(self._known))
             self.by_site[site].append(found)
         return found
 
@@ -89,9 +92,8 @@ class Stacks:
             return None
         if state.limit is not None and not self.part(load, state.limit):
             return None
-        cost = self.cost(state.site, state.table, state.free, load)
-        before = self.cost(state.site, state.table, state.free, state.load)
-        return cost - before, self.state(state.site, state.table, state.free, state.limit, load)
+        after = self.state(state.site, state.table, state.free, state.limit, load)
+        return after.cost - state.cost, after
 
     def cost(self, site: int, table: Table, free: int, load: int) -> int:
         """What a load disturbs on a GPU."""
