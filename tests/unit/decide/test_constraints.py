@@ -183,6 +183,20 @@ WORLDS = [
         {},
     ),
     World(
+        "devices of a node that is not ours: all that one pod wants",
+        [replace(small("a", [], **{"nvidia.com/mig-1g.5gb": 3}), agent=None, labels={})],
+        several(2, {"1g.5gb": 2}),
+        {"p0": "a"},
+        {},
+    ),
+    World(
+        "devices of a node that is not ours: cpu",
+        [replace(small("a", [], cpu=2500, **{"nvidia.com/mig-1g.5gb": 3}), agent=None, labels={})],
+        several(3, ONE, request={"cpu": 1000}),
+        {"p0": "a", "p1": "a"},
+        {},
+    ),
+    World(
         "a silent agent's node gives what is free, and the other changes",
         [node("a", [gpu(0, "1g.5gb@0f")], {"connected": False}), B],
         several(1, ALL),

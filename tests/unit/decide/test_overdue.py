@@ -23,7 +23,7 @@ def test_what_it_would_take_is_for_others_once_the_scheduler_had_its_time() -> N
     early = planned(OVERDUE_SECONDS - 0.1, STUCK, NEEDS)
     assert (early.overdue, dict(early.assigned), early.geometries) == (frozenset(), {"team/stuck": "a"}, {})
     late = planned(OVERDUE_SECONDS, STUCK, NEEDS)
-    assert (late.overdue, dict(late.assigned)) == ({"team/stuck"}, {"team/needs": "a"})
+    assert (late.overdue, dict(late.assigned)) == (frozenset({"team/stuck"}), {"team/needs": "a"})
     assert late.unplaced["team/stuck"] == "fits on node a as it is, but is not bound to it: volume missing"
 
 

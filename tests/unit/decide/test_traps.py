@@ -55,8 +55,12 @@ def asking(wanted: Counter[str]) -> tuple[Pod, ...]:
 
 @pytest.mark.parametrize(
     ("model", "double", "sets", "kinds"),
-    [("A100-40GB", False, 19, 12), ("A100-40GB", True, None, 28), ("A30-24GB", False, None, 4)]
-    + [("RTX-PRO-6000-96GB", False, None, 4)],
+    [
+        ("A100-40GB", False, 19, 12),
+        ("A100-40GB", True, None, 28),
+        ("A30-24GB", False, None, 4),
+        ("RTX-PRO-6000-96GB", False, None, 4),
+    ],
 )
 def test_what_a_gpu_can_be_full_of(model: str, double: bool, sets: int | None, kinds: int) -> None:
     """Each of the multisets is planned on an empty GPU, ``3g+1g*4`` and ``4g+3g`` among them, which nos leaves out."""
@@ -87,8 +91,18 @@ def test_around_anything_that_leaves_room(model: str) -> None:
 
 # (what it shows, instances of GPU 0, profiles asked for, geometry wanted; None where not all find room)
 TRAPS = [
-    ("an order of creation that the driver refuses", "", "1g.5gb 1g.5gb 2g.10gb 3g.20gb", "1g.5gb@0 1g.5gb@1 2g.10gb@2 3g.20gb@4"),
-    ("what that order leaves", "2g.10gb@0f 1g.5gb@4f 1g.5gb@6f", "1g.5gb 1g.5gb 2g.10gb 3g.20gb", "2g.10gb@0 1g.5gb@2 1g.5gb@3 3g.20gb@4"),
+    (
+        "an order of creation that the driver refuses",
+        "",
+        "1g.5gb 1g.5gb 2g.10gb 3g.20gb",
+        "1g.5gb@0 1g.5gb@1 2g.10gb@2 3g.20gb@4",
+    ),
+    (
+        "what that order leaves",
+        "2g.10gb@0f 1g.5gb@4f 1g.5gb@6f",
+        "1g.5gb 1g.5gb 2g.10gb 3g.20gb",
+        "2g.10gb@0 1g.5gb@2 1g.5gb@3 3g.20gb@4",
+    ),
     ("two 3g", "", "3g.20gb 3g.20gb", "3g.20gb@0 3g.20gb@4"),
     ("3g at 4 before 0", "", "3g.20gb", "3g.20gb@4"),
     ("1g at 6 first", "", "1g.5gb", "1g.5gb@6"),
@@ -101,10 +115,15 @@ TRAPS = [
     ("7 slots of compute, 8 of memory: 4g and 3g", "", "4g.20gb 3g.20gb", "4g.20gb@0 3g.20gb@4"),
     ("4g only at 0", "1g.5gb@3u", "4g.20gb", None),
     ("3g at 0 leaves three 1g, not four", "3g.20gb@0u", "1g.5gb 1g.5gb 1g.5gb 1g.5gb", None),
-    ("3g at 4 leaves four", "3g.20gb@4u", "1g.5gb 1g.5gb 1g.5gb 1g.5gb", "1g.5gb@0 1g.5gb@1 1g.5gb@2 1g.5gb@3 3g.20gb@4"),
+    (
+        "3g at 4 leaves four",
+        "3g.20gb@4u",
+        "1g.5gb 1g.5gb 1g.5gb 1g.5gb",
+        "1g.5gb@0 1g.5gb@1 1g.5gb@2 1g.5gb@3 3g.20gb@4",
+    ),
     ("enough slots in two pieces", "1g.5gb@1u 1g.5gb@5u", "3g.20gb", None),
     ("free ones that the driver would fill up from below", "1g.5gb@0f 2g.10gb@4f", "4g.20gb", "4g.20gb@0 2g.10gb@4"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("instances", "asked", "geometry"), [row[1:] for row in TRAPS], ids=[row[0] for row in TRAPS])
