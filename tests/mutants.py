@@ -27,10 +27,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[1]
 _EXAMPLES: Final = "0.03"
 """Of random examples only so few: what is noticed by luck alone is not counted on."""
-_OPTIONS: Final = (
-    *("-x", "-q", "--tb=line", "-p", "no:cacheprovider"),
-    *("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"),  # on purpose, before the fork
-)
+_OPTIONS: Final = ("-x", "-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:unraisableexception")
 SECONDS: Final = 60
 """A job that takes longer has failed without an answer."""
 
@@ -43,6 +40,8 @@ class Nursery:
         command = [sys.executable, "-P", "-m", "tests.mutants"]
         paths = [str(ROOT / "proto"), str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
+        self._cache = tempfile.TemporaryDirectory()
+        environment |= {"PYTHONPYCACHEPREFIX": self._cache.name, "PYTHONDONTWRITEBYTECODE": ""}
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -50,6 +49,7 @@ class Nursery:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.communicate()
+        self._cache.cleanup()
 
     def run(self, module: str, text: str, tests: Sequence[str]) -> tuple[int, str]:
         """Run tests, until the first that fails, with another text of a module; pytest's exit code and output."""
@@ -134,7 +134,7 @@ def main() -> None:
     """Do jobs until standard input ends."""
     answers = io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
     os.dup2(2, 1)  # what tests print is no answer
-    for library in ("highspy", "hypothesis", "numpy", "pytest", "_pytest.assertion.rewrite"):
+    for library in ("highspy", "hypothesis", "numpy", "pytest", "pytest_asyncio", "pytest_timeout"):
         importlib.import_module(library)
     for line in sys.stdin:
         print(json.dumps(_do(json.loads(line))), file=answers, flush=True)

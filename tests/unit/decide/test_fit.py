@@ -51,6 +51,7 @@ TOLERATIONS = [
     (Taint("k", "v"), Toleration("", "Exists"), True),
     (Taint("k", "v"), Toleration("k", "Equal", "v", "NoExecute"), False),
     (Taint("k", "v", "NoExecute"), Toleration("k", "Equal", "v", "NoExecute"), True),
+    (Taint("k", "v", "NoExecute"), Toleration("other"), False),
     (Taint("k", "v", "PreferNoSchedule"), Toleration("other"), True),
     (Taint(names.REPARTITIONING_TAINT), Toleration("other"), True),
 ]

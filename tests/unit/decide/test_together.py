@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from brain.decide import batch
 from brain.decide.groups import Groups
+from brain.decide.kinds import kinds_of
 from brain.decide.neighbours import Neighbours
 from brain.decide.partition import Plan, plan
+from brain.decide.rooms import Grids, Room
 from brain.model.affinity import AffinityTerm, LabelSelector, Requirement, SpreadConstraint
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -23,6 +26,7 @@ from tests.unit.decide.test_partition_oracle import check, random_world
 from tests.worlds import bound, gpu, node, pod
 
 HOST = "kubernetes.io/hostname"
+ONE = {"1g.5gb": 1}
 
 
 def selects(app: str) -> LabelSelector:
@@ -149,6 +153,71 @@ def test_a_pod_that_others_keep_away_from_its_free_instance_keeps_it_from_nobody
     away = pod("away", {"7g.40gb": 1}, anti_affinity=term("db"), unschedulable=False)
     result = plan(Snapshot((node("n1", [gpu(0, "7g.40gb@0f")]),), (runs, away, pod("p", {"1g.5gb": 1}))))
     assert result.assigned == {"team/p": "n1"}
+
+
+# (what it shows, changes of a third pod, least number that each pod names, how many of two more must be served)
+MEMBERS = [
+    ("it waits too", {}, 0, 3),
+    ("ended", {"phase": "Succeeded"}, 0, 2),
+    ("on its way out", {"node": "n1", "terminating": True}, 0, 2),
+    ("gated", {"gated": True}, 0, 2),
+    ("runs", {"node": "n1"}, 3, 2),
+    ("runs, but goes", {"node": "n1", "terminating": True}, 3, 3),
+    ("has run", {"node": "n1", "phase": "Failed"}, 3, 3),
+    ("without devices", {"request": {"cpu": 1}}, 3, 2),
+]
+
+
+@pytest.mark.parametrize(("third", "least", "need"), [row[1:] for row in MEMBERS], ids=[row[0] for row in MEMBERS])
+def test_who_counts_in_a_group(third: dict[str, Any], least: int, need: int) -> None:
+    first, second, last = grouped(3, {"1g.5gb": 1}, least=least)
+    assert Groups((first, second, replace(last, **third))).needs == {"group/team/g": need}
+
+
+def test_where_a_group_says_different_numbers_the_largest_counts() -> None:
+    first, second, third = grouped(3, {"1g.5gb": 1}, least=2)
+    assert Groups((first, replace(second, group_min=3), third)).needs == {"group/team/g": 3}
+
+
+def test_a_group_is_as_old_as_its_oldest() -> None:
+    old, young = pod("g0", ONE, group="g", created=1), pod("g1", ONE, group="g", created=9)
+    between, urgent = pod("p", ONE, created=5), pod("u", ONE, created=10, priority=1)
+    pods = [young, between, old, urgent]
+    assert sorted(pods, key=Groups(pods).rank) == [urgent, old, young, between]
+
+
+def test_the_program_begins_no_group_that_it_cannot_finish() -> None:
+    pods = [each for name in "abc" for each in grouped(2, {"4g.20gb": 1}, f"group/team/{name}")]
+    tags = {each.key: each.group for each in pods}
+    grids = Grids()
+    rooms = [Room.of(item, (), grids) for item in empty("n1", "n2", "n3")]
+    share = batch.share(rooms, kinds_of(pods, tags), dict.fromkeys(tags.values(), 2))
+    assert share is not None
+    assert (len(share.assigned), share.bound) == (2, 2)
+    assert len({each.group for each, _ in share.assigned}) == 1
+
+
+def test_a_group_of_which_only_some_mind_others() -> None:
+    first, second = grouped(2, {"4g.20gb": 1})
+    picky = replace(first, anti_affinity=term("db"))
+    for priority in (0, 1):
+        pods = (picky, replace(second, priority=priority))
+        assert plan(Snapshot(empty("n1", "n2"), pods)).assigned.keys() == {"team/g0", "team/g1"}
+
+
+def test_a_group_that_was_tried_in_vain_keeps_nobody_away() -> None:
+    members = [replace(each, labels={"app": "g"}, anti_affinity=term("g")) for each in grouped(3, ONE)]
+    late = pod("late", {"1g.5gb": 1}, anti_affinity=term("g"), created=99)
+    result = plan(Snapshot(empty("n1", "n2"), (*members, late)))
+    assert result.assigned.keys() == {"team/late"}
+
+
+def test_a_chain_of_pods_each_of_which_wants_the_next() -> None:
+    pods = [
+        pod(f"p{n}", {"1g.5gb": 1}, labels={"app": f"c{n}"}, affinity=term(f"c{n + 1}"), created=n) for n in range(5)
+    ]
+    last = pod("last", {"1g.5gb": 1}, labels={"app": "c5"}, created=9)
+    assert len(plan(Snapshot(empty("n1"), (*pods, last))).assigned) == 6
 
 
 # Random worlds.

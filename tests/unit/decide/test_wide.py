@@ -19,6 +19,7 @@ from brain.model.snapshot import Snapshot
 from tests.bench.planner import cluster
 from tests.examples import examples
 from tests.unit.decide.test_partition_oracle import best_counts, check, only_two, random_world
+from tests.worlds import gpu, node, pod
 
 ORACLE_SHARE = 0.98
 """Share of the pods of the best plans that the wide path serves, over many worlds of up to four pods."""
@@ -38,15 +39,15 @@ def crowded(seed: int) -> Snapshot:
     rng = random.Random(seed)  # noqa: S311
     world = random_world(seed)
 
-    def node(item: Node) -> Node:
+    def node_(item: Node) -> Node:
         return replace(item, allocatable={**item.allocatable, "memory": rng.choice([2, 8]) << 30, "pods": 4})
 
-    def pod(item: Pod) -> Pod:
+    def pod_(item: Pod) -> Pod:
         ports = frozenset({("TCP", "0.0.0.0", 80)}) if rng.random() < 0.2 else frozenset()
         return replace(item, request={**item.request, "memory": rng.choice([0, 1, 2]) << 30}, host_ports=ports)
 
     more = tuple(replace(item, name=f"{item.name}-{copy}") for item in world.pods if not item.node for copy in range(2))
-    return Snapshot(tuple(map(node, world.nodes)), tuple(map(pod, (*world.pods, *more))))
+    return Snapshot(tuple(map(node_, world.nodes)), tuple(map(pod_, (*world.pods, *more))))
 
 
 def check_room(world: Snapshot, result: Plan) -> None:
@@ -91,6 +92,21 @@ def shuffled(world: Snapshot, rng: random.Random) -> Snapshot:
     rng.shuffle(nodes)
     rng.shuffle(pods)
     return Snapshot(tuple(nodes), tuple(pods))
+
+
+def test_who_changes_places_fits_there() -> None:
+    """Pods of one shape with little cpu on nodes of different sizes: some are served by exchanging others."""
+    for seed in range(40):
+        rng = random.Random(seed)  # noqa: S311
+        nodes = tuple(
+            node(f"n{n}", [gpu(0)], allocatable={"cpu": rng.randint(4, 14) * 500, "memory": 1 << 40, "pods": 9})
+            for n in range(3)
+        )
+        pods = tuple(pod(f"p{n}", {"1g.5gb": 1}, request={"cpu": rng.randint(1, 5) * 500}) for n in range(18))
+        world = Snapshot(nodes, pods)
+        result = plan(world)
+        check(world, result)
+        check_room(world, result)
 
 
 def test_close_to_the_best_plans() -> None:
