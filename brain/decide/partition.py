@@ -255,10 +255,8 @@ class _Planning:
         return self._order.picky and bool(pod.anti_affinity), self._order.size * sum(pod.mig_request.values())
 
     def _apart(self, pods: Sequence[Pod]) -> Set[str]:
-        """Keys of pods about whom other pods matter, with all that stand and fall with them."""
-        special = [pod for pod in pods if not self._neighbours.bystander(pod) or pod.key in self._avoided]
-        groups = {pod.group for pod in special if self._groups.binds(pod)}
-        return {pod.key for pod in special} | {pod.key for pod in pods if groups and pod.group in groups}
+        """Keys of pods about whom other pods matter, and of those that the scheduler does not bind everywhere."""
+        return {pod.key for pod in pods if not self._neighbours.bystander(pod) or pod.key in self._avoided}
 
     def _batch(self, pods: Sequence[Pod]) -> int:
         """Serve pods all together; more than the answer cannot be served."""

@@ -329,7 +329,11 @@ class Room:
         """The GPUs whose geometry should be another than it is; a GPU instance without compute instance goes too."""
         if self.fixed_reason or ((untouched := self.untouched) is not None and not untouched.broken):
             return {}
-        return {gpu.gpu.index: gpu.after for gpu in self.gpus if gpu.broken or gpu.kept | gpu.free != gpu.before}
+        return {
+            gpu.gpu.index: gpu.after
+            for gpu in self.gpus
+            if not gpu.gpu.problem and (gpu.broken or gpu.kept | gpu.free != gpu.before)
+        }
 
     def knows(self, pod: Pod) -> bool:
         """Whether this node has, or can have, devices of each resource that the pod asks for."""

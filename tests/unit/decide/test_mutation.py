@@ -26,7 +26,7 @@ MUTATIONS = [
         "constraints",
     ),
     ("orders under way", "rooms", "ordered.get(gpu.index)", "None", "constraints"),
-    ("broken ones go", "rooms", "if gpu.broken or gpu.kept", "if gpu.kept", "constraints"),
+    ("broken ones go", "rooms", "(gpu.broken or gpu.kept", "(gpu.kept", "constraints"),
     # What the hardware takes.
     ("overlap", "grid", "if self._masks[other] & mask or exclusive(", "if exclusive(", "constraints"),
     (
@@ -68,15 +68,15 @@ MUTATIONS = [
     (
         "that a node may not be changed",
         "rooms",
-        "        if self.fixed_reason:\n            return {}\n",
-        "",
+        "if self.fixed_reason or ((untouched",
+        "if False or ((untouched",
         "constraints",
     ),
     ("that, in small clusters", "batch", "change=not site.room.fixed_reason)", "change=True)", "constraints:small"),
     ("that, in large clusters", "sites", "not room.fixed_reason, room.node", "True, room.node", "constraints:large"),
     ("that, pod by pod", "rooms", "if change and self.fixed_reason:", "if False:", "constraints:singly"),
     ("GPUs' problems", "batch", "change=change and not room.gpu.problem)", "change=change)", "constraints:small"),
-    ("GPUs' problems in large clusters", "sites", ".change and not gpu.gpu.problem", ".change", "constraints:large"),
+    ("GPUs' problems in large clusters", "sites", ".change and not content.problem", ".change", "constraints:large"),
     ("GPUs' problems, pod by pod", "rooms", "if self.gpu.problem:", "if False:", "constraints:singly"),
     # What the scheduler says of a node.
     ("readiness", "fit", "if not node.ready:", "if False:", "constraints:refused"),
@@ -347,14 +347,16 @@ MUTATIONS = [
         "pod.created, pod.group, pod.created",
         "together",
     ),
+    ("that groups are not halved", "partition", "        self._mend(open_)\n", "", "together"),
+    ("who stood on those taken back", "partition", "            self._support()\n", "", "together"),
     (
-        "that groups are left out wholly",
+        "that others get what halved groups had",
         "partition",
-        "count < world.groups.needs[group] and group not in without",
-        "False",
+        "        if not self._freed:\n",
+        "        if True:\n",
         "together",
     ),
-    ("who stands with those apart", "partition", "groups and pod.group in groups}", "False}", "together"),
+    ("what was to go for nothing", "partition", "            room.restore()\n", "            pass\n", "together"),
     # What other pods mean.
     ("affinity", "neighbours", "            return AFFINITY\n", "            pass\n", "neighbours"),
     ("anti-affinity", "neighbours", "            return ANTI_AFFINITY\n", "            pass\n", "neighbours"),
@@ -392,16 +394,16 @@ MUTATIONS = [
     (
         "neighbours of pods served apart",
         "partition",
-        "            if self._neighbours.refusal(pod, room.node.name):\n                continue\n",
-        "",
+        "room.node.name in avoided or self._neighbours.refusal(pod, room.node.name):",
+        "room.node.name in avoided:",
         "together",
     ),
-    ("what is taken back", "partition", "        planning.withdraw()\n", "", "together"),
+    ("what is taken back", "partition", "    planning.withdraw()\n", "", "together"),
     (
         "who is apart",
         "partition",
-        "not self._neighbours.bystander(pod)]\n        groups",
-        "False]\n        groups",
+        "not self._neighbours.bystander(pod) or pod.key in self._avoided}",
+        "pod.key in self._avoided}",
         "together",
     ),
     ("trying again once others stand", "partition", "if len(left) in {0, before}:", "if True:", "together"),
@@ -423,7 +425,7 @@ MUTATIONS = [
     (
         "what is kept under the taint",
         "partition",
-        "        _keep_for_holders(rooms, waiting)\n",
+        "    _keep_for_holders(rooms, waiting)\n",
         "",
         "constraints:taint",
     ),
@@ -462,10 +464,11 @@ MUTATIONS = [
     (
         "that overdue pods keep nothing",
         "partition",
-        "waiting = [pod for pod in waiting if pod.key not in late]",
+        "waiting = [pod for pod in waiting if pod.key not in late or late[pod.key].elsewhere]",
         "pass",
         "overdue",
     ),
+    ("where overdue pods are not bound", "partition", "room.node.name in avoided or ", "", "loop"),
     # Same in, same out.
     (
         "order of nodes",

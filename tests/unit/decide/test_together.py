@@ -64,7 +64,9 @@ def test_a_group_gets_room_for_all_or_for_none() -> None:
     )
 
 
-def test_what_a_group_cannot_use_others_get() -> None:
+@pytest.mark.parametrize("columns", [batch.EXACT_COLUMNS, 0])
+def test_what_a_group_cannot_use_others_get(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "EXACT_COLUMNS", columns)
     others = [pod(f"p{number}", {"4g.20gb": 1}, created=100) for number in range(3)]
     result = plan(Snapshot(empty("n1", "n2"), (*grouped(3, {"4g.20gb": 1}), *others)))
     assert sorted(result.assigned) == ["team/p0", "team/p1"]
@@ -73,6 +75,25 @@ def test_what_a_group_cannot_use_others_get() -> None:
 def test_a_least_number_is_enough() -> None:
     result = plan(Snapshot(empty("n1", "n2"), tuple(grouped(5, {"4g.20gb": 1}, least=2))))
     assert sorted(result.assigned) == ["team/g0", "team/g1"]
+
+
+def test_what_was_to_go_for_a_group_stays_where_it_is_not_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "EXACT_COLUMNS", 0)
+    result = plan(Snapshot((node("n1", [gpu(0, "7g.40gb@0f")]),), tuple(grouped(2, {"4g.20gb": 1}))))
+    assert (result.assigned, result.geometries) == ({}, {})
+
+
+def test_who_stands_on_a_group_that_is_not_whole_falls_with_it() -> None:
+    members = [replace(each, labels={"app": "g"}) for each in grouped(2, {"4g.20gb": 1})]
+    near = pod("near", {"1g.5gb": 1}, affinity=term("g"), created=50)
+    assert plan(Snapshot(empty("n1"), (*members, near))).assigned == {}
+    assert len(plan(Snapshot((node("n1", [gpu(0), gpu(1)]),), (*members, near))).assigned) == 3
+
+
+def test_one_that_wants_no_neighbours_does_not_keep_out_two() -> None:
+    loner = pod("loner", {"1g.5gb": 1}, anti_affinity=term("web"))
+    web = [pod(f"web{number}", {"1g.5gb": 1}, labels={"app": "web"}, created=9) for number in range(2)]
+    assert sorted(plan(Snapshot(empty("n1"), (loner, *web))).assigned) == ["team/web0", "team/web1"]
 
 
 def test_members_that_run_count_and_so_do_those_without_devices() -> None:
