@@ -127,15 +127,10 @@ class Applier:
         except (HeldError, DriverError) as error:
             left = await self._undo(gpu, change, made)
             ending = Ending(_outcome(error, halt), "; ".join([str(error), *left]))
-            logger.warning("geometry not reached gpu=%d reason=%r", gpu.index, ending.message)
+            logger.warning("geometry not reached", extra={"gpu": gpu.index, "problem": ending.message})
             return ending
-        logger.info(
-            "geometry reached gpu=%d destroyed=%d repaired=%d created=%d",
-            gpu.index,
-            len(change.destroys),
-            len(change.repairs),
-            len(change.creates),
-        )
+        counts = {"destroyed": len(change.destroys), "repaired": len(change.repairs), "made": len(change.creates)}
+        logger.info("geometry reached", extra={"gpu": gpu.index} | counts)
         return _APPLIED
 
     async def _undo(self, before: Gpu, change: Change, made: Sequence[Placement]) -> list[str]:

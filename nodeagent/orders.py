@@ -90,7 +90,8 @@ class Orders:
             self._halt.clear()
             self.applying = order.id
             tells.wake()
-            logger.info("order taken up id=%d epoch=%d gpus=%d", order.id, order.epoch, len(order.gpus))
+            told = {"id": order.id, "epoch": order.epoch, "gpus": len(order.gpus)}
+            logger.info("order taken up", extra=told)
             with metrics.APPLY_SECONDS.time():
                 ending = await self._applier.apply(_wanted(order), self._halt)
             self.applying = 0
@@ -105,7 +106,8 @@ class Orders:
     def _end(order: agent_pb2.Order, ending: Ending, tells: Tells) -> None:
         outcome = agent_pb2.Outcome.Name(ending.outcome).removeprefix("OUTCOME_").lower()
         metrics.ORDERS.labels(outcome).inc()
-        logger.info("order ended id=%d epoch=%d outcome=%s message=%r", order.id, order.epoch, outcome, ending.message)
+        told = {"id": order.id, "epoch": order.epoch, "outcome": outcome, "problem": ending.message}
+        logger.info("order ended", extra=told)
         tells.finished(
             agent_pb2.OrderResult(id=order.id, epoch=order.epoch, outcome=ending.outcome, message=ending.message)
         )

@@ -167,9 +167,9 @@ class SignalledPlugin:
                 return False
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
-            logger.warning("cannot signal the device plugin pid=%d error=%s", pid, error)
+            logger.warning("cannot signal the device plugin", extra={"pid": pid, "problem": str(error)})
             return False
-        logger.info("device plugin told to look again pid=%d", pid)
+        logger.info("device plugin told to look again", extra={"pid": pid})
         return True
 
 

@@ -114,9 +114,9 @@ class Reporter:
     def _note(self, view: NodeView) -> None:
         if view.problem != self.problem:
             if view.problem:
-                logger.warning("cannot see the whole node problem=%r", view.problem)
+                logger.warning("cannot see the whole node", extra={"problem": view.problem})
             else:
-                logger.info("kubelet and driver answer gpus=%d", len(view.gpus))
+                logger.info("kubelet and driver answer", extra={"gpus": len(view.gpus)})
         self.problem, self.ready = view.problem, not view.problem
         metrics.READY.set(self.ready)
         states = Counter(instance.state for gpu in view.state(0).gpus for instance in gpu.instances)

@@ -102,7 +102,7 @@ class Sessions:
             failures = 1 if loop.time() - began >= LASTING_SECONDS else failures + 1
             ceiling = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10))
             pause = ceiling * random.uniform(0.5, 1.0)  # noqa: S311, jitter is no secret
-            logger.info("session ended reason=%r retry_seconds=%.2f", ended, pause)
+            logger.info("session ended", extra={"reason": ended, "retry_seconds": round(pause, 2)})
             await asyncio.sleep(pause)
 
     async def _session(self) -> str:
@@ -149,7 +149,7 @@ class Sessions:
             await call.write(agent_pb2.AgentMessage(hello=hello))
             metrics.SESSIONS.inc()
             metrics.CONNECTED.set(1)
-            logger.info("session open node=%s epoch=%d", hello.node, hello.epoch)
+            logger.info("session open", extra={"node": hello.node, "epoch": hello.epoch})
             self._reporter.restart()
             while True:
                 await call.write(await self._reporter.next_message())

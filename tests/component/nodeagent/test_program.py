@@ -86,7 +86,7 @@ async def test_health_metrics_and_a_stop_in_the_middle_of_an_order(tmp_path: Pat
     assert len(node.gpus()[0].instances) == 1  # none without compute instance
     lines = log.decode().splitlines()
     assert all(line.startswith("time=") for line in lines)
-    assert any("order ended id=1" in line for line in lines)
+    assert any('msg="order ended" id=1' in line for line in lines)
 
 
 async def test_killed_in_the_middle_of_an_order_it_begins_anew_from_what_is_there(tmp_path: Path) -> None:
