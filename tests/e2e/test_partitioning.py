@@ -17,7 +17,7 @@ def test_a_waiting_pod_gets_its_instance_and_neighbours_stay(lab: Lab, namespace
         before = lab.pod(namespace, "neighbour")
         holds = lab.held(namespace, "neighbour").uuid
 
-        profile = lab.absent("h100", "1g.10gb", "2g.20gb", "3g.40gb")
+        profile = lab.absent("h100", "1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb")
         lab.create(namespace, pod("small", {profile: 1}, node="h100"))
         lab.running(namespace, "small")
 
@@ -29,11 +29,18 @@ def test_a_waiting_pod_gets_its_instance_and_neighbours_stay(lab: Lab, namespace
         assert known[lab.held(namespace, "small").uuid] == profile
         assert f"{profile} at slot" in lab.events(namespace, "small")["MigRepartitioning"]
         lab.until("the node is open again", lambda: lab.open("h100"))
-        annotations = lab.raw_node("h100")["metadata"]["annotations"]
-        shown = {key.removeprefix(f"{names.GROUP}/"): value for key, value in annotations.items() if names.GROUP in key}
-        status = {key.split("-", 3)[3] for key in shown if key.startswith("status")}
-        assert {entry for entry in status if entry.endswith("used")} == {f"{profile}-used", "7g.80gb-used"}
-        assert {profile, "7g.80gb"} <= {key.split("-", 3)[3] for key in shown if key.startswith("spec")}
+
+        def shown(kind: str) -> set[str]:
+            """What annotations say of GPUs, without their index."""
+            prefix = f"{names.GROUP}/{kind}-gpu-"
+            annotations = lab.raw_node("h100")["metadata"]["annotations"]
+            return {key.removeprefix(prefix).split("-", 1)[1] for key in annotations if key.startswith(prefix)}
+
+        used = {f"{profile}-used", "7g.80gb-used"}
+        lab.until(
+            "annotations show what is used", lambda: {each for each in shown("status") if each.endswith("used")} == used
+        )
+        lab.until("annotations show what is wanted", lambda: {profile, "7g.80gb"} <= shown("spec"))
 
 
 def test_seven_small_ones_then_a_big_one_then_around_what_runs(lab: Lab, namespace: str) -> None:
