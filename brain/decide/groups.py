@@ -14,7 +14,7 @@ from brain.model.pod import Pod
 
 
 class Groups:
-    """The groups of a snapshot that bind their pods.
+    """The groups of some pods that bind their pods.
 
     Attributes:
         needs: by group, how many of its waiting pods must find room together; two or more.

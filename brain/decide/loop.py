@@ -121,7 +121,7 @@ def _fitting(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
 
 def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
     """What each pod that room is made for, or cannot be made for, is told."""
-    for pod in sorted(snapshot.unbound(), key=lambda pod: pod.key):
+    for pod in snapshot.unbound():
         made = plan.made.get(pod.key)
         if made:
             yield _event(pod, reasons.REPARTITIONING, standing.making(plan.assigned[pod.key], made), warning=False)
