@@ -102,16 +102,16 @@ class Suits:
         self._named = any(term.fields for term in terms)
         self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
 
+    def labels(self, node: Node) -> tuple[object, ...]:
+        """What the pods can tell of a node's labels and name; equal for nodes that they do not tell apart by these."""
+        if not self._keys and not self._named:
+            return ()
+        labels: Mapping[str, str] = node.labels
+        return node.name if self._named else "", *[labels.get(key) for key in self._keys]
+
     def refusals(self, node: Node) -> tuple[str, ...]:
         """For each pod, why a node is not one that it may run on; "" when it is."""
-        labels: Mapping[str, str] = node.labels
-        seen = (
-            node.ready,
-            node.unschedulable,
-            node.taints,
-            node.name if self._named else "",
-            tuple(labels.get(key) for key in self._keys),
-        )
+        seen = (node.ready, node.unschedulable, node.taints, *self.labels(node))
         found = self._known.get(seen)
         if found is None:
             found = self._known[seen] = tuple(fit.unsuitable(pod, node) for pod in self._samples)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from operator import attrgetter
 
 from brain.decide import overdue, partition, quotas, reasons, repartition, standing
 from brain.decide.decisions import Decision, Decisions, EmitEvent
@@ -82,7 +83,7 @@ def _turns(snapshot: Snapshot, plan: Plan, expected: Set[str], settle_seconds: f
     last = _Last.turns
     kept: dict[str, _Turn] = {}
     found = []
-    for node in sorted(snapshot.nodes, key=lambda node: node.name):
+    for node in sorted(snapshot.nodes, key=attrgetter("name")):
         name = node.name
         pods = bound.get(name, ())
         asked = (name in expected, settle_seconds)

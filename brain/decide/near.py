@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from brain.decide import fit
 from brain.decide.cards import FRESH_COST
 from brain.decide.fillings import cost_of
 from brain.decide.grid import Grid
@@ -116,7 +117,7 @@ class _Near:
         for resource, value in asks:
             if room.free.get(resource, 0) < value:
                 return False
-        if room.refusal(pod):
+        if fit.unsuitable(pod, room.node) or (pod.host_ports and room.refusal(pod)):
             return False
         return len(pod.mig_request) == 1 or room.option(pod, change=not room.fixed_reason) is not None
 

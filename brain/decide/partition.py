@@ -208,9 +208,12 @@ class _Planning:
         bound = beside + self._share(open_)
         self._mend(open_)
         self._explain([pod for pod in open_ if pod.key not in self._assigned])
+        geometries = {}
         for room in self._rooms:
-            room.discard_unused()
-        geometries = {room.node.name: changed for room in self._rooms if (changed := room.changed())}
+            if not room.settled:
+                room.discard_unused()
+                if changed := room.changed():
+                    geometries[room.node.name] = changed
         return Plan(
             geometries,
             self._assigned,
@@ -455,11 +458,9 @@ def _keep_for_holders(rooms: Sequence[Room], waiting: Sequence[Pod]) -> None:
 
     Those are the ungated pods that it has not refused, that are nominated there, or that tolerate the taint.
     """
-    tainted = [room for room in rooms if room.node.repartitioning]
-    if not tainted:
-        return
     tolerant = {pod.key for pod in waiting if pod.tolerations and fit.tolerates_repartitioning(pod)}
     holders = [pod for pod in waiting if not pod.unschedulable or pod.nominated or pod.key in tolerant]
+    tainted = [room for room in rooms if room.node.repartitioning] if holders else []
     for room in tainted:
         for pod in holders:
             if not any(gpu.free for gpu in room.gpus):

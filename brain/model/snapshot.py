@@ -20,6 +20,8 @@ from brain.model.quota import Quota
 from n8s import names
 
 _KEY: Final = operator.attrgetter("key")
+_MOST_PLACES: Final = 10
+"""Places at which two snapshots' pods differ, up to which these are found one after the other."""
 _FEW: Final = 100
 """Pods of a group for each changed one, from which on the group is not sorted again."""
 
@@ -116,12 +118,7 @@ def _grouped(pods: tuple[Pod, ...]) -> _Groups:
 
 
 def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
-    start = _common(pods, last.pods)
-    end = _common(pods[start:][::-1], last.pods[start:][::-1])
-    before = {id(pod): pod for pod in last.pods[start : len(last.pods) - end]}
-    now = {id(pod): pod for pod in pods[start : len(pods) - end]}
-    gone = [before[one] for one in before.keys() - now.keys()]
-    new = [now[one] for one in now.keys() - before.keys()]
+    gone, new = _difference(last.pods, pods)
     return _Groups(
         pods,
         _changed(
@@ -140,6 +137,27 @@ def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
             [(trait, pod) for pod in new for trait in _traits(pod)],
         ),
     )
+
+
+def _difference(before: tuple[Pod, ...], after: tuple[Pod, ...]) -> tuple[list[Pod], list[Pod]]:
+    """Pods that are gone and pods that are new, as objects; one that has moved within the tuples may be both."""
+    gone: list[Pod] = []
+    new: list[Pod] = []
+    for _ in range(_MOST_PLACES):
+        same = _common(before, after)
+        before, after = before[same:], after[same:]
+        if not before or not after:
+            return [*gone, *before], [*new, *after]
+        if len(before) == 1 or after[0] is not before[1]:
+            new.append(after[0])
+            after = after[1:]
+        if not after or before[0] is not after[0]:
+            gone.append(before[0])
+            before = before[1:]
+    left, there = {id(pod): pod for pod in before}, {id(pod): pod for pod in after}
+    gone += [left[one] for one in left.keys() - there.keys()]
+    new += [there[one] for one in there.keys() - left.keys()]
+    return gone, new
 
 
 def _common(one: Sequence[Pod], other: Sequence[Pod]) -> int:

@@ -28,7 +28,7 @@ STEPS = 6
 def forget(patch: pytest.MonkeyPatch) -> None:
     """Nothing came before."""
     patch.setattr(snapshot._Last, "groups", snapshot._Groups())
-    patch.setattr(rooms._Last, "shown", {})
+    patch.setattr(rooms._Last, "lent", {})
     patch.setattr(near._Last, "index", near._Index())
     patch.setattr(loop._Last, "turns", {})
     patch.setattr(quotas._Last, "sums", {})
