@@ -261,7 +261,7 @@ class Room:
     def look(self) -> Look:
         """What tells it apart from other nodes where a pod has no room; mostly the same object for equal ones."""
         untouched = self.untouched
-        return _look(self) if untouched is None or not self.gpus else untouched.look
+        return _look(self) if untouched is None or not untouched.room.gpus else untouched.look
 
     @property
     def gives(self) -> frozenset[str]:

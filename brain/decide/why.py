@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -129,10 +129,13 @@ class _Alike(NamedTuple):
 def _alike(rooms: Sequence[Room], kinds: Sequence[Kind]) -> list[_Alike]:
     """All nodes, those together of which each lacks for each kind what the others lack."""
     suits = Suits([kind.sample for kind in kinds])
-    looks: dict[tuple[object, ...], tuple[Look, list[int]]] = {}
+    looks: dict[Hashable, tuple[Look, list[int]]] = {}
     for position, room in enumerate(rooms):
         look = room.look
-        looks.setdefault((id(look), *suits.labels(room.node)), (look, []))[1].append(position)
+        seen = (id(look), *suits.labels(room.node)) if suits.telling else id(look)
+        if (known := looks.get(seen)) is None:
+            known = looks[seen] = look, []
+        known[1].append(position)
     amounts: defaultdict[str, set[int]] = defaultdict(set)
     for kind in kinds:
         for name, value in kind.asks:
@@ -144,9 +147,11 @@ def _alike(rooms: Sequence[Room], kinds: Sequence[Kind]) -> list[_Alike]:
         enough = [bisect_right(values, room.free.get(name, 0)) for name, values in levels]
         refusals = suits.refusals(room.node)
         key = (id(refusals), look.sizes, look.fixed_reason, look.slots, look.problem, *enough)
-        known = found.setdefault(key, _Alike(room, members, refusals, look.slots, look.problem))
-        if known.members is not members:
-            known.members[:] = heapq.merge(known.members, members)
+        alike = found.setdefault(key, _Alike(room, members, refusals, look.slots, look.problem))
+        if alike.members is not members:
+            alike.members.extend(members)
+    for alike in found.values():
+        alike.members.sort()
     return list(found.values())
 
 
