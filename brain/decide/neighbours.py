@@ -56,6 +56,11 @@ class Neighbours:
         for pod in bound:
             self.place(pod, pod.node)
 
+    @property
+    def strangers(self) -> bool:
+        """Whether all pods are bystanders."""
+        return not self._askers and not self._standing
+
     def bystander(self, pod: Pod) -> bool:
         """Whether nothing here is about a pod of the snapshot: it is never refused, and placing it changes nothing."""
         key = (pod.namespace, pod.name)

@@ -95,7 +95,7 @@ def _plan(snapshot: Snapshot) -> Plan:
         world = replace(world, avoided={key: set(each.nodes) for key, each in late.items()})
         waiting = [pod for pod in waiting if pod.key not in late or late[pod.key].elsewhere]
     result = _planned(world, waiting, _ORDERS[0])
-    special = any(not world.neighbours.bystander(pod) for pod in waiting)
+    special = not world.neighbours.strangers and any(not world.neighbours.bystander(pod) for pod in waiting)
     if special and result.why and len(waiting) * len(nodes) <= _MOST_TRIED:
         others = (_planned(world, waiting, order) for order in _ORDERS[1:])
         result = max((result, *others), key=lambda each: _served(waiting, each))  # the first of equals
@@ -259,6 +259,8 @@ class _Planning:
 
     def _apart(self, pods: Sequence[Pod]) -> Set[str]:
         """Keys of pods about whom other pods matter, and of those that the scheduler does not bind everywhere."""
+        if self._neighbours.strangers and not self._avoided:
+            return set()
         return {pod.key for pod in pods if not self._neighbours.bystander(pod) or pod.key in self._avoided}
 
     def _batch(self, pods: Sequence[Pod]) -> int:
@@ -267,7 +269,8 @@ class _Planning:
             return 0
         tags = {pod.key: pod.group for pod in pods if self._groups.binds(pod)} if self._groups.needs else {}
         needs: dict[Hashable, int] = {group: self._lacking(group) for group in set(tags.values())}
-        share = batch.share(self._rooms, kinds_of(pods, tags), needs)
+        kinds = kinds_of(pods, tags)
+        share = batch.share(self._rooms, kinds, needs)
         if share is not None:
             for pod, room in share.assigned:
                 self._take(pod, room, room.option(pod, change=False))
@@ -276,14 +279,15 @@ class _Planning:
             if len(share.assigned) == share.bound:
                 return share.bound
             pods = [pod for pod in pods if pod.key not in self._assigned and pod.key not in tags]
-        outcome = wide.spread(self._rooms, kinds_of(pods))
-        for given in outcome.given:
-            self._assigned[given.pod.key] = given.room.node.name
-            made = given.room.made(given.steps)
+        outcome = wide.spread(self._rooms, kinds if share is None and not tags else kinds_of(pods))
+        for pod, room, steps in outcome.given:
+            key = pod.key
+            self._assigned[key] = room.node.name
+            made = room.made(steps)
             if made:
-                self._made[given.pod.key] = made
-            if self._groups.binds(given.pod):
-                self._taken[given.pod.key] = given.room, given.steps
+                self._made[key] = made
+            if tags and key in tags:
+                self._taken[key] = room, steps
         return outcome.bound if share is None else share.bound
 
     def _mend(self, pods: Sequence[Pod]) -> None:

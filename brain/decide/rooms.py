@@ -473,7 +473,8 @@ class Shown:
         gpus = room.gpus
         contents, gives = _contents(gpus, room.fixed_reason), _gives(gpus, room.fixed_reason)
         broken = any(gpu.broken for gpu in gpus)
-        return Shown(room, contents, _open_slots(gpus), _slots(gpus), gives, _look(room), broken)
+        look = _look(room)
+        return Shown(room, contents, look.slots or 0, _slots(gpus), gives, look, broken)
 
     def copy(self) -> Room:
         """The node for one plan."""
@@ -525,9 +526,7 @@ def _look(room: Room) -> Look:
     problem = problems[0] if problems and all(problems) else ""
     free, sizes = tuple(sorted(room.free.items())), tuple(room.sizes.items())
     node = room.node
-    return _same(
-        Look(free, slots, sizes, room.fixed_reason, problem, node.ready, node.unschedulable, node.taints)
-    )
+    return _same(Look(free, slots, sizes, room.fixed_reason, problem, node.ready, node.unschedulable, node.taints))
 
 
 @lru_cache(maxsize=50_000)
