@@ -1,9 +1,9 @@
 """Few pods need few nodes: which nodes of a large cluster a plan for a few pods need look at.
 
-Kinds of pods for which nodes abound get nodes of their own, one a pod, the cheapest that can serve one: all of them find
-room there, whatever becomes of the others. What is left is the other kinds, each with all nodes that can serve a pod
-of it. So both can be planned apart, and no plan over the whole cluster serves more. What each node offers is kept for
-the next plan, sorted by cost; no result depends on which plan came before.
+Kinds of pods for which nodes abound get nodes of their own, one a pod, the cheapest that can serve one: all of them
+find room there, whatever becomes of the others. The other kinds are left, each with all nodes that can serve a pod of
+it. So both can be planned apart, and no plan over the whole cluster serves more. What each node offers is kept for the
+next plan, sorted by cost; no result depends on which plan came before.
 """
 
 from __future__ import annotations

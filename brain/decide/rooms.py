@@ -355,12 +355,15 @@ class Room:
 
     def made(self, steps: Sequence[Step]) -> tuple[tuple[int, Placement], ...]:
         """What of some steps does not exist yet: GPU index and placement."""
-        found = []
+        gpus = self.gpus
+        if len(steps) == 1:
+            index, chosen, _ = steps[0]
+            room = gpus[index]
+            return () if chosen & room.before else room.grid.on_gpu(room.gpu.index, chosen)
+        found: list[tuple[int, Placement]] = []
         for step in steps:
-            room = self.gpus[step.gpu]
-            if not step.chosen & room.before:
-                found.append(room.grid.on_gpu(room.gpu.index, step.chosen))
-        return found[0] if len(found) == 1 else tuple(made for (made,) in found)
+            found += self.made((step,))
+        return tuple(found)
 
     def discard_unused(self) -> None:
         """Plan no instance that nobody gets: of what is free in the plan, only what exists stays."""

@@ -165,7 +165,9 @@ def _together(kinds: Sequence[Kind]) -> Kind:
     return Kind(tuple(pod for kind in kinds for pod in kind.pods), smallest(kinds), kinds[0].tag)
 
 
-def _reason(pod: Pod, rooms: Sequence[Room], nodes: Iterable[tuple[_Alike, str]], *, together: int, hint: bool) -> Reason:
+def _reason(
+    pod: Pod, rooms: Sequence[Room], nodes: Iterable[tuple[_Alike, str]], *, together: int, hint: bool
+) -> Reason:
     wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
     if together:
         wanted = f"{together} pods of its group together, this one with {wanted}"

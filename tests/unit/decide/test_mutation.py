@@ -477,7 +477,6 @@ MUTATIONS = [
         "nodes = list(snapshot.nodes)",
         "constraints",
     ),
-    ("order of pods", "groups", 'pod.created, "", 0, pod.key', 'pod.created, "", 0, ""', "constraints"),
     # Which nodes few pods need.
     ("that nodes are taken", "near", "if name not in taken:", "if True:", "near"),
     ("what few pods ask for", "near", "room.free.get(resource, 0) < value:", "False:", "near:cheapest"),

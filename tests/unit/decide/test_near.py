@@ -57,7 +57,7 @@ def test_nodes_that_pods_can_have_for_themselves_are_the_cheapest() -> None:
         worlds.node("b", [worlds.gpu(0, "7g.40gb@0f")]),
         worlds.node("c", [worlds.gpu(0, "1g.5gb@0f")]),
         worlds.node("d", [worlds.gpu(0, "7g.40gb@0u")]),
-        worlds.node("e", [worlds.gpu(0)], allocatable={"cpu": 100, "memory": 1 << 40, "pods": 110}),
+        worlds.node("0", [worlds.gpu(0)], allocatable={"cpu": 100, "memory": 1 << 40, "pods": 110}),
     ]
     pods = [worlds.pod(f"p{number}", {"1g.5gb": 1}, request={"cpu": 500}) for number in range(2)]
     found = near.parts(rooms_of(nodes, {}), kinds_of(pods))
@@ -82,6 +82,28 @@ def test_pods_that_share_too_few_nodes_get_all_of_them() -> None:
     assert [room.node.name for room in scarce.rooms] == ["a"]
     assert [kind.pods for kind in scarce.kinds] == [tuple(large)]
     assert [room.node.name for room in sure.rooms] == ["b", "c"]
+
+
+def test_a_pod_with_several_instances_needs_a_node_that_gives_them_all() -> None:
+    nodes = [worlds.node("a", [worlds.gpu(0, "4g.20gb@0u")]), worlds.node("b", [worlds.gpu(0)])]
+    found = near.parts(rooms_of(nodes, {}), kinds_of([worlds.pod("p", {"3g.20gb": 2})]))
+    assert found is not None
+    assert [room.node.name for room in found[0].rooms] == ["b"]
+
+
+def test_who_has_other_nodes_leaves_alone_those_that_are_contested() -> None:
+    nodes = [
+        worlds.node("a", [worlds.gpu(0)]),
+        worlds.node("b", [worlds.gpu(0)], allocatable={"cpu": 1_000, "memory": 1 << 40, "pods": 110}),
+        worlds.node("c", [worlds.gpu(0, "4g.20gb@0u")], allocatable={"cpu": 1_000, "memory": 1 << 40, "pods": 110}),
+    ]
+    whole = worlds.pod("whole", {"7g.40gb": 1}, request={"cpu": 500})
+    greedy = [worlds.pod(f"greedy{number}", {"1g.5gb": 1}, request={"cpu": 5_000}) for number in range(2)]
+    found = near.parts(rooms_of(nodes, {}), kinds_of([whole, *greedy]))
+    assert found is not None
+    sure, scarce = found
+    assert [room.node.name for room in sure.rooms] == ["b"]
+    assert [room.node.name for room in scarce.rooms] == ["a"]
 
 
 def test_one_more_pod_touches_only_what_it_needs() -> None:
