@@ -50,6 +50,11 @@ def parts(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[Part, Part] | N
     return _Near(rooms).parts(kinds)
 
 
+def prepare(rooms: Sequence[Room]) -> None:
+    """Look at all nodes while nobody waits, so that the first pod that does need not wait for that."""
+    _Near(rooms)
+
+
 class _Near:
     """The nodes of one plan, by what they offer."""
 

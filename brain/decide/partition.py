@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from brain.decide import batch, fit, why, wide
+from brain.decide import batch, fit, near, why, wide
 from brain.decide.groups import Groups
 from brain.decide.kinds import alike, kinds_of
 from brain.decide.neighbours import Neighbours
@@ -203,6 +203,8 @@ class _Planning:
         held = {key for room in self._rooms for key in room.holds}
         imminent = [pod for pod in waiting if not pod.unschedulable or (held and pod.key in held)]
         self._serve_imminent(imminent, held)
+        if not waiting:
+            near.prepare(self._rooms)
         open_ = [pod for pod in waiting if pod.unschedulable and not (imminent and pod.key in self._assigned)]
         beside = len(self._assigned)
         bound = beside + self._share(open_)
