@@ -153,7 +153,11 @@ class Deal:
         for kind, room in self.served_at:
             pod = next(turns[kind])
             pool = pools[id(room)]
-            steps = tuple([pool[name].pop() for name, count in devices[kind] for _ in range(count)])
+            asked = devices[kind]
+            if len(asked) == 1 and asked[0][1] == 1:
+                steps: tuple[Step, ...] = (pool[asked[0][0]].pop(),)
+            else:
+                steps = tuple([pool[name].pop() for name, count in asked for _ in range(count)])
             room.given.append(pod)
             yield Given(pod, room, steps)
         self.clear()

@@ -37,11 +37,12 @@ def unshown(node: Node) -> str:
     A device plugin that looks again is down for about a second; here are those that did not come back in time.
     """
     agent = node.agent
-    if agent is None or agent.plugin_current:
+    if agent is None:
         return ""
-    if not agent.connected or (agent.failure is not None and agent.failure.outcome == "plugin-late"):
-        return "has a device plugin that does not show its MIG devices"
-    return ""
+    late = agent.failure is not None and agent.failure.outcome == "plugin-late"
+    if agent.connected and not late:
+        return ""
+    return "" if agent.plugin_current else "has a device plugin that does not show its MIG devices"
 
 
 def managed_elsewhere(node: Node) -> bool:

@@ -92,12 +92,17 @@ class Table:
         lost = self._lost.get(chosen)
         if lost is None:
             lost = self._lost[chosen] = self._worth - self._grid.worth(self.kept | chosen)
-        made = (chosen & ~free).bit_count()
-        cost = _WORTH * lost
-        if made:
-            gone = self._grid.gone(self.kept, free, chosen)
-            cost += DESTROYED * gone.bit_count() + MADE * made + _TOUCHED
-        return cost
+        return cost_of(self._grid, self.kept, free, chosen, lost)
+
+
+def cost_of(grid: Grid, kept: int, free: int, chosen: int, lost: int) -> int:
+    """What a chosen set disturbs on a GPU where some instances stay and some are free; ``lost`` of its worth goes."""
+    made = (chosen & ~free).bit_count()
+    cost = _WORTH * lost
+    if made:
+        gone = grid.gone(kept, free, chosen)
+        cost += DESTROYED * gone.bit_count() + MADE * made + _TOUCHED
+    return cost
 
 
 def _counts(load: int, needed: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from brain.model.pod import Pod
 
 
 class Groups:
-    """The groups of a snapshot that bind their pods.
+    """The groups of some pods that bind their pods.
 
     Attributes:
         needs: by group, how many of its waiting pods must find room together; two or more.
@@ -41,10 +41,12 @@ class Groups:
         return pod.group in self.needs
 
     def rank(self, pod: Pod) -> tuple[object, ...]:
-        """Sorts pods by rank: priority, then age, which for all pods of a group is that of the oldest."""
-        if not self.needs or pod.group not in self.needs:
-            return -pod.priority, pod.created, "", 0, pod.key
-        return -pod.priority, self._first[pod.group], pod.group, pod.created, pod.key
+        """Sorts pods, given by key, by rank: priority, then age, which for all of a group is that of the oldest."""
+        if not self.needs:
+            return -pod.priority, pod.created
+        if pod.group not in self.needs:
+            return -pod.priority, pod.created, "", 0
+        return -pod.priority, self._first[pod.group], pod.group, pod.created
 
     def served(self, group: str, assigned: Container[str]) -> int:
         """How many waiting pods of a group are among the assigned, by key."""

@@ -92,7 +92,11 @@ def smallest(kinds: Sequence[Kind]) -> Pod:
 
 
 class Suits:
-    """Which nodes some pods may run on, however empty; asked once for nodes that the pods cannot tell apart."""
+    """Which nodes some pods may run on, however empty; asked once for nodes that the pods cannot tell apart.
+
+    Attributes:
+        telling: whether they tell nodes apart by labels or names.
+    """
 
     def __init__(self, samples: Sequence[Pod]) -> None:
         self._samples = samples
@@ -100,18 +104,19 @@ class Suits:
         keys = {key for pod in samples for key in pod.node_selector}
         self._keys = sorted(keys | {requirement.key for term in terms for requirement in term.labels})
         self._named = any(term.fields for term in terms)
+        self.telling = bool(self._keys) or self._named
         self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
+
+    def labels(self, node: Node) -> tuple[object, ...]:
+        """What the pods can tell of a node's labels and name; equal for nodes that they do not tell apart by these."""
+        if not self.telling:
+            return ()
+        labels: Mapping[str, str] = node.labels
+        return node.name if self._named else "", *[labels.get(key) for key in self._keys]
 
     def refusals(self, node: Node) -> tuple[str, ...]:
         """For each pod, why a node is not one that it may run on; "" when it is."""
-        labels: Mapping[str, str] = node.labels
-        seen = (
-            node.ready,
-            node.unschedulable,
-            node.taints,
-            node.name if self._named else "",
-            tuple(labels.get(key) for key in self._keys),
-        )
+        seen = (node.ready, node.unschedulable, node.taints, *self.labels(node))
         found = self._known.get(seen)
         if found is None:
             found = self._known[seen] = tuple(fit.unsuitable(pod, node) for pod in self._samples)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from operator import attrgetter
 
 from brain.decide import overdue, partition, quotas, reasons, repartition, standing
 from brain.decide.decisions import Decision, Decisions, EmitEvent
@@ -82,7 +83,7 @@ def _turns(snapshot: Snapshot, plan: Plan, expected: Set[str], settle_seconds: f
     last = _Last.turns
     kept: dict[str, _Turn] = {}
     found = []
-    for node in sorted(snapshot.nodes, key=lambda node: node.name):
+    for node in sorted(snapshot.nodes, key=attrgetter("name")):
         name = node.name
         pods = bound.get(name, ())
         asked = (name in expected, settle_seconds)
@@ -121,7 +122,7 @@ def _fitting(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
 
 def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
     """What each pod that room is made for, or cannot be made for, is told."""
-    for pod in sorted(snapshot.unbound(), key=lambda pod: pod.key):
+    for pod in snapshot.unbound():
         made = plan.made.get(pod.key)
         if made:
             yield _event(pod, reasons.REPARTITIONING, standing.making(plan.assigned[pod.key], made), warning=False)

@@ -47,14 +47,19 @@ class Neighbours:
         self._rules = _Rules(snapshot.nodes, snapshot.namespaces)
         self._askers: dict[tuple[str, str], _Asker] = {}
         self._standing: dict[tuple[str, str], _Stander] = {}
-        bound = [pod for name, pods in snapshot.bound().items() if name in self._nodes for pod in pods]
         unbound = [pod for pod in snapshot.unbound() if not pod.ended]
-        if not self._gather(bound, unbound):
+        if not self._gather([pod for pod in snapshot.avoiding() if pod.node in self._nodes], unbound):
             return
+        bound = [pod for name, pods in snapshot.bound().items() if name in self._nodes for pod in pods]
         sorts = _Sorts(self._rules)
         self._cast(sorts, bound, unbound)
         for pod in bound:
             self.place(pod, pod.node)
+
+    @property
+    def strangers(self) -> bool:
+        """Whether all pods are bystanders."""
+        return not self._askers and not self._standing
 
     def bystander(self, pod: Pod) -> bool:
         """Whether nothing here is about a pod of the snapshot: it is never refused, and placing it changes nothing."""
@@ -94,14 +99,14 @@ class Neighbours:
             for spread in stander.spreads:
                 spread.add(node, change)
 
-    def _gather(self, bound: Iterable[Pod], unbound: Iterable[Pod]) -> bool:
-        """Makes the rules that the pods' demands give; whether there are any.
+    def _gather(self, avoiding: Iterable[Pod], unbound: Iterable[Pod]) -> bool:
+        """Makes the rules that the pods' demands give; whether there are any. ``avoiding`` are bound.
 
         Affinity and spread bind the scheduler only while it places the pod; anti-affinity holds for newcomers too.
         """
         seen = set()
-        for pod in bound:
-            if pod.anti_affinity and id(pod.anti_affinity) not in seen:
+        for pod in avoiding:
+            if id(pod.anti_affinity) not in seen:
                 seen.add(id(pod.anti_affinity))
                 self._rules.avoided(pod.anti_affinity)
         alike_seen = set()

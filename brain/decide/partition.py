@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from brain.decide import batch, fit, why, wide
+from brain.decide import batch, fit, near, why, wide
 from brain.decide.groups import Groups
 from brain.decide.kinds import alike, kinds_of
 from brain.decide.neighbours import Neighbours
@@ -87,7 +87,7 @@ def plan(snapshot: Snapshot) -> Plan:
 def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
-    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.pods), {})
+    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.grouped()), {})
     waiting = sorted((pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request), key=world.groups.rank)
     late: dict[str, Overdue] = {}
     if snapshot.fitting:
@@ -95,7 +95,7 @@ def _plan(snapshot: Snapshot) -> Plan:
         world = replace(world, avoided={key: set(each.nodes) for key, each in late.items()})
         waiting = [pod for pod in waiting if pod.key not in late or late[pod.key].elsewhere]
     result = _planned(world, waiting, _ORDERS[0])
-    special = any(not world.neighbours.bystander(pod) for pod in waiting)
+    special = not world.neighbours.strangers and any(not world.neighbours.bystander(pod) for pod in waiting)
     if special and result.why and len(waiting) * len(nodes) <= _MOST_TRIED:
         others = (_planned(world, waiting, order) for order in _ORDERS[1:])
         result = max((result, *others), key=lambda each: _served(waiting, each))  # the first of equals
@@ -203,14 +203,19 @@ class _Planning:
         held = {key for room in self._rooms for key in room.holds}
         imminent = [pod for pod in waiting if not pod.unschedulable or (held and pod.key in held)]
         self._serve_imminent(imminent, held)
+        if not waiting:
+            near.prepare(self._rooms)
         open_ = [pod for pod in waiting if pod.unschedulable and not (imminent and pod.key in self._assigned)]
         beside = len(self._assigned)
         bound = beside + self._share(open_)
         self._mend(open_)
         self._explain([pod for pod in open_ if pod.key not in self._assigned])
+        geometries = {}
         for room in self._rooms:
-            room.discard_unused()
-        geometries = {room.node.name: changed for room in self._rooms if (changed := room.changed())}
+            if not room.settled:
+                room.discard_unused()
+                if changed := room.changed():
+                    geometries[room.node.name] = changed
         return Plan(
             geometries,
             self._assigned,
@@ -256,6 +261,8 @@ class _Planning:
 
     def _apart(self, pods: Sequence[Pod]) -> Set[str]:
         """Keys of pods about whom other pods matter, and of those that the scheduler does not bind everywhere."""
+        if self._neighbours.strangers and not self._avoided:
+            return set()
         return {pod.key for pod in pods if not self._neighbours.bystander(pod) or pod.key in self._avoided}
 
     def _batch(self, pods: Sequence[Pod]) -> int:
@@ -264,7 +271,8 @@ class _Planning:
             return 0
         tags = {pod.key: pod.group for pod in pods if self._groups.binds(pod)} if self._groups.needs else {}
         needs: dict[Hashable, int] = {group: self._lacking(group) for group in set(tags.values())}
-        share = batch.share(self._rooms, kinds_of(pods, tags), needs)
+        kinds = kinds_of(pods, tags)
+        share = batch.share(self._rooms, kinds, needs)
         if share is not None:
             for pod, room in share.assigned:
                 self._take(pod, room, room.option(pod, change=False))
@@ -273,14 +281,15 @@ class _Planning:
             if len(share.assigned) == share.bound:
                 return share.bound
             pods = [pod for pod in pods if pod.key not in self._assigned and pod.key not in tags]
-        outcome = wide.spread(self._rooms, kinds_of(pods))
-        for given in outcome.given:
-            self._assigned[given.pod.key] = given.room.node.name
-            made = given.room.made(given.steps)
+        outcome = wide.spread(self._rooms, kinds if share is None and not tags else kinds_of(pods))
+        for pod, room, steps in outcome.given:
+            key = pod.key
+            self._assigned[key] = room.node.name
+            made = room.made(steps)
             if made:
-                self._made[given.pod.key] = made
-            if self._groups.binds(given.pod):
-                self._taken[given.pod.key] = given.room, given.steps
+                self._made[key] = made
+            if tags and key in tags:
+                self._taken[key] = room, steps
         return outcome.bound if share is None else share.bound
 
     def _mend(self, pods: Sequence[Pod]) -> None:
@@ -455,11 +464,9 @@ def _keep_for_holders(rooms: Sequence[Room], waiting: Sequence[Pod]) -> None:
 
     Those are the ungated pods that it has not refused, that are nominated there, or that tolerate the taint.
     """
-    tainted = [room for room in rooms if room.node.repartitioning]
-    if not tainted:
-        return
     tolerant = {pod.key for pod in waiting if pod.tolerations and fit.tolerates_repartitioning(pod)}
     holders = [pod for pod in waiting if not pod.unschedulable or pod.nominated or pod.key in tolerant]
+    tainted = [room for room in rooms if room.node.repartitioning] if holders else []
     for room in tainted:
         for pod in holders:
             if not any(gpu.free for gpu in room.gpus):

@@ -42,16 +42,9 @@ def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod
         status = QuotaStatus(used, tuple(_conditions(verdict)), quota.generation)
         if status != quota.status:
             yield UpdateQuota(quota, status)
-    for namespace in sorted(running.keys() - governed):
-        members = (running[namespace],)
-        known = last.get(namespace)
-        if known is None or not known.of(None, members, 0):
-            known = _Sum(None, members, 0, {}, tuple(_writes(running[namespace], {})))
-        sums[namespace] = known
-        writes += known.writes
     _Last.sums = sums
-    idle = (pod for pod in snapshot.pods if names.CAPACITY_LABEL in pod.labels and pod.phase != "Running")
-    writes += _writes(idle, {})
+    labelled = snapshot.labelled()
+    writes += _writes((pod for pod in labelled if pod.phase != "Running" or pod.namespace not in governed), {})
     yield from sorted(writes, key=lambda write: (write.namespace, write.name))
 
 
@@ -72,30 +65,30 @@ def _summed(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: i
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sum:
-    """What follows from a quota and its running pods, or from those of a namespace without one, alone.
+    """What follows from a quota and its running pods alone.
 
     Attributes:
-        quota: the quota; None where there is none.
+        quota: the quota.
         members: its running pods, by namespace in its order.
         gpu_memory_gb: what one whole GPU counts for.
         used: see :func:`usage`.
         writes: where those pods' capacity labels are not what they should be.
     """
 
-    quota: Quota | None
+    quota: Quota
     members: tuple[tuple[Pod, ...], ...]
     gpu_memory_gb: int
     used: Mapping[str, int]
     writes: tuple[LabelPod, ...]
 
-    def of(self, quota: Quota | None, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
+    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
         """Whether it is that of some objects."""
         same = all(one is other for one, other in zip(self.members, members, strict=False))
         return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
 
 
 class _Last:
-    """The sums of the last round, by quota or namespace; no more is kept than one snapshot shows."""
+    """The sums of the last round, by quota; no more is kept than one snapshot shows."""
 
     sums: Mapping[str, _Sum] = {}
 

@@ -1,8 +1,9 @@
 """Nodes and GPUs while planning: what must stay, what may be used or destroyed, and the cheapest way to serve one pod.
 
-A room is the only mutable thing of the planner: made from the snapshot, thrown away after the plan. It knows nothing of
-other rooms and decides nothing about who comes first. What follows from a node and its bound pods alone is found once
-for all plans in a row that see the same objects; a room copies its GPUs when it is first asked for them.
+A room is the only mutable thing of the planner: made from the snapshot, thrown away after the plan that has changed it.
+It knows nothing of other rooms and decides nothing about who comes first. What follows from a node and its bound pods
+alone is found once for all plans in a row that see the same objects; a room copies its GPUs when it is first asked for
+them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple, overload
 
 from brain.decide import eligibility, fit
 from brain.decide.grid import Grid, grid
 from brain.model.mig import Geometry, Gpu, InstanceState, Placement, Profile
-from brain.model.node import Node
+from brain.model.node import Node, Taint
 from brain.model.pod import Pod
 from n8s import names
 
@@ -125,6 +127,30 @@ class Content(NamedTuple):
     free: int
 
 
+class Look(NamedTuple):
+    """What a node that the plan has not changed is told apart by when a pod has no room there; its labels aside.
+
+    Attributes:
+        free: what it has left, MIG devices aside.
+        slots: see :attr:`Room.open_slots`; None where nothing is known of its GPUs.
+        sizes: the slots of what its GPUs can hold, by resource.
+        fixed_reason: why its GPUs cannot be changed now.
+        problem: what is wrong with its GPUs where none can be partitioned.
+        ready: see :class:`~brain.model.node.Node`, as the next two.
+        unschedulable: whether it is cordoned.
+        taints: its taints.
+    """
+
+    free: tuple[tuple[str, int], ...]
+    slots: int | None
+    sizes: tuple[tuple[str, int], ...]
+    fixed_reason: str
+    problem: str
+    ready: bool
+    unschedulable: bool
+    taints: tuple[Taint, ...]
+
+
 class Gpus(Sequence[GpuRoom]):
     """The GPUs of a node as the snapshot shows them, copied for a plan when it first asks for one.
 
@@ -209,6 +235,17 @@ class Room:
         return getattr(self.gpus, "shown", None)
 
     @property
+    def pristine(self) -> bool:
+        """Whether no plan has done anything with it."""
+        return self.untouched is not None and not self.given and not self.holds
+
+    @property
+    def settled(self) -> bool:
+        """Whether this plan has not asked for its GPUs, and would not change them."""
+        untouched = self.untouched
+        return untouched is not None and not untouched.broken
+
+    @property
     def contents(self) -> tuple[tuple[int, Content], ...]:
         """Its GPUs that can give something, by position."""
         untouched = self.untouched
@@ -219,6 +256,12 @@ class Room:
         """The slots, of its GPUs that can be changed, that nothing has which must stay."""
         untouched = self.untouched
         return _open_slots(self.gpus) if untouched is None else untouched.open_slots
+
+    @property
+    def look(self) -> Look:
+        """What tells it apart from other nodes where a pod has no room; mostly the same object for equal ones."""
+        untouched = self.untouched
+        return _look(self) if untouched is None or not untouched.room.gpus else untouched.look
 
     @property
     def gives(self) -> frozenset[str]:
@@ -312,12 +355,15 @@ class Room:
 
     def made(self, steps: Sequence[Step]) -> tuple[tuple[int, Placement], ...]:
         """What of some steps does not exist yet: GPU index and placement."""
-        found = []
+        gpus = self.gpus
+        if len(steps) == 1:
+            index, chosen, _ = steps[0]
+            room = gpus[index]
+            return () if chosen & room.before else room.grid.on_gpu(room.gpu.index, chosen)
+        found: list[tuple[int, Placement]] = []
         for step in steps:
-            room = self.gpus[step.gpu]
-            if not step.chosen & room.before:
-                found.append(room.grid.on_gpu(room.gpu.index, step.chosen))
-        return found[0] if len(found) == 1 else tuple(made for (made,) in found)
+            found += self.made((step,))
+        return tuple(found)
 
     def discard_unused(self) -> None:
         """Plan no instance that nobody gets: of what is free in the plan, only what exists stays."""
@@ -327,7 +373,7 @@ class Room:
 
     def changed(self) -> dict[int, Geometry]:
         """The GPUs whose geometry should be another than it is; a GPU instance without compute instance goes too."""
-        if self.fixed_reason or ((untouched := self.untouched) is not None and not untouched.broken):
+        if self.fixed_reason or self.settled:
             return {}
         return {
             gpu.gpu.index: gpu.after
@@ -411,6 +457,7 @@ class Shown:
         open_slots: see :attr:`Room.open_slots`.
         slots: the slots of its GPUs.
         gives: see :attr:`Room.gives`.
+        look: see :attr:`Room.look`.
         broken: whether a GPU holds an instance that nobody can use.
     """
 
@@ -419,6 +466,7 @@ class Shown:
     open_slots: int
     slots: int
     gives: frozenset[str]
+    look: Look
     broken: bool
 
     @staticmethod
@@ -427,7 +475,9 @@ class Shown:
         room = Room.of(node, bound, grids)
         gpus = room.gpus
         contents, gives = _contents(gpus, room.fixed_reason), _gives(gpus, room.fixed_reason)
-        return Shown(room, contents, _open_slots(gpus), _slots(gpus), gives, any(gpu.broken for gpu in gpus))
+        broken = any(gpu.broken for gpu in gpus)
+        look = _look(room)
+        return Shown(room, contents, look.slots or 0, _slots(gpus), gives, look, broken)
 
     def copy(self) -> Room:
         """The node for one plan."""
@@ -438,24 +488,31 @@ class Shown:
 
 
 class _Last:
-    """The nodes of the last plan, by name; one plan's at a time, so that no more is kept than one snapshot shows."""
+    """The nodes of the last plan, by name, with the rooms lent to it.
 
-    shown: Mapping[str, Shown] = {}
+    No more is kept than one snapshot shows.
+    """
+
+    lent: Mapping[str, tuple[Shown, Room]] = {}
 
 
 def rooms_of(nodes: Iterable[Node], bound: Mapping[str, tuple[Pod, ...]]) -> list[Room]:
-    """The rooms of nodes with their bound pods; what follows from the same objects is not found again."""
+    """The rooms of nodes with their bound pods, until this is called again: what is as it was then is lent again."""
     grids = Grids()
-    last = _Last.shown
-    found: dict[str, Shown] = {}
+    last = _Last.lent
+    found: dict[str, tuple[Shown, Room]] = {}
     for node in nodes:
-        pods = bound.get(node.name, ())
-        known = last.get(node.name)
-        if known is None or known.room.node is not node or known.room.bound is not pods:
-            known = Shown.of(node, pods, grids)
-        found[node.name] = known
-    _Last.shown = found
-    return [known.copy() for known in found.values()]
+        name = node.name
+        pods = bound.get(name, ())
+        lent = last.get(name)
+        if lent is None or lent[1].node is not node or lent[1].bound is not pods:
+            shown = Shown.of(node, pods, grids)
+            lent = shown, shown.copy()
+        elif not lent[1].pristine:
+            lent = lent[0], lent[0].copy()
+        found[name] = lent
+    _Last.lent = found
+    return [room for _, room in found.values()]
 
 
 def _contents(gpus: Iterable[GpuRoom], fixed_reason: str) -> tuple[tuple[int, Content], ...]:
@@ -464,6 +521,21 @@ def _contents(gpus: Iterable[GpuRoom], fixed_reason: str) -> tuple[tuple[int, Co
         for position, gpu in enumerate(gpus)
         if gpu.grid.gives(gpu.kept, gpu.free, change=not (fixed_reason or gpu.gpu.problem))
     )
+
+
+def _look(room: Room) -> Look:
+    agent, slots = room.node.agent, _open_slots(room.gpus) if room.gpus else None
+    problems = [gpu.problem for gpu in agent.gpus] if agent is not None and not slots else []
+    problem = problems[0] if problems and all(problems) else ""
+    free, sizes = tuple(sorted(room.free.items())), tuple(room.sizes.items())
+    node = room.node
+    return _same(Look(free, slots, sizes, room.fixed_reason, problem, node.ready, node.unschedulable, node.taints))
+
+
+@lru_cache(maxsize=50_000)
+def _same(look: Look) -> Look:
+    """The same object for equal ones, as long as it is remembered: no result depends on that."""
+    return look
 
 
 def _open_slots(gpus: Iterable[GpuRoom]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -16,7 +16,7 @@ from brain.decide import fit
 from brain.decide.groups import Groups
 from brain.decide.kinds import Kind, Suits, kinds_of, shapes_of, smallest
 from brain.decide.neighbours import Neighbours
-from brain.decide.rooms import GpuRoom, Room
+from brain.decide.rooms import GpuRoom, Look, Room
 from brain.model.pod import Pod
 
 IN_PIECES: Final = "has enough free slots but not in one piece"
@@ -93,63 +93,81 @@ def reasons(
     kinds = kinds_of(pods, {pod.key: (neighbours.kind(pod), groups.needs.get(pod.group, 0)) for pod in special})
     if len(kinds) * len(rooms) > _MOST_CHECKS:
         kinds = [_together([kinds[position] for position in shape]) for shape in shapes_of(kinds)]
-    suits = Suits([kind.sample for kind in kinds])
-    refusals = [suits.refusals(room.node) for room in rooms]
-    slots = [room.open_slots if room.gpus else None for room in rooms]
-    alike = _alike(rooms, refusals, slots, kinds)
-    each = [[position] for position in range(len(rooms))]
+    nodes = _alike(rooms, kinds)
+    apart = _one_by_one(nodes, rooms) if special or any(kind.sample.host_ports for kind in kinds) else []
     for position, kind in enumerate(kinds):
         sample, together = kind.sample, groups.needs.get(kind.sample.group, 0)
-        nodes = []
-        for members in alike if kind.tag is None and not sample.host_ports else each:
-            room, refusal = rooms[members[0]], refusals[members[0]][position]
+        asked = []
+        for each in nodes if kind.tag is None and not sample.host_ports else apart:
+            refusal = each.refusals[position]
             if not refusal and kind.tag is not None:
-                refusal = neighbours.refusal(sample, room.node.name)
-            nodes.append(_Alike(room, members, refusal, slots[members[0]]))
-        reason = _reason(sample, rooms, nodes, together=together, hint=position < _MOST_HINTS)
+                refusal = neighbours.refusal(sample, each.room.node.name)
+            asked.append((each, refusal))
+        reason = _reason(sample, rooms, asked, together=together, hint=position < _MOST_HINTS)
         for pod in kind.pods:
             yield pod, reason
 
 
 class _Alike(NamedTuple):
-    """Nodes that lack the same for a pod.
+    """Nodes that lack the same for each kind of pods; host ports aside.
 
     Attributes:
-        room: the first of them.
+        room: one of them.
         members: all, by position.
-        refusal: why they do not suit the pod, however empty; "" where they do.
+        refusals: for each kind, why they do not suit its pods, however empty; "" where they do.
         slots: slots that nothing has which must stay; None where nothing is known of the GPUs.
+        problem: what is wrong with their GPUs where none can be partitioned; "" where one can.
     """
 
     room: Room
-    members: Sequence[int]
-    refusal: str
+    members: list[int]
+    refusals: tuple[str, ...]
     slots: int | None
+    problem: str
 
 
-def _alike(
-    rooms: Sequence[Room], refusals: Sequence[tuple[str, ...]], slots: Sequence[int | None], kinds: Sequence[Kind]
-) -> list[list[int]]:
-    """Nodes, by position, of which each lacks for each kind of pods what the others lack; host ports aside."""
+def _alike(rooms: Sequence[Room], kinds: Sequence[Kind]) -> list[_Alike]:
+    """All nodes, those together of which each lacks for each kind what the others lack."""
+    suits = Suits([kind.sample for kind in kinds])
+    looks: dict[Hashable, tuple[Look, list[int]]] = {}
+    for position, room in enumerate(rooms):
+        look = room.look
+        seen = (id(look), *suits.labels(room.node)) if suits.telling else id(look)
+        if (known := looks.get(seen)) is None:
+            known = looks[seen] = look, []
+        known[1].append(position)
     amounts: defaultdict[str, set[int]] = defaultdict(set)
     for kind in kinds:
         for name, value in kind.asks:
             amounts[name].add(value)
     levels = [(name, sorted(values)) for name, values in sorted(amounts.items())]
-    found: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
-    for position, (room, refused, open_) in enumerate(zip(rooms, refusals, slots, strict=True)):
-        free = room.free
-        enough = [bisect_right(values, free.get(name, 0)) for name, values in levels]
-        problem = "" if open_ else _broken(room)
-        found[id(refused), id(room.sizes), room.fixed_reason, open_, problem, *enough].append(position)
+    found: dict[tuple[object, ...], _Alike] = {}
+    for look, members in looks.values():
+        room = rooms[members[0]]
+        enough = [bisect_right(values, room.free.get(name, 0)) for name, values in levels]
+        refusals = suits.refusals(room.node)
+        key = (id(refusals), look.sizes, look.fixed_reason, look.slots, look.problem, *enough)
+        alike = found.setdefault(key, _Alike(room, members, refusals, look.slots, look.problem))
+        if alike.members is not members:
+            alike.members.extend(members)
+    for alike in found.values():
+        alike.members.sort()
     return list(found.values())
+
+
+def _one_by_one(nodes: Iterable[_Alike], rooms: Sequence[Room]) -> list[_Alike]:
+    """Each node by itself."""
+    single = (each._replace(room=rooms[at], members=[at]) for each in nodes for at in each.members)
+    return sorted(single, key=lambda each: each.members)
 
 
 def _together(kinds: Sequence[Kind]) -> Kind:
     return Kind(tuple(pod for kind in kinds for pod in kind.pods), smallest(kinds), kinds[0].tag)
 
 
-def _reason(pod: Pod, rooms: Sequence[Room], nodes: Sequence[_Alike], *, together: int, hint: bool) -> Reason:
+def _reason(
+    pod: Pod, rooms: Sequence[Room], nodes: Iterable[tuple[_Alike, str]], *, together: int, hint: bool
+) -> Reason:
     wanted = ", ".join(f"{count} {resource}" for resource, count in sorted(pod.mig_request.items()))
     if together:
         wanted = f"{together} pods of its group together, this one with {wanted}"
@@ -158,7 +176,7 @@ def _reason(pod: Pod, rooms: Sequence[Room], nodes: Sequence[_Alike], *, togethe
     near: list[Sequence[int]] = []
     later = False
     needed: dict[int, int] = {}
-    for room, members, refusal, slots in nodes:
+    for (room, members, _, slots, problem), refusal in nodes:
         reason = refusal or _lacking(pod, asks, room)
         if slots is not None and not reason and not room.fixed_reason:
             # By far the most nodes of a crowded cluster come here.
@@ -167,7 +185,7 @@ def _reason(pod: Pod, rooms: Sequence[Room], nodes: Sequence[_Alike], *, togethe
                 size = needed[id(room.sizes)] = _size(pod, room)
             if size:
                 if slots < size:
-                    reason = _broken(room) or TOO_FEW
+                    reason = problem or TOO_FEW
                 else:
                     reason = NOT_ENOUGH if together and room.option(pod, change=True) else IN_PIECES
                 found[reason].append(members)
@@ -207,13 +225,6 @@ def _size(pod: Pod, room: Room) -> int:
     return sum(count * room.sizes[name] for name, count in devices.items())
 
 
-def _broken(room: Room) -> str:
-    """What is wrong with a node's GPUs where none can be partitioned; "" where one can."""
-    agent = room.node.agent
-    problems = [gpu.problem for gpu in agent.gpus] if agent is not None else []
-    return f"has GPUs that cannot be partitioned: {problems[0]}" if problems and all(problems) else ""
-
-
 def _helping(pod: Pod, asks: Mapping[str, int], rooms: Iterable[Room]) -> Help | None:
     """A bound pod whose end would give a pod room; None where none of those tried would."""
     tries = _MOST_TRIES
@@ -234,16 +245,19 @@ def _would_fit(pod: Pod, asks: Mapping[str, int], room: Room, holder: Pod) -> bo
     free = {name: value + holder.request.get(name, 0) for name, value in room.free.items()}
     if any(free.get(name, 0) < value for name, value in asks.items()):
         return False
-    gpus = [replace(gpu, kept=gpu.kept & ~_held(gpu, holder)) for gpu in room.gpus]
-    without = replace(room, gpus=gpus, free=free)
-    return without.option(pod, change=True) is not None
+    gpus = [replace(gpu, kept=gpu.kept & ~held) if (held := _held(gpu, holder)) else gpu for gpu in room.gpus]
+    (resource, count), *more = pod.mig_request.items()
+    if count == 1 and not more:
+        return any(gpu.existing(resource) | gpu.makeable(resource) for gpu in gpus)
+    return replace(room, gpus=gpus, free=free).option(pod, change=True) is not None
 
 
 def _held(gpu: GpuRoom, holder: Pod) -> int:
     """What a pod has of a GPU."""
     held = 0
     for instance in gpu.gpu.instances:
-        if instance.holder is not None and f"{instance.holder.namespace}/{instance.holder.pod}" == holder.key:
+        user = instance.holder
+        if user is not None and user.pod == holder.name and user.namespace == holder.namespace:
             held |= gpu.grid.bit(instance)
     return held
 

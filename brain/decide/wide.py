@@ -17,6 +17,7 @@ from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
 from brain.decide.fillings import MADE
 from brain.decide.kinds import Kind
 from brain.decide.mixture import Mixture
+from brain.decide.near import Part, parts
 from brain.decide.rooms import Room
 from brain.decide.sites import FINENESS, Sites
 from brain.decide.swaps import Swaps
@@ -25,6 +26,8 @@ _SPARSE: Final = 0.6
 """Share of the free slots up to which pods are dealt without a program first: then there mostly is room for all."""
 _MOST_TRIED: Final = 2_400
 """GPUs, times finenesses of sites tried for them."""
+FEW: Final = 4
+"""So many nodes a pod make pods few: then only some of the nodes are looked at."""
 _MOST_EXCHANGES: Final = 5_000
 """Nodes on which room is sought by exchanging pods, in one plan."""
 
@@ -52,8 +55,27 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome:
         beside += given
         if len(given) < len(kind.pods):
             left.append(Kind(kind.pods[len(given) :], kind.sample))
-    deal, bound = _best(*_matching([room for room in rooms if room.gpus], left))
-    return Outcome((*beside, *deal.settle()), len(beside) + bound)
+    ours = [room for room in rooms if room.gpus]
+    few = parts(ours, left) if sum(len(kind.pods) for kind in left) * FEW <= len(ours) else None
+    if few is None:
+        deal, bound = _best(*_matching(ours, left))
+        return Outcome((*beside, *deal.settle()), len(beside) + bound)
+    sure, scarce = few
+    served = _everybody(sure)
+    deal, bound = _best(scarce.rooms, scarce.kinds)
+    return Outcome((*beside, *served.settle(), *deal.settle()), len(beside) + served.served + bound)
+
+
+def _everybody(part: Part) -> Deal:
+    """Serve pods that all find room."""
+    sites = Sites(part.rooms, part.kinds, FINENESS[0])
+    deal, _ = sites.deal()
+    for shape in _ranked(sites, by_priority=False):
+        _serve(sites, deal, shape)
+    if any(deal.left):
+        deal.clear()
+        deal, _ = _best(part.rooms, part.kinds)
+    return deal
 
 
 def bound_of(rooms: Sequence[Room], kinds: Sequence[Kind]) -> int:

@@ -8,13 +8,22 @@ alone need not be found again. No result depends on which snapshot came before.
 from __future__ import annotations
 
 import operator
+from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.quota import Quota
+from n8s import names
+
+_KEY: Final = operator.attrgetter("key")
+_MOST_PLACES: Final = 10
+"""Places at which two snapshots' pods differ, up to which these are found one after the other."""
+_FEW: Final = 100
+"""Pods of a group for each changed one, from which on the group is not sorted again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +53,38 @@ class Snapshot:
         return _grouped(self.pods).running
 
     def unbound(self) -> tuple[Pod, ...]:
-        """The pods that have no node."""
-        return _grouped(self.pods).unbound
+        """The pods that have no node, by key."""
+        return _grouped(self.pods).traits.get(_UNBOUND, ())
+
+    def grouped(self) -> tuple[Pod, ...]:
+        """The pods that belong to a group, by key."""
+        return _grouped(self.pods).traits.get(_GROUPED, ())
+
+    def avoiding(self) -> tuple[Pod, ...]:
+        """The pods that are bound, have not ended and keep others away by their anti-affinity, by key."""
+        return _grouped(self.pods).traits.get(_AVOIDING, ())
+
+    def labelled(self) -> tuple[Pod, ...]:
+        """The pods that carry a capacity label, by key."""
+        return _grouped(self.pods).traits.get(_LABELLED, ())
+
+
+_UNBOUND: Final = "unbound"
+_GROUPED: Final = "grouped"
+_AVOIDING: Final = "avoiding"
+_LABELLED: Final = "labelled"
+
+
+def _traits(pod: Pod) -> Iterator[str]:
+    """What few pods of a large cluster have."""
+    if not pod.node:
+        yield _UNBOUND
+    elif pod.anti_affinity and not pod.ended:
+        yield _AVOIDING
+    if pod.group:
+        yield _GROUPED
+    if names.CAPACITY_LABEL in pod.labels:
+        yield _LABELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +95,19 @@ class _Groups:
         pods: all of them.
         bound: see :meth:`Snapshot.bound`.
         running: see :meth:`Snapshot.running`.
-        unbound: see :meth:`Snapshot.unbound`.
+        traits: by trait, the pods that have it, by key.
     """
 
-    pods: tuple[Pod, ...]
-    bound: Mapping[str, tuple[Pod, ...]]
-    running: Mapping[str, tuple[Pod, ...]]
-    unbound: tuple[Pod, ...]
+    pods: tuple[Pod, ...] = ()
+    bound: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
+    running: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
+    traits: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
 
 
 class _Last:
     """The groups of the snapshot asked for last; one at a time, so that no more is kept than one snapshot's pods."""
 
-    groups = _Groups((), {}, {}, ())
+    groups = _Groups()
 
 
 def _grouped(pods: tuple[Pod, ...]) -> _Groups:
@@ -79,12 +118,7 @@ def _grouped(pods: tuple[Pod, ...]) -> _Groups:
 
 
 def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
-    start = _common(pods, last.pods)
-    end = _common(pods[start:][::-1], last.pods[start:][::-1])
-    before = {id(pod): pod for pod in last.pods[start : len(last.pods) - end]}
-    now = {id(pod): pod for pod in pods[start : len(pods) - end]}
-    gone = [before[one] for one in before.keys() - now.keys()]
-    new = [now[one] for one in now.keys() - before.keys()]
+    gone, new = _difference(last.pods, pods)
     return _Groups(
         pods,
         _changed(
@@ -97,8 +131,33 @@ def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
             [(pod.namespace, pod) for pod in gone if pod.phase == "Running"],
             [(pod.namespace, pod) for pod in new if pod.phase == "Running"],
         ),
-        tuple([pod for pod in pods if not pod.node]),
+        _changed(
+            last.traits,
+            [(trait, pod) for pod in gone for trait in _traits(pod)],
+            [(trait, pod) for pod in new for trait in _traits(pod)],
+        ),
     )
+
+
+def _difference(before: tuple[Pod, ...], after: tuple[Pod, ...]) -> tuple[list[Pod], list[Pod]]:
+    """Pods that are gone and pods that are new, as objects; one that has moved within the tuples may be both."""
+    gone: list[Pod] = []
+    new: list[Pod] = []
+    for _ in range(_MOST_PLACES):
+        same = _common(before, after)
+        before, after = before[same:], after[same:]
+        if not before or not after:
+            return [*gone, *before], [*new, *after]
+        if len(before) == 1 or after[0] is not before[1]:
+            new.append(after[0])
+            after = after[1:]
+        if not after or before[0] is not after[0]:
+            gone.append(before[0])
+            before = before[1:]
+    left, there = {id(pod): pod for pod in before}, {id(pod): pod for pod in after}
+    gone += [left[one] for one in left.keys() - there.keys()]
+    new += [there[one] for one in there.keys() - left.keys()]
+    return gone, new
 
 
 def _common(one: Sequence[Pod], other: Sequence[Pod]) -> int:
@@ -112,16 +171,31 @@ def _changed(
     groups: Mapping[str, tuple[Pod, ...]], gone: Iterable[tuple[str, Pod]], new: Iterable[tuple[str, Pod]]
 ) -> Mapping[str, tuple[Pod, ...]]:
     """Groups of pods by key, without some pods and with others."""
-    less: defaultdict[str, set[int]] = defaultdict(set)
+    less: defaultdict[str, list[Pod]] = defaultdict(list)
     more: defaultdict[str, list[Pod]] = defaultdict(list)
     for name, pod in gone:
-        less[name].add(id(pod))
+        less[name].append(pod)
     for name, pod in new:
         more[name].append(pod)
     found = dict(groups)
     for name in less.keys() | more.keys():
-        without = less.get(name, set())
-        members = [pod for pod in found.pop(name, ()) if id(pod) not in without] + more.get(name, [])
+        members = _merged(found.pop(name, ()), less.get(name, ()), more.get(name, ()))
         if members:
-            found[name] = tuple(sorted(members, key=lambda pod: pod.key))
+            found[name] = members
     return found
+
+
+def _merged(members: Sequence[Pod], gone: Sequence[Pod], new: Sequence[Pod]) -> tuple[Pod, ...]:
+    """Pods by key, without some of them and with others."""
+    if (len(gone) + len(new)) * _FEW > len(members):
+        without = set(map(id, gone))
+        return tuple(sorted([*(pod for pod in members if id(pod) not in without), *new], key=_KEY))
+    found = list(members)
+    for pod in gone:
+        at = bisect_left(found, pod.key, key=_KEY)
+        while found[at] is not pod:
+            at += 1
+        del found[at]
+    for pod in new:
+        insort(found, pod, key=_KEY)
+    return tuple(found)

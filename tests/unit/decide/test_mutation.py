@@ -68,8 +68,8 @@ MUTATIONS = [
     (
         "that a node may not be changed",
         "rooms",
-        "if self.fixed_reason or ((untouched",
-        "if False or ((untouched",
+        "if self.fixed_reason or self.settled:",
+        "if self.settled:",
         "constraints",
     ),
     ("that, in small clusters", "batch", "change=not site.room.fixed_reason)", "change=True)", "constraints:small"),
@@ -477,7 +477,11 @@ MUTATIONS = [
         "nodes = list(snapshot.nodes)",
         "constraints",
     ),
-    ("order of pods", "groups", 'pod.created, "", 0, pod.key', 'pod.created, "", 0, ""', "constraints"),
+    # Which nodes few pods need.
+    ("that nodes are taken", "near", "if name not in taken:", "if True:", "near"),
+    ("what few pods ask for", "near", "room.free.get(resource, 0) < value:", "False:", "near:cheapest"),
+    ("how many instances a GPU gives", "near", "chosen.bit_count()))", "9))", "near"),
+    ("that own nodes are not contested", "near", "if own.isdisjoint(contested):", "if True:", "near"),
 ]
 
 

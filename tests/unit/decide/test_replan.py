@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brain.decide import batch, loop, quotas, rooms
+from brain.decide import batch, loop, near, quotas, rooms, wide
 from brain.decide.decisions import Decisions
 from brain.decide.loop import Settings, decide
 from brain.model import snapshot
@@ -27,8 +27,9 @@ STEPS = 6
 
 def forget(patch: pytest.MonkeyPatch) -> None:
     """Nothing came before."""
-    patch.setattr(snapshot._Last, "groups", snapshot._Groups((), {}, {}, ()))
-    patch.setattr(rooms._Last, "shown", {})
+    patch.setattr(snapshot._Last, "groups", snapshot._Groups())
+    patch.setattr(rooms._Last, "lent", {})
+    patch.setattr(near._Last, "index", near._Index())
     patch.setattr(loop._Last, "turns", {})
     patch.setattr(quotas._Last, "sums", {})
 
@@ -88,11 +89,12 @@ def _used(node: Node, rng: random.Random) -> Node:
     return replace(node, agent=replace(node.agent, gpus=gpus, allocatable=devices), untainted_seconds=0.5)
 
 
-@pytest.mark.parametrize("columns", [batch.EXACT_COLUMNS, 0])
+@pytest.mark.parametrize(("columns", "few"), [(batch.EXACT_COLUMNS, wide.FEW), (0, wide.FEW), (0, 0)])
 @settings(max_examples=200, deadline=None)
 @given(seed=st.integers(min_value=0, max_value=1 << 40))
-def test_what_came_before_means_nothing(columns: int, seed: int) -> None:
+def test_what_came_before_means_nothing(columns: int, few: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "EXACT_COLUMNS", columns)
+        patch.setattr(wide, "FEW", few)
         for world in steps(seed):
             assert decide(world, Settings()) == afresh(world)
