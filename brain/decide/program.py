@@ -90,7 +90,7 @@ class Solver:
         costs = np.zeros(count)
         costs[list(objective)] = list(objective.values())
         self._highs.changeColsCost(count, self._columns, costs)
-        self._highs.setSolution(count, self._columns, np.array(self.values, dtype=np.float64))
+        # No start is given: HiGHS 1.16 sometimes hands a start back in place of the better solution that it found.
         self._highs.run()
         info = self._highs.getInfo()
         if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:

@@ -284,7 +284,18 @@ class Room:
         """Let free instances of a resource stay, those first whose place costs the least; which these are."""
         kept: list[Step] = []
         while len(kept) < count and (options := list(self.existing(resource))):
-            kept.append(min(options, key=lambda step: (self.worth_lost(step), step.gpu, step.chosen)))
+            # First what nobody could change anyway.
+            kept.append(
+                min(
+                    options,
+                    key=lambda step: (
+                        not self.gpus[step.gpu].gpu.problem,
+                        self.worth_lost(step),
+                        step.gpu,
+                        step.chosen,
+                    ),
+                )
+            )
             self.apply(kept[-1])
         return kept
 
