@@ -128,7 +128,7 @@ class Content(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a node that the plan has not changed is told apart by when a pod has no room there; its labels aside.
+    """What a node is told apart by when a pod has no room there; its labels aside.
 
     Attributes:
         free: what it has left, MIG devices aside.
