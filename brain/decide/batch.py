@@ -24,7 +24,9 @@ from brain.model.pod import Pod
 from n8s import names
 
 EXACT_COLUMNS: Final = 1_500
-"""Largest program over single nodes: it takes up to a second, a larger one more than a round of the brain may."""
+"""Largest program over single nodes that is solved at once: it takes up to a second."""
+PATIENCE: Final = 4
+"""How many times as large a program may be that is solved where everything else falls short: it takes some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,18 @@ class Share:
     bound: int
 
 
-def share(rooms: Sequence[Room], kinds: Sequence[Kind], needs: Mapping[Hashable, int]) -> Share | None:
+def share(
+    rooms: Sequence[Room], kinds: Sequence[Kind], needs: Mapping[Hashable, int], *, patience: int = 1
+) -> Share | None:
     """Solve the program for kinds of pods and put its fillings into the rooms' GPUs; None where it is too large.
 
     Of the kinds with a tag that ``needs`` names, so many pods are served together, or none.
     """
-    if len(kinds) * len(rooms) > EXACT_COLUMNS:
+    most = EXACT_COLUMNS * patience
+    if len(kinds) * len(rooms) > most:
         return None
     model = _Model([_Site.of(room, kinds) for room in rooms], kinds, needs)
-    return _solved(model, kinds) if len(model.program.upper) <= EXACT_COLUMNS else None
+    return _solved(model, kinds) if len(model.program.upper) <= most else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,8 @@ def _answer(question: _Question) -> tuple[tuple[int, ...], int]:
             solver.hold(level)
     else:
         solver.hold(everybody)
+    if len(question.program.upper) > EXACT_COLUMNS:
+        solver.settle(everybody)  # pods stay on their nodes: else this takes longer than all before
     solver.maximize({column: -cost for column, cost in question.costs})
     return tuple(solver.values), bound
 

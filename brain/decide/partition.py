@@ -34,6 +34,8 @@ from brain.model.snapshot import Snapshot
 
 _MOST_TRIED: Final = 5_000
 """Waiting pods times nodes up to which several orders are tried for pods about whom other pods matter."""
+_ENOUGH: Final = 0.99
+"""Share of the bound that a deal must reach where the integer program is not too large to do better."""
 _MOST_COMPARED: Final = 8
 """Nodes that are compared for one pod about whom other pods matter."""
 
@@ -273,6 +275,13 @@ class _Planning:
         needs: dict[Hashable, int] = {group: self._lacking(group) for group in set(tags.values())}
         kinds = kinds_of(pods, tags)
         share = batch.share(self._rooms, kinds, needs)
+        outcome = None
+        if share is None:
+            plain = kinds_of(pods) if tags else kinds
+            least = _ENOUGH if len(kinds) * len(self._rooms) <= batch.PATIENCE * batch.EXACT_COLUMNS else 0.0
+            outcome = wide.spread(self._rooms, plain, least=least)
+            if outcome is None:
+                share = batch.share(self._rooms, kinds, needs, patience=batch.PATIENCE)
         if share is not None:
             for pod, room in share.assigned:
                 self._take(pod, room, room.option(pod, change=False))
@@ -281,7 +290,8 @@ class _Planning:
             if len(share.assigned) == share.bound:
                 return share.bound
             pods = [pod for pod in pods if pod.key not in self._assigned and pod.key not in tags]
-        outcome = wide.spread(self._rooms, kinds if share is None and not tags else kinds_of(pods))
+        if outcome is None:
+            outcome = wide.spread(self._rooms, kinds_of(pods))
         for pod, room, steps in outcome.given:
             key = pod.key
             self._assigned[key] = room.node.name

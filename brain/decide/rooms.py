@@ -133,6 +133,7 @@ class Look(NamedTuple):
     Attributes:
         free: what it has left, MIG devices aside.
         slots: see :attr:`Room.open_slots`; None where nothing is known of its GPUs.
+        piece: how many of these lie in one piece, at most.
         sizes: the slots of what its GPUs can hold, by resource.
         fixed_reason: why its GPUs cannot be changed now.
         problem: what is wrong with its GPUs where none can be partitioned.
@@ -143,6 +144,7 @@ class Look(NamedTuple):
 
     free: tuple[tuple[str, int], ...]
     slots: int | None
+    piece: int
     sizes: tuple[tuple[str, int], ...]
     fixed_reason: str
     problem: str
@@ -540,13 +542,25 @@ def _look(room: Room) -> Look:
     problem = problems[0] if problems and all(problems) else ""
     free, sizes = tuple(sorted(room.free.items())), tuple(room.sizes.items())
     node = room.node
-    return _same(Look(free, slots, sizes, room.fixed_reason, problem, node.ready, node.unschedulable, node.taints))
+    piece = max(
+        (_piece(gpu.gpu.slots, gpu.grid.slots(gpu.kept)) for gpu in room.gpus if not gpu.gpu.problem), default=0
+    )
+    return _same(
+        Look(free, slots, piece, sizes, room.fixed_reason, problem, node.ready, node.unschedulable, node.taints)
+    )
 
 
 @lru_cache(maxsize=50_000)
 def _same(look: Look) -> Look:
     """The same object for equal ones, as long as it is remembered: no result depends on that."""
     return look
+
+
+@lru_cache(maxsize=10_000)
+def _piece(slots: int, taken: int) -> int:
+    """The longest run of slots, of so many, that are not taken."""
+    free = "".join("01"[not taken >> slot & 1] for slot in range(slots))
+    return max(map(len, free.split("0")))
 
 
 def _open_slots(gpus: Iterable[GpuRoom]) -> int:

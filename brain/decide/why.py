@@ -20,9 +20,10 @@ from brain.decide.rooms import GpuRoom, Look, Room
 from brain.model.pod import Pod
 
 IN_PIECES: Final = "has enough free slots but not in one piece"
+NO_PLACE: Final = "has enough free slots, but no placement for it beside what is in use or promised"
 TOO_FEW: Final = "has too few free slots beside what is in use or promised"
 NOT_ENOUGH: Final = "has room, but not for enough of the group"
-_NEAREST: Final = frozenset({IN_PIECES, TOO_FEW, NOT_ENOUGH})
+_NEAREST: Final = frozenset({IN_PIECES, NO_PLACE, TOO_FEW, NOT_ENOUGH})
 """What is lacked where nothing but the end of other pods is needed."""
 _NO_DEVICES: Final = "has too few free devices"
 _MOST_CHECKS: Final = 200_000
@@ -116,6 +117,7 @@ class _Alike(NamedTuple):
         members: all, by position.
         refusals: for each kind, why they do not suit its pods, however empty; "" where they do.
         slots: slots that nothing has which must stay; None where nothing is known of the GPUs.
+        piece: how many of these lie in one piece, at most.
         problem: what is wrong with their GPUs where none can be partitioned; "" where one can.
     """
 
@@ -123,6 +125,7 @@ class _Alike(NamedTuple):
     members: list[int]
     refusals: tuple[str, ...]
     slots: int | None
+    piece: int
     problem: str
 
 
@@ -146,8 +149,8 @@ def _alike(rooms: Sequence[Room], kinds: Sequence[Kind]) -> list[_Alike]:
         room = rooms[members[0]]
         enough = [bisect_right(values, room.free.get(name, 0)) for name, values in levels]
         refusals = suits.refusals(room.node)
-        key = (id(refusals), look.sizes, look.fixed_reason, look.slots, look.problem, *enough)
-        alike = found.setdefault(key, _Alike(room, members, refusals, look.slots, look.problem))
+        key = (id(refusals), look.sizes, look.fixed_reason, look.slots, look.piece, look.problem, *enough)
+        alike = found.setdefault(key, _Alike(room, members, refusals, look.slots, look.piece, look.problem))
         if alike.members is not members:
             alike.members.extend(members)
     for alike in found.values():
@@ -176,7 +179,7 @@ def _reason(
     near: list[Sequence[int]] = []
     later = False
     needed: dict[int, int] = {}
-    for (room, members, _, slots, problem), refusal in nodes:
+    for (room, members, _, slots, piece, problem), refusal in nodes:
         reason = refusal or _lacking(pod, asks, room)
         if slots is not None and not reason and not room.fixed_reason:
             # By far the most nodes of a crowded cluster come here.
@@ -185,9 +188,12 @@ def _reason(
                 size = needed[id(room.sizes)] = _size(pod, room)
             if size:
                 if slots < size:
-                    reason = problem or TOO_FEW
+                    reason = f"has no GPU that can be partitioned: {problem}" if problem else TOO_FEW
+                elif together and room.option(pod, change=True):
+                    reason = NOT_ENOUGH
                 else:
-                    reason = NOT_ENOUGH if together and room.option(pod, change=True) else IN_PIECES
+                    largest = max(room.sizes[name] for name in pod.mig_request)
+                    reason = IN_PIECES if piece < largest else NO_PLACE
                 found[reason].append(members)
                 near.append(members)
                 continue

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, overload
 
 from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
 from brain.decide.fillings import MADE
@@ -45,8 +45,15 @@ class Outcome:
     bound: int
 
 
-def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome:
-    """Serve pods of some kinds, and put what they need into the rooms' GPUs."""
+@overload
+def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome: ...
+@overload
+def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float) -> Outcome | None: ...
+def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) -> Outcome | None:
+    """Serve pods of some kinds, and put what they need into the rooms' GPUs.
+
+    None, and nothing is changed, where that is less than a share of its bound.
+    """
     bare = [room for room in rooms if not room.gpus]
     beside: list[Given] = []
     left = []
@@ -59,6 +66,11 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome:
     few = parts(ours, left) if sum(len(kind.pods) for kind in left) * FEW <= len(ours) else None
     if few is None:
         deal, bound = _best(*_matching(ours, left))
+        if deal.served < least * bound:
+            for one in beside:
+                one.room.give_back(one.pod, ())
+            deal.clear()
+            return None
         return Outcome((*beside, *deal.settle()), len(beside) + bound)
     sure, scarce = few
     served = _everybody(sure)

@@ -6,6 +6,7 @@ caller leaves that object out and says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -26,6 +27,7 @@ from n8s import names
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - compared, not listened on
 
 _NO_LABELS: Final[Mapping[str, str]] = {}
@@ -274,7 +276,7 @@ def _group(metadata: schema.Metadata) -> tuple[str, int]:
     label = metadata.labels.get(names.POD_GROUP_LABEL)
     if label:
         told = metadata.annotations.get(names.POD_GROUP_MIN_ANNOTATION, "")
-        return f"group/{metadata.namespace}/{label}", int(told) if told.isascii() and told.isdecimal() else 0
+        return f"group/{metadata.namespace}/{label}", int(told) if _NUMBER.fullmatch(told) else 0
     for owner in metadata.owner_references:
         if owner.controller and owner.kind == "Job" and owner.api_version.startswith("batch/"):
             return f"job/{metadata.namespace}/{owner.uid}", 0

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def _worlds(file: str) -> Iterator[tuple[str, Snapshot]]:
     """The name and the world of each problem in a file."""
     text = _text(file)
     if file.removesuffix(".gz").endswith(".jsonl"):
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield scenario.read(_document(line, f"{file}, line {number}"), f"{file}, line {number}")
         return
@@ -130,7 +131,7 @@ def _text(file: str) -> str:
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return (gzip.decompress(data) if file.endswith(".gz") else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(file, WHOLE, f"cannot be read: {problem}") from error
 
@@ -138,6 +139,8 @@ def _text(file: str) -> str:
 def _document(text: str, file: str) -> Any:
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise InputError(file, WHOLE, "is not a document of ours: nested too deeply") from error
     except ValueError as error:
         if not text.strip():
             raise InputError(file, WHOLE, "is empty") from error

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from brain.model.mig import Gpu, Instance, InstanceState, Placement, Profile, invalid
+from brain.model.mig import Gpu, Holder, Instance, InstanceState, Placement, Profile, invalid
 from brain.model.node import Agent, Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
@@ -28,6 +28,9 @@ from brain.offline.errors import InputError
 from n8s import catalogue, names
 
 _COUNT_LABEL: Final = "nvidia.com/gpu.count"
+_COUNT: Final = re.compile(r"[0-9]{1,2}")
+_MOST_DEVICES: Final = 1_000
+"""MIG devices of one resource on a node; no node holds so many."""
 _STATUS: Final = re.compile(re.escape(names.GROUP) + r"/status-gpu-(\d+)-(.+)-(free|used)")
 
 
@@ -43,6 +46,7 @@ def read(document: Mapping[str, Any], file: str) -> Snapshot:
     nodes: list[tuple[str, Node]] = []
     pods: list[Pod] = []
     namespaces: dict[str, Mapping[str, str]] = {}
+    seen: set[tuple[object, ...]] = set()
     for position, item in enumerate(items):
         path = f"$.items[{position}]"
         kind = item.get("kind") if isinstance(item, dict) else None
@@ -56,8 +60,13 @@ def read(document: Mapping[str, Any], file: str) -> Snapshot:
                 namespaces[convert.metadata_of(encoded).name] = convert.namespace(encoded)
             else:
                 raise InputError(file, f"{path}.kind", f"{kind!r} is none of Node, Pod and Namespace")
-        except ConvertError as error:
+        except (ConvertError, UnicodeEncodeError) as error:
             raise InputError(file, path, str(error)) from error
+        metadata = item.get("metadata", {})
+        key = (kind, metadata.get("namespace"), metadata.get("name"))
+        if key in seen:
+            raise InputError(file, path, f"another {kind} has the same name, {metadata.get('name')!r}")
+        seen.add(key)
     waiting = [replace(pod, unschedulable=True) if pod.waiting else pod for pod in pods]
     bound = Snapshot(pods=tuple(pods)).bound()
     known = tuple(_with_gpus(node, bound.get(node.name, ()), path, file) for path, node in nodes)
@@ -72,22 +81,53 @@ def _with_gpus(node: Node, bound: Sequence[Pod], path: str, file: str) -> Node:
     if model is None:
         return node
     text = node.labels.get(_COUNT_LABEL, "1")
-    if not text.isdecimal():
-        raise InputError(file, f"{path}.metadata.labels[{_COUNT_LABEL}]", f"{text!r} is not a number of GPUs")
-    annotated = list(_annotated(node))
+    if not _COUNT.fullmatch(text):
+        where = f"{path}.metadata.labels[{_COUNT_LABEL}]"
+        raise InputError(file, where, f"{text[:20]!r} is not a number of GPUs, at most 99")
+    annotated = list(_annotated(node, path, file))
     gpus = _laid_out(model, product, int(text), annotated or _advertised(node, bound))
     if gpus is None:
         where = "metadata.annotations" if annotated else "status.allocatable"
         raise InputError(file, f"{path}.{where}", f"{text} GPUs {product} cannot hold the MIG devices that it names")
     labels = {**node.labels, names.AUTO_MIG_LABEL: "true"}
-    return replace(node, labels=labels, agent=Agent(connected=True, silent_seconds=0.0, gpus=gpus))
+    taken = _taken_whole(_held(gpus, bound), sum(pod.request.get(names.GPU, 0) for pod in bound))
+    return replace(node, labels=labels, agent=Agent(connected=True, silent_seconds=0.0, gpus=taken))
 
 
-def _annotated(node: Node) -> Iterator[tuple[int, str, InstanceState]]:
+def _held(gpus: Sequence[Gpu], bound: Sequence[Pod]) -> list[Gpu]:
+    """GPUs whose used instances name a bound pod that asks for such; which pod has which of alike ones is not known."""
+    wanted = [(resource, pod) for pod in bound for resource, count in pod.mig_request.items() for _ in range(count)]
+    found = []
+    for gpu in gpus:
+        instances = []
+        for instance in gpu.instances:
+            resource = names.mig_resource(instance.profile)
+            used = instance.state is InstanceState.USED
+            claim = next((claim for claim in wanted if claim[0] == resource), None) if used else None
+            if claim is not None:
+                wanted.remove(claim)
+                holder = Holder(claim[1].namespace, claim[1].name, "")
+                instances.append(replace(instance, holder=holder))
+            else:
+                instances.append(instance)
+        found.append(replace(gpu, instances=tuple(instances)))
+    return found
+
+
+def _taken_whole(gpus: Sequence[Gpu], count: int) -> tuple[Gpu, ...]:
+    """GPUs of which so many are pods' as a whole: of those that hold no instance, the last."""
+    empty = [gpu.index for gpu in gpus if not gpu.instances]
+    taken = empty[max(0, len(empty) - count) :] if count else []
+    return tuple(replace(gpu, problem="a pod has it as a whole") if gpu.index in taken else gpu for gpu in gpus)
+
+
+def _annotated(node: Node, path: str, file: str) -> Iterator[tuple[int, str, InstanceState]]:
     """GPU index, resource and state of each instance that the status annotations count."""
     for key, value in sorted(node.annotations.items()):
         match = _STATUS.fullmatch(key)
-        if match is not None and value.isdecimal():
+        if match is not None and not _COUNT.fullmatch(value):
+            raise InputError(file, f"{path}.metadata.annotations[{key}]", f"{value[:20]!r} is not a count, at most 99")
+        if match is not None:
             state = InstanceState.USED if match.group(3) == "used" else InstanceState.FREE
             for _ in range(int(value)):
                 yield int(match.group(1)), names.MIG_PREFIX + match.group(2), state
@@ -102,7 +142,7 @@ def _advertised(node: Node, bound: Sequence[Pod]) -> list[tuple[int, str, Instan
         (-1, resource, InstanceState.USED if number < asked[resource] else InstanceState.FREE)
         for resource, count in sorted(node.allocatable.items())
         if resource.startswith(names.MIG_PREFIX)
-        for number in range(count)
+        for number in range(min(count, _MOST_DEVICES))
     ]
 
 

@@ -107,6 +107,8 @@ def _node(node: _Node, path: str, file: str) -> Node:
 
 
 def _gpu(gpu: _Gpu, product: str, model: catalogue.GpuModel, path: str, file: str) -> Gpu:
+    if gpu.index < 0:
+        raise InputError(file, f"{path}.index", f"{gpu.index} is negative")
     known = {profile.name: profile for profile in hardware.profiles(model)}
     instances = []
     for position, device in enumerate(gpu.devices):
@@ -124,9 +126,10 @@ def _gpu(gpu: _Gpu, product: str, model: catalogue.GpuModel, path: str, file: st
 
 
 def _pod(pod: _Pod, path: str, file: str) -> Pod:
-    for name, count in pod.requests.items():
+    amounts = {f"requests[{name}]": count for name, count in pod.requests.items()}
+    for field, count in (amounts | {"cpu_milli": pod.cpu_milli, "memory_bytes": pod.memory_bytes}).items():
         if count < 0:
-            raise InputError(file, f"{path}.requests[{name}]", f"{count} is negative")
+            raise InputError(file, f"{path}.{field}", f"{count} is negative")
     return Pod(
         namespace=pod.namespace,
         name=pod.name,

@@ -199,3 +199,28 @@ def test_other_models_have_their_own_grids() -> None:
         "a30": {0: "2g.12gb@0 2g.12gb@2"},
         "rtx": {0: "1g.24gb@0 1g.24gb@3 1g.24gb@6 1g.24gb@9"},
     }
+
+
+def test_a_higher_priority_is_not_passed_over_for_a_group() -> None:
+    """A world in which the solver once handed back the start that it was given."""
+    nodes = (
+        node("n02", [gpu(0, "", "A30-24GB")]),
+        node("n03", [gpu(0)]),
+        node("n04", [gpu(0, "", "A30-24GB"), gpu(1, "", "A30-24GB")]),
+    )
+    pods = (
+        pod("g-1", {"1g.6gb+me": 1}, group="group/team/g1"),
+        pod("g-2", {"1g.6gb+me": 1}, group="group/team/g1"),
+        pod("mid", {"2g.12gb": 1}, priority=10),
+        pod("low", {"4g.20gb": 1}),
+        pod("high", {"4g.20gb": 1}, priority=10),
+    )
+    result = plan(Snapshot(nodes, pods))
+    assert sorted(result.assigned) == ["team/g-1", "team/g-2", "team/high", "team/mid"]
+
+
+def test_a_promise_is_kept_first_where_nothing_can_change() -> None:
+    stuck = replace(gpu(1, "1g.5gb@0f"), problem="broken")
+    item = node("n1", [gpu(0, "1g.5gb@0f"), stuck])
+    pods = (bound("b", "n1", {"1g.5gb": 1}), pod("p", {"7g.40gb": 1}))
+    assert plan(Snapshot((item,), pods)).assigned == {"team/p": "n1"}

@@ -170,6 +170,48 @@ def test_what_kubectl_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert {entry["profile"] for entry in result["geometries"]["gpu-1"]["0"]} == {"3g.20gb", "1g.5gb"}
 
 
+def planned(capsys: pytest.CaptureFixture[str], tmp_path: Path, *items: dict[str, Any]) -> dict[str, Any]:
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps({"kind": "List", "items": items}))
+    code, out, _ = run(capsys, "--output", "json", str(file))
+    assert code == 0
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+def advertising(devices: dict[str, str]) -> dict[str, Any]:
+    """A node whose devices are advertised, and not annotated."""
+    node = node_object()
+    del node["metadata"]["annotations"]
+    kept = {name: n for name, n in node["status"]["allocatable"].items() if not name.startswith("nvidia.com/")}
+    node["status"]["allocatable"] = kept | devices
+    return node
+
+
+def test_devices_of_bound_pods_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node = advertising({"nvidia.com/mig-1g.5gb": "7"})
+    runs = [pod_object(f"a{number}", "nvidia.com/mig-1g.5gb", "gpu-1") for number in range(3)]
+    waits = [pod_object(f"b{number}", "nvidia.com/mig-1g.5gb") for number in range(4)]
+    result = planned(capsys, tmp_path, node, *runs, *waits)
+    assert (result["placed"], result["bound"], result["geometries"]) == (4, 4, {})
+    large = planned(capsys, tmp_path, node, *runs, pod_object("large", "nvidia.com/mig-3g.20gb"))
+    assert large["assignments"] == {"a/large": "gpu-1"}
+
+
+def test_a_gpu_that_a_pod_has_as_a_whole_is_not_cut_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node = advertising({"nvidia.com/gpu": "1"})
+    node["metadata"]["labels"]["nvidia.com/gpu.count"] = "1"
+    result = planned(
+        capsys,
+        tmp_path,
+        node,
+        pod_object("whole", "nvidia.com/gpu", "gpu-1"),
+        pod_object("p", "nvidia.com/mig-3g.20gb"),
+    )
+    assert result["placed"] == 0
+    assert "has no GPU that can be partitioned: a pod has it as a whole" in result["unplaced"]["a/p"]
+
+
 def test_namespaces_and_what_pods_demand_of_each_other() -> None:
     zone = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}, "namespaceSelector": {}}
     apart = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [zone]}}
@@ -232,6 +274,17 @@ BAD = [
         "same pod twice",
         json.dumps(small(pods=small()["pods"] * 2)),
         "$.pods[1]: another one has the same namespace and name",
+    ),
+    (
+        "another of the name",
+        json.dumps({"kind": "List", "items": [node_object()] * 2}),
+        "another Node has the same name",
+    ),
+    ("nested too deeply", "[" * 200_000, "nested too deeply"),
+    (
+        "a number of GPUs beyond all",
+        changed(LIST, ["items", 0, "metadata", "labels", "nvidia.com/gpu.count"], "99999999999"),
+        "is not a number of GPUs, at most 99",
     ),
     ("no list", '{"kind": "List"}', "$.items: expected a list of nodes, pods and namespaces"),
     (
