@@ -17,8 +17,8 @@ env: .venv/.done ## The Python environment, in .venv
 demo: env ## A real cluster on this machine, with simulated GPUs, being repartitioned (KEEP=1 leaves it up)
 	$(BIN)/python -m deploy.local.demo $(if $(KEEP),--keep)
 
-test: lint binaries ## All that CI checks; unit and end-to-end tests at once, as the latter mostly wait
-	$(MAKE) --jobs=2 --output-sync=target unit e2e
+test: binaries ## All that CI checks; the end-to-end tests, which mostly wait, beside the rest
+	$(MAKE) --jobs=2 --output-sync=target e2e lint unit
 
 binaries: env ## Control plane, kubelet, helm and grpcurl, built once into the user's cache
 	$(BIN)/python -m deploy.local binaries
