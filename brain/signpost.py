@@ -14,12 +14,12 @@ from typing import Final, Protocol
 
 import msgspec
 
+from brain.act.writes import JSON, MERGE
 from brain.errors import ApiError, RefusedError
 from n8s import names
 
 _log = logging.getLogger(__name__)
 
-MERGE: Final = "application/merge-patch+json"
 LOOK_SECONDS: Final = 10.0
 """Between two looks. A write of an earlier leader may have been under way when this one looked first."""
 RETRY_SECONDS: Final = 1.0
@@ -37,8 +37,8 @@ class Api(Protocol):
         *,
         query: Mapping[str, str] | None = None,
         body: object = None,
-        content_type: str = MERGE,
-        seconds: float = _CALL_SECONDS,
+        content_type: str = JSON,
+        seconds: float,
     ) -> bytes:
         """One request; raises ApiError."""
 
