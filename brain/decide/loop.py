@@ -34,14 +34,14 @@ class Settings:
 def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     """All that follows from a snapshot: geometries, taints, annotations, labels, quota status, events."""
     plan = partition.plan(snapshot)
-    expected = {node for key, node in plan.assigned.items() if key not in plan.made}
-    turns = _turns(snapshot, plan, expected, settings.settle_seconds)
+    as_it_is = {key: node for key, node in plan.assigned.items() if key not in plan.made}
+    turns = _turns(snapshot, plan, set(as_it_is.values()), settings.settle_seconds)
     decisions: list[Decision] = [each for turn in turns for each in turn.steps]
     decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb)
     decisions += [each for turn in turns for each in turn.shown]
     decisions += _pod_events(snapshot, plan)
     wakes = [turn.wake_seconds for turn in turns if turn.wake_seconds is not None]
-    fitting = _fitting(snapshot, plan)
+    fitting = plan.tried | _fitting(snapshot, as_it_is)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
     return Decisions(tuple(decisions), plan, fitting, min(wakes, default=None))
 
@@ -112,12 +112,11 @@ def _turn(node: Node, bound: tuple[Pod, ...], plan: Plan, asked: tuple[bool, flo
     )
 
 
-def _fitting(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
-    """Waiting pods that the scheduler can bind as things are."""
-    as_it_is = {key: node for key, node in plan.assigned.items() if key not in plan.made}
+def _fitting(snapshot: Snapshot, as_it_is: Mapping[str, str]) -> frozenset[str]:
+    """Of waiting pods that fit on a node as it is, by key with the node, those that the scheduler can bind now."""
     targets = set(as_it_is.values())
     open_ = {node.name for node in snapshot.nodes if node.name in targets and overdue.binds(node)}
-    return plan.tried | {key for key, node in as_it_is.items() if node in open_}
+    return frozenset(key for key, node in as_it_is.items() if node in open_)
 
 
 def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
@@ -128,7 +127,7 @@ def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
             yield _event(pod, reasons.REPARTITIONING, standing.making(plan.assigned[pod.key], made), warning=False)
         elif pod.key in plan.overdue:
             yield _event(pod, reasons.SUFFICIENT, plan.why[pod.key].text, warning=True)
-        elif pod.key in plan.why and pod.key not in plan.deferred:
+        elif pod.key in plan.why and not plan.why[pod.key].later:
             yield _event(pod, reasons.NO_ROOM, plan.why[pod.key].text, warning=True)
 
 

@@ -49,7 +49,6 @@ class Plan:
         assigned: by pod key, the node where the pod's instances are or will be.
         made: by pod key, what is made for it: ``(GPU index, placement)``; pods served as things are have none.
         why: by pod key, why there is no room for it.
-        deferred: those of ``why`` that a node could still serve once it is done with the change under way.
         overdue: those of ``why`` that fit as things are, and that the scheduler does not bind for another reason, with
             the node that they fit on.
         tried: keys of all pods that fit where the scheduler does not bind them, also those that get room elsewhere.
@@ -60,10 +59,14 @@ class Plan:
     assigned: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, tuple[tuple[int, Placement], ...]] = field(default_factory=dict)
     why: Mapping[str, Reason] = field(default_factory=dict)
-    deferred: frozenset[str] = frozenset()
     overdue: Mapping[str, str] = field(default_factory=dict)
     tried: frozenset[str] = frozenset()
     bound: int = 0
+
+    @property
+    def deferred(self) -> frozenset[str]:
+        """Keys of those of ``why`` that a node could still serve once it is done with the change under way."""
+        return frozenset(key for key, reason in self.why.items() if reason.later)
 
     @property
     def gap(self) -> int:
@@ -194,7 +197,6 @@ class _Planning:
         self._assigned: dict[str, str] = {}
         self._made: dict[str, tuple[tuple[int, Placement], ...]] = {}
         self._why: dict[str, Reason] = {}
-        self._deferred: set[str] = set()
         self._placed: dict[str, Pod] = {}
         self._taken: dict[str, tuple[Room, tuple[Step, ...]]] = {}
         self._freed: dict[int, Room] = {}
@@ -223,7 +225,6 @@ class _Planning:
             self._assigned,
             self._made,
             self._why,
-            frozenset(self._deferred),
             bound=max(bound, len(self._assigned)),
         )
 
@@ -334,11 +335,11 @@ class _Planning:
     def _complete(self, pods: Sequence[Pod]) -> bool:
         """Serve a pod, or of a group all that it needs; else nothing, and what it had is free. Whether it is served."""
         if not self._groups.binds(pods[0]):
-            return self._settle(pods[0], change=False) or self._settle(pods[0], change=True)
+            return self._serve(pods[0])
         lacking = self._lacking(pods[0].group)
         for pod in pods:
             if lacking > 0 and pod.key not in self._assigned:
-                lacking -= self._settle(pod, change=False) or self._settle(pod, change=True)
+                lacking -= self._serve(pod)
         if lacking > 0:
             for pod in pods:
                 self._release(pod)
@@ -376,9 +377,13 @@ class _Planning:
         left = list(pods)
         while True:
             before = len(left)
-            left = [pod for pod in left if not self._settle(pod, change=False) and not self._settle(pod, change=True)]
+            left = [pod for pod in left if not self._serve(pod)]
             if len(left) in {0, before}:
                 return left
+
+    def _serve(self, pod: Pod) -> bool:
+        """Give a pod room by itself, as things are if that can be."""
+        return self._settle(pod, change=False) or self._settle(pod, change=True)
 
     def _settle(self, pod: Pod, *, change: bool) -> bool:
         """Give a pod room where its neighbours allow it, of the first few such nodes where that costs the least."""
@@ -465,8 +470,6 @@ class _Planning:
     def _explain(self, pods: Sequence[Pod]) -> None:
         for pod, reason in why.reasons(self._rooms, self._neighbours, self._groups, pods):
             self._why[pod.key] = reason
-            if reason.later:
-                self._deferred.add(pod.key)
 
 
 def _keep_for_holders(rooms: Sequence[Room], waiting: Sequence[Pod]) -> None:

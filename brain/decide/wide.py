@@ -80,14 +80,7 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) 
 
 def _everybody(part: Part) -> Deal:
     """Serve pods that all find room."""
-    sites = Sites(part.rooms, part.kinds, FINENESS[0])
-    deal, _ = sites.deal()
-    for shape in _ranked(sites, by_priority=False):
-        _serve(sites, deal, shape)
-    if any(deal.left):
-        deal.clear()
-        deal, _ = _best(part.rooms, part.kinds)
-    return deal
+    return _at_once(Sites(part.rooms, part.kinds, FINENESS[0])) or _best(part.rooms, part.kinds)[0]
 
 
 def bound_of(rooms: Sequence[Room], kinds: Sequence[Kind]) -> int:
@@ -99,7 +92,9 @@ def bound_of(rooms: Sequence[Room], kinds: Sequence[Kind]) -> int:
         (as_it_is if any(room.knows(kind.sample) for room in bare) else made).append(kind)
     sites = Sites(*_matching([room for room in rooms if room.gpus], made), FINENESS[0])
     deal, stacks = sites.deal()
-    return sum(len(kind.pods) for kind in as_it_is) + Mixture(sites, stacks, deal).bound()
+    most = Mixture(sites, stacks, deal).bound()
+    deal.clear()
+    return sum(len(kind.pods) for kind in as_it_is) + most
 
 
 def _matching(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[list[Room], list[Kind]]:
@@ -144,13 +139,19 @@ def _best(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[Deal, int]:
 def _dealt(sites: Sites) -> tuple[Deal, int]:
     """A deal, and a bound that none exceeds."""
     everybody = sum(len(kind.pods) for kind in sites.kinds)
-    if sites.demand <= _SPARSE * sites.slots:
-        deal, _ = sites.deal()
-        for shape in _ranked(sites, by_priority=False):
-            _serve(sites, deal, shape)
-        if deal.served == everybody:
-            return deal, everybody
-    return _planned(sites, everybody)
+    deal = _at_once(sites) if sites.demand <= _SPARSE * sites.slots else None
+    return _planned(sites, everybody) if deal is None else (deal, everybody)
+
+
+def _at_once(sites: Sites) -> Deal | None:
+    """A deal without a program, in which everybody finds room; None where not."""
+    deal, _ = sites.deal()
+    for shape in _ranked(sites, by_priority=False):
+        _serve(sites, deal, shape)
+    if not any(deal.left):
+        return deal
+    deal.clear()
+    return None
 
 
 def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
