@@ -2,13 +2,15 @@
 
 A plan serves that many pods of a group, or none. Pods that are bound already, and those that ask for no MIG device,
 count as served; pods that have ended, are on their way out or still gated do not belong. A group of which one more pod
-is enough binds nobody: each of its pods stands alone.
+is enough binds nobody: each of its pods stands alone. A Job creates its pods a few at a time: what it wants says how
+many there will be, so that the first ones take no room that is of no use without the rest.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
+from types import MappingProxyType
 
 from brain.model.pod import Pod
 
@@ -18,22 +20,27 @@ class Groups:
 
     Attributes:
         needs: by group, how many of its waiting pods must find room together; two or more.
+        missing: by group, how many of these are not there yet; groups that are all there are left out.
     """
 
-    def __init__(self, pods: Iterable[Pod]) -> None:
+    def __init__(self, pods: Iterable[Pod], jobs: Mapping[str, int] = MappingProxyType({})) -> None:
+        """``jobs``: how many pods each Job wants at once, by group; of one that is not known, those that are there."""
         members: defaultdict[str, list[Pod]] = defaultdict(list)
         for pod in pods:
             if pod.group and not (pod.ended or pod.terminating or pod.gated):
                 members[pod.group].append(pod)
         self.needs: dict[str, int] = {}
+        self.missing: dict[str, int] = {}
         self._waiting: dict[str, list[Pod]] = {}
         for group, pods_ in members.items():
             # Where pods of one group say different numbers, the largest: none is told less than it asks for.
-            least = max(pod.group_min for pod in pods_) or len(pods_)
+            least = max(pod.group_min for pod in pods_) or jobs.get(group) or len(pods_)
             need = least - sum(bool(pod.node) or not pod.mig_request for pod in pods_)
             if need > 1:
                 self.needs[group] = need
-                self._waiting[group] = [pod for pod in pods_ if pod.waiting and pod.mig_request]
+                waiting = self._waiting[group] = [pod for pod in pods_ if pod.waiting and pod.mig_request]
+                if len(waiting) < need:
+                    self.missing[group] = need - len(waiting)
         self._first = {group: min(pod.created for pod in pods_) for group, pods_ in self._waiting.items() if pods_}
 
     def binds(self, pod: Pod) -> bool:

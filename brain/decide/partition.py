@@ -92,7 +92,7 @@ def plan(snapshot: Snapshot) -> Plan:
 def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
-    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.grouped()), {})
+    world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.grouped(), snapshot.jobs), {})
     waiting = sorted((pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request), key=world.groups.rank)
     late: dict[str, Overdue] = {}
     if snapshot.fitting:

@@ -90,6 +90,10 @@ def reasons(
     rooms: Sequence[Room], neighbours: Neighbours, groups: Groups, pods: Sequence[Pod]
 ) -> Iterator[tuple[Pod, Reason]]:
     """For each pod, why no node has room for it; the pods by rank."""
+    for pod in pods:
+        if pod.group in groups.missing:
+            yield pod, Reason(_incomplete(groups.needs[pod.group], groups.missing[pod.group]))
+    pods = [pod for pod in pods if pod.group not in groups.missing] if groups.missing else pods
     special = [pod for pod in pods if groups.binds(pod) or not neighbours.bystander(pod)]
     kinds = kinds_of(pods, {pod.key: (neighbours.kind(pod), groups.needs.get(pod.group, 0)) for pod in special})
     if len(kinds) * len(rooms) > _MOST_CHECKS:
@@ -107,6 +111,11 @@ def reasons(
         reason = _reason(sample, rooms, asked, together=together, hint=position < _MOST_HINTS)
         for pod in kind.pods:
             yield pod, reason
+
+
+def _incomplete(needed: int, missing: int) -> str:
+    there = f"waits for {missing} more pod{'s' if missing > 1 else ''} of its group"
+    return f"{there}: {needed} are of use only together"
 
 
 class _Alike(NamedTuple):

@@ -36,6 +36,7 @@ class Snapshot:
         quotas: the quotas of both kinds.
         fitting: by pod key, for how many seconds this brain has found that the waiting pod fits as things are.
         namespaces: the labels of each namespace that is known, by name.
+        jobs: how many pods each Job wants at once, by the group of its pods; Jobs of one pod may be left out.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -43,6 +44,7 @@ class Snapshot:
     quotas: tuple[Quota, ...] = ()
     fitting: Mapping[str, float] = field(default_factory=dict)
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    jobs: Mapping[str, int] = field(default_factory=dict)
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""

@@ -33,6 +33,7 @@ _ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - compared, not listened on
 _NO_LABELS: Final[Mapping[str, str]] = {}
 
 _metadata = msgspec.json.Decoder(schema.Metadata)
+_job = msgspec.json.Decoder(schema.Job)
 _namespace = msgspec.json.Decoder(schema.Namespace)
 _node = msgspec.json.Decoder(schema.Node)
 _pod = msgspec.json.Decoder(schema.Pod)
@@ -50,6 +51,19 @@ def namespace(raw: bytes | msgspec.Raw) -> Mapping[str, str]:
         ConvertError: it cannot be understood.
     """
     return _decode(_namespace, raw).metadata.labels
+
+
+def job(raw: bytes | msgspec.Raw) -> tuple[str, int]:
+    """The group of a Job's pods, and how many of them it wants at once from now on.
+
+    Raises:
+        ConvertError: it cannot be understood.
+    """
+    decoded = _decode(_job, raw)
+    wanted = decoded.spec.parallelism
+    if decoded.spec.completions is not None:
+        wanted = min(wanted, decoded.spec.completions - decoded.status.succeeded)
+    return _job_group(decoded.metadata.namespace, decoded.metadata.uid), max(0, wanted)
 
 
 def node(raw: bytes | msgspec.Raw) -> Node:
@@ -279,8 +293,12 @@ def _group(metadata: schema.Metadata) -> tuple[str, int]:
         return f"group/{metadata.namespace}/{label}", int(told) if _NUMBER.fullmatch(told) else 0
     for owner in metadata.owner_references:
         if owner.controller and owner.kind == "Job" and owner.api_version.startswith("batch/"):
-            return f"job/{metadata.namespace}/{owner.uid}", 0
+            return _job_group(metadata.namespace, owner.uid), 0
     return "", 0
+
+
+def _job_group(namespace: str, uid: str) -> str:
+    return f"job/{namespace}/{uid}"
 
 
 def _shared(value: H) -> H:

@@ -65,6 +65,27 @@ class Namespace(_Struct, frozen=True):
     metadata: Metadata
 
 
+class JobSpec(_Struct, frozen=True):
+    """``spec`` of a Job."""
+
+    parallelism: int = 1
+    completions: int | None = None
+
+
+class JobStatus(_Struct, frozen=True):
+    """``status`` of a Job."""
+
+    succeeded: int = 0
+
+
+class Job(_Struct, frozen=True):
+    """A Job."""
+
+    metadata: Metadata
+    spec: JobSpec = JobSpec()
+    status: JobStatus = JobStatus()
+
+
 class NodeSpec(_Struct, frozen=True):
     """``spec`` of a node."""
 

@@ -63,6 +63,7 @@ class Store:
 
     Attributes:
         namespaces: labels of namespaces.
+        jobs: the group of each Job's pods, and how many of them it wants at once.
         nodes: nodes, without what their agents say.
         pods: pods.
         elastic_quotas: quotas of one namespace.
@@ -74,6 +75,7 @@ class Store:
         """``clock`` is monotonic, in seconds."""
         self.changed = asyncio.Event()
         self.namespaces: Table[Mapping[str, str]] = Table(self._wake)
+        self.jobs: Table[tuple[str, int]] = Table(self._wake)
         self.nodes: Table[Node] = Table(self._node_changed)
         self.pods: Table[Pod] = Table(self._wake)
         self.elastic_quotas: Table[Quota] = Table(self._wake)
@@ -97,6 +99,7 @@ class Store:
     def _synced(self) -> tuple[asyncio.Event, ...]:
         return (
             self.namespaces.synced,
+            self.jobs.synced,
             self.nodes.synced,
             self.pods.synced,
             self.elastic_quotas.synced,
@@ -111,6 +114,7 @@ class Store:
             pods=tuple(self.pods.values.values()),
             quotas=(*self.elastic_quotas.values.values(), *self.composites.values.values()),
             namespaces=dict(self.namespaces.values),
+            jobs={group: wanted for group, wanted in self.jobs.values.values() if wanted > 1},
         )
 
     def _joined(self, node: Node, agent: Agent | None, now: float) -> Node:

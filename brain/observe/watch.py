@@ -20,6 +20,7 @@ async def watch(api: Api, store: Store, metrics: Metrics) -> None:
     composite = f"{_OURS}/{names.COMPOSITE_ELASTIC_QUOTAS}"
     async with asyncio.TaskGroup() as group:
         group.create_task(ListWatch(api, "/api/v1/namespaces", convert.namespace, store.namespaces, metrics).run())
+        group.create_task(ListWatch(api, "/apis/batch/v1/jobs", convert.job, store.jobs, metrics).run())
         group.create_task(ListWatch(api, "/api/v1/nodes", convert.node, store.nodes, metrics).run())
         group.create_task(ListWatch(api, "/api/v1/pods", convert.pod, store.pods, metrics).run())
         group.create_task(ListWatch(api, single, convert.elastic_quota, store.elastic_quotas, metrics).run())

@@ -25,7 +25,7 @@ from n8s import commandline
 PLAIN_COLUMNS = 160
 """Width of what goes to a file or a pipe."""
 
-_KUBECTL = "kubectl get nodes,pods,namespaces -A -o json"
+_KUBECTL = "kubectl get nodes,pods,namespaces,jobs -A -o json"
 _DESCRIPTION = f"""Work out, without a cluster, which MIG instances each GPU should have so that waiting pods find room.
 
 A FILE holds a scenario (a JSON object with name, nodes and pods; in a .jsonl one a line), or what

@@ -1,10 +1,11 @@
-"""A cluster as ``kubectl get nodes,pods,namespaces -A -o json`` prints it, as a world to plan in.
+"""A cluster as ``kubectl get nodes,pods,namespaces,jobs -A -o json`` prints it, as a world to plan in.
 
 No agent speaks here: the GPUs follow from the labels of GPU feature discovery and from the status annotations of
 Nebulnetes. These count instances and do not say where they lie, so an arrangement is taken that leaves the most room;
 where the real one is worse, the plan promises too much. Without annotations the advertised devices are laid out in the
 same way, and those that bound pods ask for count as used. Every node with MIG GPUs is planned, labelled or not.
-Namespaces may be left out: only what selects them by their labels needs them.
+Namespaces may be left out: only what selects them by their labels needs them. Jobs may be too: of one that is not
+there, the pods that are count as all that it wants.
 """
 
 from __future__ import annotations
@@ -35,17 +36,18 @@ _STATUS: Final = re.compile(re.escape(names.GROUP) + r"/status-gpu-(\d+)-(.+)-(f
 
 
 def read(document: Mapping[str, Any], file: str) -> Snapshot:
-    """The world of a list of nodes, pods and namespaces.
+    """The world of a list of nodes, pods, namespaces and jobs.
 
     Raises:
         InputError: an item cannot be understood, or a label or annotation makes no sense.
     """
     items = document.get("items")
     if not isinstance(items, list):
-        raise InputError(file, "$.items", "expected a list of nodes, pods and namespaces")
+        raise InputError(file, "$.items", "expected a list of nodes, pods, namespaces and jobs")
     nodes: list[tuple[str, Node]] = []
     pods: list[Pod] = []
     namespaces: dict[str, Mapping[str, str]] = {}
+    jobs: dict[str, int] = {}
     seen: set[tuple[object, ...]] = set()
     for position, item in enumerate(items):
         path = f"$.items[{position}]"
@@ -55,11 +57,14 @@ def read(document: Mapping[str, Any], file: str) -> Snapshot:
                 nodes.append((path, convert.node(msgspec.json.encode(item))))
             elif kind == "Pod":
                 pods.append(convert.pod(msgspec.json.encode(item)))
+            elif kind == "Job":
+                group, wanted = convert.job(msgspec.json.encode(item))
+                jobs[group] = wanted
             elif kind == "Namespace":
                 encoded = msgspec.json.encode(item)
                 namespaces[convert.metadata_of(encoded).name] = convert.namespace(encoded)
             else:
-                raise InputError(file, f"{path}.kind", f"{kind!r} is none of Node, Pod and Namespace")
+                raise InputError(file, f"{path}.kind", f"{kind!r} is none of Node, Pod, Job and Namespace")
         except (ConvertError, UnicodeEncodeError) as error:
             raise InputError(file, path, str(error)) from error
         metadata = item.get("metadata", {})
@@ -70,7 +75,7 @@ def read(document: Mapping[str, Any], file: str) -> Snapshot:
     waiting = [replace(pod, unschedulable=True) if pod.waiting else pod for pod in pods]
     bound = Snapshot(pods=tuple(pods)).bound()
     known = tuple(_with_gpus(node, bound.get(node.name, ()), path, file) for path, node in nodes)
-    return Snapshot(known, tuple(waiting), namespaces=namespaces)
+    return Snapshot(known, tuple(waiting), namespaces=namespaces, jobs=jobs)
 
 
 def _with_gpus(node: Node, bound: Sequence[Pod], path: str, file: str) -> Node:

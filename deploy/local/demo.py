@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"export KUBECONFIG={cluster.kubeconfig}",
                     f"export BRAIN={release.inventory_address}",
                     "grpcurl -plaintext $BRAIN n8s.v1.InventoryService/ListGpus",
-                    "kubectl get nodes,pods,namespaces -A -o json | n8s plan -",
+                    "kubectl get nodes,pods,namespaces,jobs -A -o json | n8s plan -",
                 ):
                     console.print("  " + line, soft_wrap=True, highlight=False)
                 cluster.hold()

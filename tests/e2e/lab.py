@@ -154,18 +154,24 @@ class Lab:
         )
         return self.device(namespace, name)
 
-    def events(self, namespace: str, name: str) -> dict[str, str]:
-        """Messages of a pod's events by reason, the last of each."""
+    def events(self, namespace: str, name: str) -> dict[str, list[str]]:
+        """Messages of an object's events by reason, oldest first."""
         items = self.cluster.get("events", "-n", namespace, "--field-selector", f"involvedObject.name={name}")["items"]
-        return {
-            item["reason"]: item["message"]
-            for item in sorted(items, key=lambda item: item["metadata"]["creationTimestamp"])
-        }
+        found: dict[str, list[str]] = {}
+        for item in sorted(items, key=lambda item: item["metadata"]["creationTimestamp"]):
+            found.setdefault(item["reason"], []).append(item["message"])
+        return found
 
-    def event(self, namespace: str, name: str, reason: str) -> str:
-        """The message of a pod's event of a reason, once it is there."""
-        self.until(f"{namespace}/{name} has an event {reason}", lambda: reason in self.events(namespace, name))
-        return self.events(namespace, name)[reason]
+    def event(self, namespace: str, name: str, reason: str, text: str = "") -> str:
+        """The message of a pod's event of a reason, once there is one that holds a text."""
+        found: list[str] = []
+
+        def told() -> bool:
+            found[:] = [told for told in self.events(namespace, name).get(reason, ()) if text in told]
+            return bool(found)
+
+        self.until(f"{namespace}/{name} has an event {reason}: {text}", told)
+        return found[-1]
 
     # Processes.
 

@@ -166,7 +166,7 @@ def test_a_node_without_its_device_plugin_serves_nobody_and_others_do(lab: Lab, 
             lab.running(namespace, "one", seconds=90)
             assert lab.pod(namespace, "one")["spec"]["nodeName"] == "a100"
             missing = "has a device plugin that does not show its MIG devices (h100)"
-            assert missing in lab.event(namespace, "stays", "MigNoRoom")
+            lab.event(namespace, "stays", "MigNoRoom", missing)
             lab.create(namespace, pod("plain", node="h100"))
             lab.running(namespace, "plain", seconds=10)
         finally:

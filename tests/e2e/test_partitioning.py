@@ -27,7 +27,7 @@ def test_a_waiting_pod_gets_its_instance_and_neighbours_stay(lab: Lab, namespace
         assert lab.held(namespace, "neighbour").uuid == holds
         known = {device.uuid: device.profile for device in lab.hardware("h100").mig_devices()}
         assert known[lab.held(namespace, "small").uuid] == profile
-        assert f"{profile} at slot" in lab.events(namespace, "small")["MigRepartitioning"]
+        lab.event(namespace, "small", "MigRepartitioning", f"{profile} at slot")
         lab.until("the node is open again", lambda: lab.open("h100"))
 
         def shown(kind: str) -> set[str]:
@@ -70,11 +70,9 @@ def test_seven_small_ones_then_a_big_one_then_around_what_runs(lab: Lab, namespa
 def test_a_node_is_ours_only_while_it_is_labelled(lab: Lab, namespace: str) -> None:
     untouched = lab.geometry("a30"), lab.raw_node("a30")["metadata"].get("annotations", {})
     lab.create(namespace, pod("waits", {"1g.6gb": 1}, node="a30"))
-    message = lab.event(namespace, "waits", "MigNoRoom")
-    assert (
-        "does not match the pod's node selector (a100, h100); is not labelled n8s.nebuly.ai/auto-mig-enabled=true (a30)"
-        in message
-    )
+    selector = "does not match the pod's node selector (a100, h100)"
+    unlabelled = "is not labelled n8s.nebuly.ai/auto-mig-enabled=true (a30)"
+    lab.event(namespace, "waits", "MigNoRoom", f"{selector}; {unlabelled}")
     assert (lab.geometry("a30"), lab.raw_node("a30")["metadata"].get("annotations", {})) == untouched
     assert lab.open("a30")
 
@@ -106,7 +104,7 @@ def test_pods_that_can_never_fit_are_told_and_do_not_stop_others(lab: Lab, names
             "too-big": "has too little cpu (a100, a30, h100)",
         }
         for name, reason in expected.items():
-            assert lab.event(namespace, name, "MigNoRoom").endswith(": " + reason)
+            assert lab.event(namespace, name, "MigNoRoom", reason).endswith(": " + reason)
 
 
 def test_a_pod_that_lacks_something_else_does_not_keep_an_instance_from_others(lab: Lab, namespace: str) -> None:
@@ -119,9 +117,8 @@ def test_a_pod_that_lacks_something_else_does_not_keep_an_instance_from_others(l
         lab.unschedulable(namespace, "stuck")
         lab.create(namespace, pod("small", {"1g.5gb": 1}, node="a100"))
         lab.running(namespace, "small")
-        message = lab.event(namespace, "stuck", "MigSufficient")
+        message = lab.event(namespace, "stuck", "MigSufficient", 'persistentvolumeclaim "nowhere" not found')
         assert message.startswith("fits on node a100 as it is, but is not bound to it: ")
-        assert 'persistentvolumeclaim "nowhere" not found' in message
 
 
 def test_one_pod_with_instances_on_both_gpus(lab: Lab, namespace: str) -> None:

@@ -38,9 +38,10 @@ def test_a_job_gets_room_for_all_its_pods_or_for_none(lab: Lab, namespace: str) 
         before = lab.geometry("h100")
         lab.create(namespace, job("large", profile, room + 1, "h100"))
         lab.until("its pods are there", lambda: len(names_of(lab, namespace, "large")) == room + 1)
+        assert lab.geometry("h100") == before
         for name in names_of(lab, namespace, "large"):
             together = f"no room for {room + 1} pods of its group together"
-            assert together in lab.event(namespace, name, "MigNoRoom")
+            lab.event(namespace, name, "MigNoRoom", together)
         assert lab.geometry("h100") == before
         lab.cluster.kubectl("delete", "job", "-n", namespace, "large", "--wait=true")
 
@@ -63,8 +64,7 @@ def test_pods_that_keep_apart_get_instances_on_different_nodes(lab: Lab, namespa
         lab.running(namespace, "apart-0", "apart-1")
         assert {lab.pod(namespace, f"apart-{number}")["spec"]["nodeName"] for number in range(2)} == {"a100", "h100"}
         lab.create(namespace, pods[2])
-        assert "does not satisfy the pod's anti-affinity to other pods (a100, h100)" in lab.event(
-            namespace, "apart-2", "MigNoRoom"
-        )
+        refused = "does not satisfy the pod's anti-affinity to other pods (a100, h100)"
+        lab.event(namespace, "apart-2", "MigNoRoom", refused)
         lab.delete(namespace, "apart-0")
         lab.running(namespace, "apart-2")

@@ -89,6 +89,7 @@ def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
     chart = Rendered(helm)
     assert rules(chart.get("ClusterRole", "brain")) == (
         grant("", "namespaces", "list watch")
+        | grant("batch", "jobs", "list watch")
         | grant("", "nodes", "get list watch patch")
         | grant("", "pods", "list watch patch")
         | grant("", "nodes/status", "patch")

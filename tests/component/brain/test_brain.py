@@ -24,6 +24,7 @@ from tests.component.brain.fakeapi import FakeApi, Object, running, until
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
 BRAINS = "/api/v1/namespaces/ns/pods"
 NAMESPACES, NODES, PODS, EVENTS = "/api/v1/namespaces", "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/a/events"
+JOBS = "/apis/batch/v1/jobs"
 QUOTAS = "/apis/n8s.nebuly.ai/v1alpha1/elasticquotas"
 COMPOSITES = "/apis/n8s.nebuly.ai/v1alpha1/compositeelasticquotas"
 ROOM = {"cpu": "4", "memory": "8Gi", "pods": "110"}
@@ -103,7 +104,7 @@ class World:
 @asynccontextmanager
 async def cluster(*brains: str) -> AsyncIterator[tuple[FakeApi, Kube]]:
     """An API server with these brains' pods."""
-    async with running(LEASES, NAMESPACES, NODES, PODS, EVENTS, QUOTAS, COMPOSITES, BRAINS) as (api, kube):
+    async with running(LEASES, NAMESPACES, JOBS, NODES, PODS, EVENTS, QUOTAS, COMPOSITES, BRAINS) as (api, kube):
         for name in brains:
             await api.put(BRAINS, {"metadata": {"name": name, "namespace": "ns", "labels": {"app": "brain"}}})
         yield api, kube

@@ -218,6 +218,26 @@ def test_groups(metadata: dict[str, Any], group: str, group_min: int) -> None:
     assert (found.group, found.group_min) == (group, group_min)
 
 
+@pytest.mark.parametrize(
+    ("spec", "succeeded", "wanted"),
+    [
+        ({}, 0, 1),
+        ({"parallelism": 4}, 0, 4),
+        ({"parallelism": 4, "completions": 3}, 0, 3),
+        ({"parallelism": 4, "completions": 9}, 2, 4),
+        ({"parallelism": 4, "completions": 9}, 7, 2),
+        ({"parallelism": 4, "completions": 9}, 10, 0),
+        ({"parallelism": 0, "completions": 9}, 0, 0),
+    ],
+)
+def test_how_many_pods_a_job_wants_at_once(spec: dict[str, int], succeeded: int, wanted: int) -> None:
+    metadata = {"name": "n", "namespace": "a", "uid": "j"}
+    assert convert.job(raw({"metadata": metadata, "spec": spec, "status": {"succeeded": succeeded}})) == (
+        "job/a/j",
+        wanted,
+    )
+
+
 def test_namespace() -> None:
     assert convert.namespace(raw({"metadata": {"name": "a", "labels": {"k": "v"}}})) == {"k": "v"}
     assert convert.namespace(raw({"metadata": {"name": "a"}})) == {}

@@ -90,6 +90,11 @@ def test_a_snapshot_has_the_namespaces_of_its_moment(store: Store, clock: Clock)
     assert store.changed.is_set()
 
 
+def test_a_snapshot_has_the_jobs_of_several_pods(store: Store, clock: Clock) -> None:
+    store.jobs.replace({"a/one": ("job/a/1", 1), "a/two": ("job/a/2", 2)})
+    assert store.snapshot(clock.now, Agents()).jobs == {"job/a/2": 2}
+
+
 def test_a_snapshot_joins_nodes_with_their_agents(store: Store, clock: Clock) -> None:
     store.nodes.replace({"n1": PLAIN, "n2": Node("n2")})
     agent = Agent(connected=True, silent_seconds=0.0, gpus=())
@@ -98,7 +103,7 @@ def test_a_snapshot_joins_nodes_with_their_agents(store: Store, clock: Clock) ->
 
 
 async def test_synced_once_all_are_listed(store: Store) -> None:
-    for table in (store.namespaces, store.nodes, store.pods, store.elastic_quotas, store.composites):
+    for table in (store.namespaces, store.jobs, store.nodes, store.pods, store.elastic_quotas, store.composites):
         assert not store.is_synced
         table.replace({})
     assert store.is_synced

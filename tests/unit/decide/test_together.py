@@ -195,6 +195,16 @@ def test_who_counts_in_a_group(third: dict[str, Any], least: int, need: int) -> 
     assert Groups((first, second, replace(last, **third))).needs == {"group/team/g": need}
 
 
+def test_a_job_that_is_still_creating_pods_gets_no_room_yet() -> None:
+    pods = tuple(grouped(2, {"1g.5gb": 1}, group="job/team/u"))
+    result = plan(Snapshot(empty("n1"), pods, jobs={"job/team/u": 3}))
+    assert (result.assigned, result.geometries) == ({}, {})
+    told = "waits for 1 more pod of its group: 3 are of use only together"
+    assert result.unplaced == {"team/u0": told, "team/u1": told}
+    whole = tuple(grouped(3, {"1g.5gb": 1}, group="job/team/u"))
+    assert len(plan(Snapshot(empty("n1"), whole, jobs={"job/team/u": 3})).assigned) == 3
+
+
 def test_where_a_group_says_different_numbers_the_largest_counts() -> None:
     first, second, third = grouped(3, {"1g.5gb": 1}, least=2)
     assert Groups((first, replace(second, group_min=3), third)).needs == {"group/team/g": 3}

@@ -286,7 +286,7 @@ BAD = [
         changed(LIST, ["items", 0, "metadata", "labels", "nvidia.com/gpu.count"], "99999999999"),
         "is not a number of GPUs, at most 99",
     ),
-    ("no list", '{"kind": "List"}', "$.items: expected a list of nodes, pods and namespaces"),
+    ("no list", '{"kind": "List"}', "$.items: expected a list of nodes, pods, namespaces and jobs"),
     (
         "bad namespace",
         '{"kind": "List", "items": [{"kind": "Namespace"}]}',
@@ -295,7 +295,7 @@ BAD = [
     (
         "other kind",
         '{"kind": "List", "items": [{"kind": "Service"}]}',
-        "$.items[0].kind: 'Service' is none of Node, Pod and Namespace",
+        "$.items[0].kind: 'Service' is none of Node, Pod, Job and Namespace",
     ),
     (
         "quantity",
