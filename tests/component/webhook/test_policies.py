@@ -28,7 +28,7 @@ def world(server: ApiServer) -> None:
         if namespace in ("team", "free"):
             server.done("kubectl", "create", "namespace", namespace)
         server.done("kubectl", "create", "serviceaccount", "default", "-n", namespace)
-    resources = "--resource=pods,pods/status,namespaces,namespaces/status"
+    resources = "--resource=pods,pods/status,pods/ephemeralcontainers,pods/resize,namespaces,namespaces/status"
     server.done("kubectl", "create", "clusterrole", "ann", "--verb=*", resources)
     server.done("kubectl", "create", "clusterrolebinding", "ann", "--clusterrole=ann", "--user=ann")
     # kubectl looks before it writes, which the brain need not.
@@ -161,6 +161,17 @@ def test_only_the_brain_changes_what_decisions_rest_on(server: ApiServer) -> Non
     message = server.refused("kubectl", *patch(BRAIN, "held", {"metadata": {"labels": {PREEMPTIBLE: None}}}))
     assert "is fixed when a pod is created" in message
     server.done("kubectl", "delete", "pod/held", "-n", "team", ANN, "--force")
+
+
+def test_other_subresources_do_not_carry_labels_and_annotations(server: ApiServer) -> None:
+    """So the policy need not look at them."""
+    server.done("kubectl", "create", ANN, "-f", "-", document=pod("sub"))
+    metadata = {"labels": {CAPACITY: "in-quota"}, "annotations": {RESERVATION: "{}"}}
+    for subresource in ("ephemeralcontainers", "resize"):
+        server.done("kubectl", *patch("ann", "sub", {"metadata": metadata}, f"--subresource={subresource}"))
+        found = json.loads(server.done("kubectl", "get", "pod/sub", "-n", "team", "-o", "json"))["metadata"]
+        assert CAPACITY not in found.get("labels", {})
+        assert RESERVATION not in found.get("annotations", {})
 
 
 def test_the_brain_may_nominate_and_evict_but_not_delete(server: ApiServer) -> None:
