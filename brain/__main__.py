@@ -85,7 +85,7 @@ class Brain:
             changed=self._store.changed,
             actor=actor,
             board=inventory,
-            settings=Settings(self._config.gpu_memory_gb, self._config.settle_seconds),
+            settings=Settings(self._config.gpu_memory_gb, self._config.settle_seconds, self._config.lease_namespace),
             metrics=self._metrics,
             clock=time.monotonic,
         )

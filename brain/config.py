@@ -37,7 +37,7 @@ class Config:
     Attributes:
         grpc_listen: where agents and clients of the inventory reach the brain, while it leads.
         http_listen: where health and metrics are served, always.
-        lease_namespace: namespace of the Lease that decides who leads.
+        lease_namespace: namespace of the Lease that decides who leads; the release's, which quotas leave alone.
         identity: who this brain is in the Lease; the pod's name, so that a restarted container leads on at once.
         pod_name: the pod that it runs in, in the same namespace, which is labelled while it leads; empty: no pod.
         gpu_memory_gb: GB that one whole ``nvidia.com/gpu`` counts for in quotas.

@@ -74,8 +74,9 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
 def _parser() -> argparse.ArgumentParser:
     parser = commandline.parser(
         "n8s-webhook",
-        "Refuses ElasticQuotas and CompositeElasticQuotas that contradict others: "
-        "POST /validate/elasticquotas and /validate/compositeelasticquotas, as AdmissionReview v1 over HTTPS.",
+        "Refuses ElasticQuotas and CompositeElasticQuotas that contradict others (POST /validate/elasticquotas and "
+        "/validate/compositeelasticquotas), and puts the scheduling gate on pods (POST /gate/pods): AdmissionReview v1 "
+        "over HTTPS.",
     )
     parser.add_argument(
         "--listen",

@@ -3,7 +3,7 @@
 WebhookError
 ├── ConfigError         a setting that cannot be used
 ├── CertificateError    the certificate or its key cannot be used
-├── ReviewError         a request that is no review of a quota
+├── ReviewError         a request that is no review of a quota or pod
 └── ApiError            the API server did not answer as it should
 """
 
@@ -43,7 +43,7 @@ class CertificateError(WebhookError):
 
 
 class ReviewError(WebhookError):
-    """A request that is no review of a quota.
+    """A request that is no review of a quota or pod.
 
     Attributes:
         problem: what it lacks.

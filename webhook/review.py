@@ -1,12 +1,13 @@
-"""AdmissionReview v1, as far as quotas need it: what the API server asks, as values, and the answer it understands.
+"""AdmissionReview v1, as far as it is needed: what the API server asks, as values, and the answer it understands.
 
 Nothing is assumed of the objects inside: they are people's, and the webhook also sees what the schema would refuse.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Object(msgspec.Struct, frozen=True):
-    """A quota of either kind."""
+    """A quota of either kind, or a pod."""
 
     metadata: Metadata = Metadata()
     spec: dict[str, Any] = {}
@@ -73,6 +74,14 @@ class _Review(msgspec.Struct, frozen=True, rename="camel"):
 _REVIEWS: Final = msgspec.json.Decoder(_Review)
 
 
+class Operation(msgspec.Struct, frozen=True):
+    """One operation of a JSON patch (RFC 6902)."""
+
+    op: str
+    path: str
+    value: object
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the API server is told.
@@ -81,15 +90,17 @@ class Answer:
         code: HTTP status that its client sees: 200, 403 (the rules refuse it) or 500 (nobody could tell).
         message: why it is refused; empty where it is not.
         warnings: what its client is shown in either case.
+        patch: what is changed in the object before it is written.
     """
 
     code: int = 200
     message: str = ""
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    patch: tuple[Operation, ...] = ()
 
     @property
     def allowed(self) -> bool:
-        """Whether the quota may be written."""
+        """Whether the object may be written."""
         return self.code == 200
 
 
@@ -102,7 +113,7 @@ def decode(body: bytes) -> Request:
     try:
         review = _REVIEWS.decode(body)
     except msgspec.DecodeError as error:
-        raise ReviewError(f"not an AdmissionReview of a quota: {error}") from error
+        raise ReviewError(f"not an AdmissionReview of a quota or pod: {error}") from error
     if review.api_version != _API_VERSION:
         raise ReviewError(f"apiVersion is {review.api_version}, expected {_API_VERSION}")
     return review.request
@@ -116,6 +127,8 @@ def encode(uid: str, answer: Answer) -> bytes:
         response["status"] = {"code": answer.code, "reason": reason, "message": answer.message}
     if answer.warnings:
         response["warnings"] = answer.warnings
+    if answer.patch:
+        response |= {"patchType": "JSONPatch", "patch": base64.b64encode(msgspec.json.encode(answer.patch)).decode()}
     return msgspec.json.encode({"apiVersion": _API_VERSION, "kind": "AdmissionReview", "response": response})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -16,6 +17,7 @@ from brain.model.quota import Kind
 from webhook import api as live
 from webhook import review
 from webhook.errors import ReviewError
+from webhook.gate import gate
 from webhook.validate import Api, validate
 
 MAX_BODY_BYTES: Final = 8 * 2**20
@@ -34,7 +36,10 @@ class Server:
         self._draining = False
         self._registry = CollectorRegistry()
         self._reviews = Counter(
-            "n8s_webhook_reviews", "Reviews by kind of quota and outcome.", ["kind", "outcome"], registry=self._registry
+            "n8s_webhook_reviews",
+            "Reviews by kind of object and outcome.",
+            ["kind", "outcome"],
+            registry=self._registry,
         )
         self._seconds = Histogram("n8s_webhook_review_seconds", "Seconds that a review took.", registry=self._registry)
 
@@ -47,7 +52,8 @@ class Server:
         application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._leave])
         application.add_routes(
             [
-                *(web.post(f"/validate/{plural}", self._reviewer(kind)) for kind, plural in live.PLURALS.items()),
+                *(web.post(f"/validate/{plural}", self._validator(kind)) for kind, plural in live.PLURALS.items()),
+                web.post("/gate/pods", self._reviewer("Pod", self._gate)),
                 web.get("/healthz", self._health),
                 web.get("/readyz", self._ready),
                 web.get("/metrics", self._metrics),
@@ -55,21 +61,34 @@ class Server:
         )
         return application
 
-    def _reviewer(self, kind: Kind) -> Handler:
+    def _validator(self, kind: Kind) -> Handler:
+        async def judge(request: review.Request) -> tuple[review.Answer, str]:
+            answer = await validate(self._api, kind, request, self._answer_seconds)
+            outcome = {200: "allowed", 403: "refused"}.get(answer.code, "undecided")
+            told = {"kind": kind.value, "namespace": request.namespace, "quota": request.name}
+            told |= {"operation": request.operation, "user": request.user_info.username}
+            logger.info("review", extra=told | {"outcome": outcome, "problem": answer.message})
+            return answer, outcome
+
+        return self._reviewer(kind.value, judge)
+
+    async def _gate(self, request: review.Request) -> tuple[review.Answer, str]:
+        answer = gate(request)
+        return answer, "gated" if answer.patch else "allowed"
+
+    def _reviewer(self, kind: str, judge: Callable[[review.Request], Awaitable[tuple[review.Answer, str]]]) -> Handler:
+        """Answers reviews of objects of a kind by ``judge``, which also gives a word for the outcome."""
+
         async def handle(http_request: web.Request) -> web.Response:
             began = time.monotonic()
             try:
                 request = review.decode(await http_request.read())
             except ReviewError as error:
-                self._reviews.labels(kind.value, "malformed").inc()
+                self._reviews.labels(kind, "malformed").inc()
                 raise web.HTTPBadRequest(text=f"{error}\n") from error
-            answer = await validate(self._api, kind, request, self._answer_seconds)
-            outcome = {200: "allowed", 403: "refused"}.get(answer.code, "undecided")
-            self._reviews.labels(kind.value, outcome).inc()
+            answer, outcome = await judge(request)
+            self._reviews.labels(kind, outcome).inc()
             self._seconds.observe(time.monotonic() - began)
-            told = {"kind": kind.value, "namespace": request.namespace, "quota": request.name}
-            told |= {"operation": request.operation, "user": request.user_info.username}
-            logger.info("review", extra=told | {"outcome": outcome, "problem": answer.message})
             return web.Response(body=review.encode(request.uid, answer), content_type="application/json")
 
         return handle

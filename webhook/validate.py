@@ -40,7 +40,7 @@ async def validate(api: Api, kind: Kind, request: review.Request, seconds: float
     quota = review.quota(kind, request.object, namespace=request.namespace)
     try:
         async with asyncio.timeout(seconds):
-            existing, forbidden = await _ask(api, quota, request.user_info)
+            existing, forbidden = await _ask(api, quota, request)
     except (ApiError, TimeoutError) as error:
         problem = str(error) or f"no answer from the API server within {seconds:g} s"
         logger.warning("undecided", extra={"quota": quota.key, "problem": problem})
@@ -50,19 +50,27 @@ async def validate(api: Api, kind: Kind, request: review.Request, seconds: float
     if forbidden:
         problems.append(
             f"{request.user_info.username} may not create ElasticQuotas in {', '.join(forbidden)}; who writes a "
-            "CompositeElasticQuota must be allowed to in each namespace that it lists"
+            "CompositeElasticQuota must be allowed to in each namespace that it adds"
         )
     if problems:
         return Answer(403, "; ".join(problems))
     return Answer(warnings=judgement.warnings)
 
 
-async def _ask(api: Api, quota: Quota, user: review.User) -> tuple[list[Quota], list[str]]:
+async def _ask(api: Api, quota: Quota, request: review.Request) -> tuple[list[Quota], list[str]]:
     """The quotas that may stand in a quota's way, and the namespaces that its writer may not give a quota to."""
     if quota.kind is Kind.SINGLE:
         singles, composites = await asyncio.gather(api.quotas(Kind.SINGLE, quota.namespace), api.quotas(Kind.COMPOSITE))
         return singles + composites, []
     singles, composites, forbidden = await asyncio.gather(
-        api.quotas(Kind.SINGLE), api.quotas(Kind.COMPOSITE), api.may_not_create_quotas(user, quota.namespaces)
+        api.quotas(Kind.SINGLE), api.quotas(Kind.COMPOSITE), _forbidden(api, quota, request)
     )
     return singles + composites, forbidden
+
+
+async def _forbidden(api: Api, quota: Quota, request: review.Request) -> list[str]:
+    """Of the namespaces that a composite did not list before, those that its writer may not give a quota to."""
+    old = request.old_object
+    listed = review.quota(quota.kind, old).namespaces if old is not None else ()
+    new = [namespace for namespace in quota.namespaces if namespace not in listed]
+    return await api.may_not_create_quotas(request.user_info, new) if new else []

@@ -15,6 +15,7 @@ import msgspec
 from brain.decide.decisions import (
     AnnotateNode,
     EmitEvent,
+    LabelNamespace,
     LabelPod,
     PublishDevices,
     UpdateQuota,
@@ -31,7 +32,7 @@ COMPONENT: Final = "nebulnetes"
 _EVENT_NAME: Final = 200
 """Longest part of an event's name that is taken from its object; names are at most 253 characters long."""
 
-Written = PublishDevices | AnnotateNode | LabelPod | UpdateQuota
+Written = PublishDevices | AnnotateNode | LabelPod | LabelNamespace | UpdateQuota
 """Decisions that are one patch each, whatever the object holds by now."""
 
 
@@ -77,6 +78,8 @@ def write(decision: Written, now: datetime) -> Write:
         case LabelPod(namespace, name, uid, label, value):
             path = f"/api/v1/namespaces/{namespace}/pods/{name}"
             return Write("PATCH", path, {"metadata": {"uid": uid, "labels": {label: value}}})
+        case LabelNamespace(name, value):
+            return Write("PATCH", f"/api/v1/namespaces/{name}", {"metadata": {"labels": {names.QUOTA_LABEL: value}}})
         case UpdateQuota():
             return _quota_status(decision, now)
 

@@ -73,6 +73,14 @@ class LabelPod:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelNamespace:
+    """Set the label that says whether a quota governs a namespace; None removes it."""
+
+    name: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateQuota:
     """Write a quota's status."""
 
@@ -111,6 +119,7 @@ Decision = (
     | PublishDevices
     | AnnotateNode
     | LabelPod
+    | LabelNamespace
     | UpdateQuota
     | EmitEvent
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from operator import attrgetter
 
-from brain.decide import overdue, partition, quotas, reasons, repartition, standing
+from brain.decide import governed, overdue, partition, quotas, reasons, repartition, standing
 from brain.decide.decisions import Decision, Decisions, EmitEvent
 from brain.decide.partition import Plan
 from brain.model.node import Node
@@ -25,10 +25,12 @@ class Settings:
         gpu_memory_gb: GB that one whole ``nvidia.com/gpu`` counts for in quotas.
         settle_seconds: how long the taint must stand before instances may go: the scheduler assumes a pod
             before its bind shows.
+        release_namespace: where Nebulnetes itself runs: quotas never hold its pods back. Empty: nowhere.
     """
 
     gpu_memory_gb: int = 32
     settle_seconds: float = 1.0
+    release_namespace: str = ""
 
 
 def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
@@ -37,6 +39,7 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     as_it_is = {key: node for key, node in plan.assigned.items() if key not in plan.made}
     turns = _turns(snapshot, plan, set(as_it_is.values()), settings.settle_seconds)
     decisions: list[Decision] = [each for turn in turns for each in turn.steps]
+    decisions += governed.namespace_labels(snapshot, settings.release_namespace)
     decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb)
     decisions += [each for turn in turns for each in turn.shown]
     decisions += _pod_events(snapshot, plan)

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,18 @@ def helm() -> Path:
     return binaries.ensure()["helm"]
 
 
-def template(helm: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def template(helm: Path, values: dict[str, Any], served: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Renders the chart for a cluster that serves some APIs besides those that helm takes for granted."""
     argv = [str(helm), "template", "rel", str(CHART), "--namespace", "ns", "--values", "-"]
+    argv += [f"--api-versions={each}" for each in served]
     return subprocess.run(argv, input=json.dumps(values), capture_output=True, text=True, check=False)
 
 
 class Rendered:
     """The objects of a rendered chart."""
 
-    def __init__(self, helm: Path, **values: Any) -> None:
-        done = template(helm, _merged(SIMULATED, values))
+    def __init__(self, helm: Path, served: Sequence[str] = (), **values: Any) -> None:
+        done = template(helm, _merged(SIMULATED, values), served)
         assert done.returncode == 0, done.stderr
         self.objects: list[dict[str, Any]] = [found for found in yaml.safe_load_all(done.stdout) if found]
 
@@ -88,11 +91,13 @@ QUOTAS = "elasticquotas compositeelasticquotas"
 def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
     chart = Rendered(helm)
     assert rules(chart.get("ClusterRole", "brain")) == (
-        grant("", "namespaces", "list watch")
+        grant("", "namespaces", "list watch patch")
         | grant("batch", "jobs", "list watch")
         | grant("", "nodes", "get list watch patch")
         | grant("", "pods", "list watch patch")
-        | grant("", "nodes/status", "patch")
+        | grant("", "nodes/status pods/status", "patch")
+        | grant("", "pods/eviction", "create")
+        | grant("policy", "poddisruptionbudgets", "list watch")
         | grant("", "events", "create")
         | grant("n8s.nebuly.ai", QUOTAS, "list watch")
         | grant("n8s.nebuly.ai", "elasticquotas/status compositeelasticquotas/status", "patch")
@@ -111,7 +116,10 @@ def test_the_webhook_has_these_rights_and_no_other(helm: Path) -> None:
 def test_the_agent_has_no_right_and_no_token(helm: Path) -> None:
     chart = Rendered(helm)
     bound = {
-        subject["name"] for each in chart.objects if each["kind"].endswith("Binding") for subject in each["subjects"]
+        subject["name"]
+        for each in chart.objects
+        if each["kind"].endswith("RoleBinding")
+        for subject in each["subjects"]
     }
     assert bound == {"rel-nebulnetes-brain", "rel-nebulnetes-webhook"}
     assert chart.pod("DaemonSet", "agent")["automountServiceAccountToken"] is False
@@ -246,9 +254,67 @@ def test_only_what_runs_more_than_once_has_a_disruption_budget(helm: Path) -> No
 def test_what_can_be_left_out(helm: Path) -> None:
     chart = Rendered(helm, webhook={"enabled": False}, crds={"install": False})
     assert not chart.has("ValidatingWebhookConfiguration")
+    assert not chart.has("MutatingWebhookConfiguration")
     assert not chart.has("Secret")
     assert not chart.has("CustomResourceDefinition")
     assert Rendered(helm).has("CustomResourceDefinition")
+
+
+POLICIES = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
+
+
+@pytest.mark.parametrize(
+    ("gate", "served", "policy"),
+    [("auto", True, True), ("auto", False, False), ("policy", False, True), ("webhook", True, False)],
+)
+def test_a_policy_puts_the_gate_on_where_the_cluster_has_it_unless_told_otherwise(
+    helm: Path, gate: str, served: bool, policy: bool
+) -> None:
+    chart = Rendered(helm, [POLICIES] if served else [], quotas={"gate": gate})
+    assert chart.has("MutatingAdmissionPolicy") == chart.has("MutatingAdmissionPolicyBinding") == policy
+    assert chart.has("MutatingWebhookConfiguration") != policy
+
+
+def test_policy_and_webhook_put_the_gate_on_the_same_pods(helm: Path) -> None:
+    spec = Rendered(helm, quotas={"gate": "policy"}).get("MutatingAdmissionPolicy", "quota-gate")["spec"]
+    chart = Rendered(helm, quotas={"gate": "webhook"}, webhook={"url": "https://127.0.0.9:7443"})
+    (webhook,) = chart.get("MutatingWebhookConfiguration", "webhook")["webhooks"]
+    matched = spec["matchConstraints"]
+    assert webhook["namespaceSelector"] == matched["namespaceSelector"]
+    assert webhook["namespaceSelector"]["matchLabels"] == {names.QUOTA_LABEL: "true"}
+    (excluded,) = webhook["namespaceSelector"]["matchExpressions"]
+    assert (excluded["operator"], excluded["values"]) == ("NotIn", ["kube-system", "ns"])
+    assert webhook["matchConditions"] == spec["matchConditions"]
+    assert [{"scope": "Namespaced", **rule} for rule in matched["resourceRules"]] == webhook["rules"]
+    assert webhook["rules"][0]["operations"] == ["CREATE"]
+    assert names.QUOTA_GATE in spec["mutations"][0]["applyConfiguration"]["expression"]
+    assert webhook["clientConfig"]["url"] == "https://127.0.0.9:7443/gate/pods"
+    assert webhook["clientConfig"]["caBundle"] == webhooks(chart)[0]["clientConfig"]["caBundle"]
+
+
+def test_pods_come_in_without_the_webhook_unless_told_otherwise(helm: Path) -> None:
+    for values, policy in (({}, "Ignore"), ({"gateFailurePolicy": "Fail"}, "Fail")):
+        chart = Rendered(helm, quotas={"gate": "webhook"} | values, webhook={"timeoutSeconds": 10})
+        (webhook,) = chart.get("MutatingWebhookConfiguration", "webhook")["webhooks"]
+        assert (webhook["failurePolicy"], webhook["timeoutSeconds"]) == (policy, 3)
+
+
+def test_only_the_brain_of_this_release_writes_what_decisions_rest_on(helm: Path) -> None:
+    for given in ({}, {"quotas": {"gate": "webhook"}}, {"webhook": {"enabled": False}}):
+        chart = Rendered(helm, **given)
+        account = chart.get("ServiceAccount", "brain")["metadata"]
+        user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
+        assert chart.pod("Deployment", "brain")["serviceAccountName"] == account["name"]
+        for name in ("quota-pods", "quota-namespaces"):
+            policy = chart.get("ValidatingAdmissionPolicy", name)
+            binding = chart.get("ValidatingAdmissionPolicyBinding", name)["spec"]
+            assert policy["spec"]["failurePolicy"] == "Fail"
+            assert binding == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+            assert f"request.userInfo.username == '{user}'" in str(policy) or f"!= '{user}'" in str(policy)
+        expressions = str(chart.get("ValidatingAdmissionPolicy", "quota-pods")["spec"]["validations"])
+        for name in (names.QUOTA_GATE, names.CAPACITY_LABEL, names.RESERVATION_ANNOTATION, names.PREEMPTIBLE_LABEL):
+            assert f"'{name}'" in expressions
+        assert f"'{names.QUOTA_LABEL}'" in str(chart.get("ValidatingAdmissionPolicy", "quota-namespaces")["spec"])
 
 
 def webhooks(chart: Rendered) -> list[dict[str, Any]]:
@@ -304,8 +370,9 @@ def test_cert_manager_can_issue_the_certificate(helm: Path) -> None:
     assert own.get("Certificate", "webhook")["spec"]["issuerRef"]["name"] == "rel-nebulnetes-webhook"
     assert own.get("Issuer", "webhook")["spec"] == {"selfSigned": {}}
     assert not own.has("Secret")
-    annotations = own.get("ValidatingWebhookConfiguration", "webhook")["metadata"]["annotations"]
-    assert annotations == {"cert-manager.io/inject-ca-from": "ns/rel-nebulnetes-webhook"}
+    for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
+        annotations = own.get(kind, "webhook")["metadata"]["annotations"]
+        assert annotations == {"cert-manager.io/inject-ca-from": "ns/rel-nebulnetes-webhook"}
     issuer = {"name": "corporate", "kind": "ClusterIssuer"}
     other = Rendered(helm, webhook={"certificates": {"mode": "certManager", "issuerRef": issuer}})
     assert other.get("Certificate", "webhook")["spec"]["issuerRef"] == {"group": "cert-manager.io", **issuer}
@@ -337,6 +404,9 @@ def test_an_existing_secret_can_be_used(helm: Path) -> None:
         (SIMULATED | {"kubernetesApi": {"port": 6443}}, "give both, or neither"),
         (SIMULATED | {"kubernetesApi": {"host": "h", "port": 65536}}, "kubernetesApi.port is 65536"),
         (SIMULATED | {"kubernetesApi": {"host": "h", "port": "http"}}, "kubernetesApi.port is http"),
+        (SIMULATED | {"quotas": {"gate": "none"}}, "/quotas/gate"),
+        (SIMULATED | {"quotas": {"gateFailurePolicy": "Drop"}}, "/quotas/gateFailurePolicy"),
+        (SIMULATED | {"quotas": {"gate": "webhook"}, "webhook": {"enabled": False}}, "but webhook.enabled is false"),
         (SIMULATED | {"webhook": {"timeoutSeconds": 11}}, "/webhook/timeoutSeconds"),
         (SIMULATED | {"webhook": {"url": "http://plain"}}, 'webhook.url is "http://plain"'),
         (SIMULATED | {"webhook": {"certificates": {"existingSecret": "s"}}}, "but the mode is selfSigned"),

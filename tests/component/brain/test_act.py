@@ -18,6 +18,7 @@ from brain.decide.decisions import (
     AskState,
     Decision,
     EmitEvent,
+    LabelNamespace,
     LabelPod,
     OrderGeometry,
     PublishDevices,
@@ -32,6 +33,7 @@ from brain.model.quota import Condition, Kind, Quota, QuotaStatus
 from n8s import names
 from tests.component.brain.fakeapi import FakeApi, Object, running, until
 
+NAMESPACES = "/api/v1/namespaces"
 NODES = "/api/v1/nodes"
 PODS = "/api/v1/namespaces/a/pods"
 EVENTS = "/api/v1/namespaces/a/events"
@@ -78,7 +80,7 @@ class World:
 
 @asynccontextmanager
 async def world() -> AsyncIterator[World]:
-    async with running(NODES, PODS, EVENTS, NODE_EVENTS, QUOTAS) as (api, kube):
+    async with running(NAMESPACES, NODES, PODS, EVENTS, NODE_EVENTS, QUOTAS) as (api, kube):
         await api.put(NODES, {"metadata": {"name": "n1", "uid": "u1"}, "spec": {"taints": OTHERS}, "status": {}})
         yield World(api, kube)
 
@@ -124,6 +126,17 @@ async def test_a_label_is_for_one_uid_only() -> None:
         assert it.api.collections[PODS]["p"]["metadata"]["labels"] == {names.CAPACITY_LABEL: names.OVER_QUOTA}
         assert await it.act(LabelPod("a", "p", "new", names.CAPACITY_LABEL, None))
         assert it.api.collections[PODS]["p"]["metadata"]["labels"] == {}
+
+
+async def test_a_namespace_s_label_comes_and_goes_and_others_stay() -> None:
+    async with world() as it:
+        await it.api.put(NAMESPACES, {"metadata": {"name": "a", "labels": {"x": "y"}}})
+        assert await it.act(LabelNamespace("a", "true"))
+        labels = it.api.collections[NAMESPACES]["a"]["metadata"]["labels"]
+        assert labels == {"x": "y", names.QUOTA_LABEL: "true"}
+        assert await it.act(LabelNamespace("a", None))
+        assert it.api.collections[NAMESPACES]["a"]["metadata"]["labels"] == {"x": "y"}
+        assert not await it.act(LabelNamespace("gone", "true"))
 
 
 async def test_a_quota_s_status_keeps_when_a_condition_changed() -> None:

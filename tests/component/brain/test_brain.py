@@ -133,6 +133,26 @@ async def world() -> AsyncIterator[tuple[World, asyncio.Task[None], grpc.aio.Cha
             await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_namespaces_with_a_quota_are_labelled_but_never_the_release_s() -> None:
+    async with cluster("me") as (api, kube):
+        for name in ("a", "ns"):
+            await api.put(NAMESPACES, {"metadata": {"name": name, "labels": {}}})
+            await api.put(QUOTAS, {"metadata": {"name": f"q-{name}", "namespace": name}, "spec": {"min": {"cpu": 1}}})
+        it = World(api, kube)
+        task = asyncio.create_task(it.brain.run(it.stopped))
+
+        def labels(name: str) -> Object:
+            found: Object = api.collections[NAMESPACES][name]["metadata"]["labels"]
+            return found
+
+        await until(lambda: labels("a") == {names.QUOTA_LABEL: "true"})
+        await api.delete(QUOTAS, "q-a")
+        await until(lambda: labels("a") == {})
+        assert labels("ns") == {}
+        it.stopped.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_from_a_waiting_pod_to_a_node_with_new_devices() -> None:
     async with world() as (it, task, channel):
         call: Any = agent_pb2_grpc.AgentServiceStub(channel).Session(wait_for_ready=True)

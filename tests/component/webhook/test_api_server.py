@@ -7,73 +7,20 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.local import binaries
-from deploy.local.chart import CHART
-from deploy.local.controlplane import READY_SECONDS, ControlPlane
-
-
-@dataclass(frozen=True, slots=True)
-class ApiServer:
-    """A running API server."""
-
-    programs: dict[str, Path]
-    kubeconfig: Path
-    home: Path
-
-    def run(self, program: str, *args: str, document: Any = None) -> subprocess.CompletedProcess[str]:
-        environ = {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.home), "PATH": os.environ["PATH"]}
-        argv = [str(self.programs[program]), *args]
-        given = json.dumps(document)
-        return subprocess.run(argv, input=given, env=environ, capture_output=True, text=True, check=False)
-
-    def done(self, program: str, *args: str, document: Any = None) -> str:
-        finished = self.run(program, *args, document=document)
-        assert finished.returncode == 0, finished.stderr
-        return finished.stdout
-
-    def refused(self, kind: str, spec: dict[str, Any]) -> str:
-        finished = self.run("kubectl", "apply", "--dry-run=server", "-f", "-", document=quota(kind, "q", spec))
-        assert finished.returncode != 0, finished.stdout
-        return finished.stderr
-
-    def release(self, *args: str, **values: Any) -> None:
-        chosen = {"agent": {"gpuDriver": "simulated"}, **values}
-        self.done("helm", *args, "rel", str(CHART), "--namespace", "n8s", "--values", "-", document=chosen)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    programs = binaries.ensure()
-    directory = tmp_path_factory.mktemp("control-plane")
-    plane = ControlPlane(directory / "state", "127.0.0.1", programs, {"PATH": os.environ["PATH"]})
-    wanted = [plane.processes["etcd"], plane.processes["kube-apiserver"]]
-    found = ApiServer(programs, plane.kubeconfig, directory)
-    try:
-        for process in wanted:
-            process.start()
-        wanted[-1].wait_until(
-            lambda: found.run("kubectl", "get", "--raw=/readyz").returncode == 0, "ready", READY_SECONDS
-        )
-        found.release("install", "--create-namespace", webhook={"enabled": False})
-        found.done("kubectl", "wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
-        yield found
-    finally:
-        for process in reversed(wanted):
-            process.stop()
+from tests.component.webhook.apiserver import ApiServer
 
 
 def quota(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     metadata = {"name": name, "namespace": "default"}
     return {"apiVersion": "n8s.nebuly.ai/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def refused(server: ApiServer, kind: str, spec: dict[str, Any]) -> str:
+    return server.refused("kubectl", "apply", "--dry-run=server", "-f", "-", document=quota(kind, "q", spec))
 
 
 GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
@@ -117,8 +64,8 @@ GPU, GB = "nvidia.com/gpu", "n8s.nebuly.ai/gpu-memory"
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused_in_words(server: ApiServer, spec: dict[str, Any], message: str) -> None:
-    assert message in server.refused("ElasticQuota", spec)
-    assert message in server.refused("CompositeElasticQuota", {"namespaces": ["a"]} | spec)
+    assert message in refused(server, "ElasticQuota", spec)
+    assert message in refused(server, "CompositeElasticQuota", {"namespaces": ["a"]} | spec)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +77,7 @@ def test_a_spec_that_makes_no_sense_is_refused_in_words(server: ApiServer, spec:
     ],
 )
 def test_a_composites_namespaces(server: ApiServer, namespaces: list[str], message: str) -> None:
-    assert message in server.refused("CompositeElasticQuota", {"namespaces": namespaces, "min": {"cpu": 1}})
+    assert message in refused(server, "CompositeElasticQuota", {"namespaces": namespaces, "min": {"cpu": 1}})
 
 
 @pytest.mark.parametrize(
@@ -174,7 +121,7 @@ def test_what_does_not_change_a_spec_passes_while_no_webhook_answers(server: Api
     server.done("kubectl", "apply", "-f", "-", document=written)
     server.release("upgrade", webhook={"url": "https://127.0.0.1:1"})
     try:
-        assert "failed calling webhook" in server.refused("ElasticQuota", {"min": {"cpu": 2}})
+        assert "failed calling webhook" in refused(server, "ElasticQuota", {"min": {"cpu": 2}})
         server.done("kubectl", "annotate", "eq/waits", "purpose=test")
         server.done("kubectl", "delete", "eq/waits")
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import signal
 import socket
 import ssl
@@ -17,6 +19,7 @@ import aiohttp
 import pytest
 from cryptography import x509
 
+from n8s import names
 from tests.component.webhook.standins import FakeApi, write_certificate
 from webhook import __main__ as program
 from webhook import certificates
@@ -43,6 +46,15 @@ class Running:
         content = {"uid": "u", "operation": "CREATE", "namespace": namespace, "name": name, "object": found, **request}
         document = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": content}
         async with self.session.post(f"{self.url}/validate/{kind.lower()}s", json=document) as response:
+            assert response.status == 200, await response.text()
+            answer: dict[str, Any] = (await response.json())["response"]
+            return answer
+
+    async def gate(self, **request: Any) -> dict[str, Any]:
+        """The response to a review of a pod's creation."""
+        content = {"uid": "u", "operation": "CREATE", "namespace": "x", **request}
+        document = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": content}
+        async with self.session.post(f"{self.url}/gate/pods", json=document) as response:
             assert response.status == 200, await response.text()
             answer: dict[str, Any] = (await response.json())["response"]
             return answer
@@ -137,6 +149,75 @@ async def test_a_composite_needs_the_right_in_each_namespace(webhook: Running) -
     }
     webhook.api.rights.add(("ann", "y"))
     assert (await webhook.review("CompositeElasticQuota", "admin", "c", spec, userInfo=ann))["allowed"] is True
+
+
+async def test_a_composite_that_changes_needs_the_right_only_where_it_is_new(webhook: Running) -> None:
+    ann = {"username": "ann"}
+    webhook.api.rights = {("ann", "y")}
+    webhook.api.add("CompositeElasticQuota", "admin", "c", namespaces=["x"])
+
+    async def update(*namespaces: str, **request: Any) -> dict[str, Any]:
+        old = {"metadata": {"name": "c", "namespace": "admin"}, "spec": {"min": {"cpu": 9}, "namespaces": ["x"]}}
+        change = {"operation": "UPDATE", "oldObject": old, "userInfo": ann, **request}
+        return await webhook.review("CompositeElasticQuota", "admin", "c", {"namespaces": [*namespaces]}, **change)
+
+    assert (await update("x"))["allowed"] is True
+    assert webhook.api.reviews == [], "it lists none that is new"
+    assert (await update("x", "y"))["allowed"] is True
+    refused = await update("x", "y", "z", "w")
+    assert refused["status"]["message"].startswith("ann may not create ElasticQuotas in z, w;")
+    assert {asked["resourceAttributes"]["namespace"] for asked in webhook.api.reviews} == {"", "y", "z", "w"}
+    leaving = {"name": "c", "namespace": "admin", "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    going = {"metadata": leaving, "spec": {"min": {"cpu": 1}, "namespaces": ["z"]}}
+    assert (await update("z", object=going))["allowed"] is True
+
+
+GATE = {"name": names.QUOTA_GATE}
+OTHER = {"name": "example.com/other"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "gates"),
+    [
+        ({}, [GATE]),
+        ({"schedulingGates": None}, [GATE]),
+        ({"schedulingGates": []}, [GATE]),
+        ({"schedulingGates": [OTHER]}, [OTHER, GATE]),
+        ({"schedulingGates": [OTHER, GATE]}, [OTHER, GATE]),
+    ],
+)
+async def test_a_pod_gets_the_gate_beside_those_it_has(
+    webhook: Running, spec: dict[str, Any], gates: list[dict[str, str]]
+) -> None:
+    pod = {"metadata": {"generateName": "p-"}, "spec": {"containers": []} | spec}
+    answer = await webhook.gate(object=pod)
+    assert answer["allowed"] is True
+    assert patched(pod, answer)["spec"] == {"containers": [], "schedulingGates": gates}
+    outcome = "gated" if "patch" in answer else "allowed"
+    assert f'n8s_webhook_reviews_total{{kind="Pod",outcome="{outcome}"}} 1.0' in (await webhook.get("/metrics"))[1]
+
+
+async def test_pods_do_not_wait_for_the_api_server(webhook: Running) -> None:
+    webhook.api.failing = 503
+    assert "patch" in await webhook.gate(object={"metadata": {"name": "p"}, "spec": {}})
+    assert await webhook.gate(object=None) == {"uid": "u", "allowed": True}
+
+
+def patched(found: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """An object after the answer's JSON patch, which may add to ``spec`` or append to a list in it."""
+    if "patch" not in answer:
+        return found
+    assert answer["patchType"] == "JSONPatch"
+    changed: dict[str, Any] = json.loads(json.dumps(found))
+    for operation in json.loads(base64.b64decode(answer["patch"])):
+        assert operation["op"] == "add"
+        _, spec, name, *end = operation["path"].split("/")
+        if end:
+            assert end == ["-"]
+            changed[spec][name].append(operation["value"])
+        else:
+            changed[spec][name] = operation["value"]
+    return changed
 
 
 async def test_who_may_everywhere_is_asked_about_once(webhook: Running) -> None:
