@@ -1,0 +1,52 @@
+"""What a pod is entitled to: whether its quota lets it pass, and which pods may be evicted for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from brain.decide.ledger import Ledger
+from brain.decide.reclaim import Victim
+from brain.model.pod import Pod
+from brain.model.quota import Quota
+from brain.model.resources import Resources
+
+
+def passes(ledger: Ledger, quota: Quota | None, pod: Pod, request: Resources) -> bool:
+    """Whether a pod may be let in as far as quotas go. A protected one may not borrow: nobody could take it back."""
+    if quota is None:
+        return True
+    return not ledger.refusals(quota, request) and (not pod.protected or ledger.owns(quota, request))
+
+
+def victims_for(
+    ledger: Ledger, quota: Quota | None, pod: Pod, request: Resources, running: Sequence[Victim], over: Iterable[str]
+) -> list[Victim]:
+    """Who may be evicted for a pod that finds no room.
+
+    An owner takes back from over-quota pods of other quotas above their ``min``; a borrower within its guaranteed share
+    from those above theirs, and any borrower from its own quota's pods of strictly lower priority. Never from an
+    in-quota pod of another quota, from a protected one, or across the border of quotas.
+
+    Args:
+        ledger: what quotas use; pods on their way out count as gone.
+        quota: the pod's; None outside quotas, where lower priority alone counts, as kube-scheduler has it.
+        pod: the pod.
+        request: what it asks for, as quotas count it.
+        running: pods that run or will.
+        over: keys of those of them that are over-quota.
+    """
+    free = [victim for victim in running if not victim.pod.protected]
+    lower = [v for v in free if v.quota is quota and v.pod.priority < pod.priority]
+    if quota is None:
+        return lower
+    over = frozenset(over)
+    others = [v for v in free if v.quota is not None and v.quota is not quota and v.pod.key in over]
+    if ledger.owns(quota, request):
+        lends = {key: ledger.over_min(other) for key, other in ledger.quotas.items()}
+        return [v for v in others if v.quota is not None and lends[v.quota.key]]
+    if pod.protected:
+        return []
+    if not ledger.shares(quota, request):
+        return lower
+    lends = {key: ledger.over_share(other) for key, other in ledger.quotas.items()}
+    return [*lower, *(v for v in others if v.quota is not None and lends[v.quota.key])]

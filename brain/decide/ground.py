@@ -1,0 +1,159 @@
+"""Nodes as they would be if some pods had gone: where a pod would fit then, a repartition included.
+
+Pods on their way out count as gone, pods that a plan has given a node as there. Nodes are looked at when they are first
+asked about. Mutable; made for one round and thrown away.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from brain.decide import eligibility, fit
+from brain.decide.reclaim import Victim
+from brain.decide.rooms import Grids, Room
+from brain.model.mig import Geometry, InstanceState
+from brain.model.node import Node
+from brain.model.pod import Pod
+from n8s import names
+
+
+class Ground:
+    """The nodes of a cluster."""
+
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        bound: Mapping[str, Sequence[Pod]],
+        assigned: Iterable[tuple[Pod, str]] = (),
+        geometries: Mapping[str, Mapping[int, Geometry]] | None = None,
+    ) -> None:
+        """``assigned`` and ``geometries`` are what a plan does; ``bound`` are pods by node that have not ended."""
+        self._nodes = {node.name: node for node in sorted(nodes, key=lambda node: node.name)}
+        self._bound = bound
+        self._given: defaultdict[str, list[Pod]] = defaultdict(list)
+        for pod, node in assigned:
+            self._given[node].append(pod)
+        self._geometries = geometries or {}
+        self._rooms: dict[str, Room] = {}
+        self._held: dict[str, dict[str, list[tuple[int, int]]]] = {}
+        self._grids = Grids()
+
+    def suiting(self, pod: Pod, refused: Callable[[str], str]) -> list[str]:
+        """Nodes that the pod may run on, however full; ``refused`` says what other pods there mean for it."""
+        return [name for name, node in self._nodes.items() if not fit.unsuitable(pod, node) and not refused(name)]
+
+    def fits(self, pod: Pod, node: str, without: Sequence[Pod] = ()) -> bool:
+        """Whether a pod fits on a node once some of its pods have gone."""
+        room = self._room(node)
+        with self._gone(node, room, without):
+            return room.knows(pod) and not room.refusal(pod) and room.option(pod, change=True) is not None
+
+    def take(self, pod: Pod, node: str) -> None:
+        """Give a pod its place on a node where it fits."""
+        room = self._room(node)
+        option = room.option(pod, change=True)
+        room.take(pod, option[1] if option is not None else ())
+
+    def release(self, pods: Iterable[Pod]) -> None:
+        """Let some pods be gone for good."""
+        for pod in pods:
+            if pod.node:
+                self._let_go(pod.node, self._room(pod.node), pod)
+
+    def by_gpu(self, pod: Pod, node: str, victims: Sequence[Victim]) -> list[Sequence[Victim]]:
+        """Sets of a node's pods within one of which each smallest set lies that lets the pod fit."""
+        room = self._room(node)
+        if sum(pod.mig_request.values()) != 1 or not room.gpus or room.refusal(pod):
+            return [victims]
+        held = self._held[node]
+        groups: defaultdict[int, list[Victim]] = defaultdict(list)
+        for victim in victims:
+            for gpu in {gpu for gpu, _ in held.get(victim.pod.key, ())}:
+                groups[gpu].append(victim)
+        return [groups[gpu] for gpu in sorted(groups)]
+
+    def lacks(self, pod: Pod, node: str) -> Collection[str]:
+        """Resources of which a node has too little for a pod; GPU memory stands for MIG devices of its GPUs."""
+        room = self._room(node)
+        plain = {name for name, value in pod.request.items() if value > room.free.get(name, value) and value > 0}
+        if room.option(pod, change=True) is None:
+            plain |= {names.GPU_MEMORY} if room.gpus else set(pod.mig_request)
+        return plain
+
+    def _room(self, name: str) -> Room:
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = self._made(name)
+        return room
+
+    def _made(self, name: str) -> Room:
+        node, pods = self._nodes[name], self._bound.get(name, ())
+        leaving = {pod.key for pod in pods if pod.terminating}
+        agent = node.agent
+        if agent is not None:
+            gpus = tuple(
+                replace(
+                    gpu,
+                    instances=tuple(
+                        replace(i, state=InstanceState.FREE, holder=None, processes=())
+                        if i.holder is not None and f"{i.holder.namespace}/{i.holder.pod}" in leaving
+                        else i
+                        for i in gpu.instances
+                    ),
+                )
+                for gpu in agent.gpus
+            )
+            wanted = self._geometries.get(name)
+            ordered = {**(agent.ordered or {}), **wanted} if wanted else agent.ordered
+            agent = replace(agent, gpus=gpus if leaving else agent.gpus, ordered=ordered)
+        room = Room.of(
+            replace(node, agent=agent), tuple(pod for pod in pods if pod.key not in leaving), self._grids
+        )
+        if room.gpus:
+            room.fixed_reason = eligibility.unchangeable(node)
+        for pod in self._given.get(name, ()):
+            for resource, count in sorted(pod.mig_request.items()):
+                room.keep(resource, count)
+            room.take(pod, ())
+        self._held[name] = self._instances(room)
+        return room
+
+    def _instances(self, room: Room) -> dict[str, list[tuple[int, int]]]:
+        """By pod key, the instances that it holds: the GPU by position, and the instance as a set of its grid."""
+        found: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for position, gpu in enumerate(room.gpus):
+            for instance in gpu.gpu.instances:
+                if instance.state is InstanceState.USED and instance.holder is not None:
+                    holder = f"{instance.holder.namespace}/{instance.holder.pod}"
+                    found[holder].append((position, gpu.grid.bit(instance)))
+        return dict(found)
+
+    def _let_go(self, node: str, room: Room, pod: Pod) -> None:
+        fit.give_back(room.free, pod)
+        if not room.gpus:
+            room.unmanaged.update(pod.mig_request)
+        for position, bit in self._held[node].get(pod.key, ()):
+            gpu = room.gpus[position]
+            gpu.kept &= ~bit
+            gpu.free |= bit
+
+    @contextmanager
+    def _gone(self, node: str, room: Room, pods: Sequence[Pod]) -> Iterator[None]:
+        """A node without some pods, for a while."""
+        touched = {position for pod in pods for position, _ in self._held[node].get(pod.key, ())}
+        before = [(room.gpus[position], room.gpus[position].kept, room.gpus[position].free) for position in touched]
+        here = [pod for pod in pods if pod.node == node]
+        for pod in here:
+            self._let_go(node, room, pod)
+        try:
+            yield
+        finally:
+            for gpu, kept, free in before:
+                gpu.kept, gpu.free = kept, free
+            for pod in here:
+                fit.take(room.free, pod)
+                if not room.gpus:
+                    room.unmanaged.subtract(pod.mig_request)

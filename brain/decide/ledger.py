@@ -1,0 +1,136 @@
+"""The books of the quotas: what each has used, who may pass, who may take back how much.
+
+A resource counts for a pod where the pod asks for it and its own quota names it. Sums over quotas run over those whose
+``min`` names the resource; one that only ``max`` names limits its own quota and plays no other part. A quota counts
+once, however many namespaces it has. Who is let in and who is evicted is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from brain.model.quota import Quota
+from brain.model.resources import Resources
+
+
+class Refusal(NamedTuple):
+    """Why a quota does not let a request pass.
+
+    Attributes:
+        resource: of which there is too little.
+        rule: ``max`` of the pod's own quota, or ``sum_min``: nothing is left to borrow.
+        used: what is used by that rule.
+        limit: what may be.
+        asked: what the pod asks for.
+    """
+
+    resource: str
+    rule: str
+    used: int
+    limit: int
+    asked: int
+
+    @property
+    def short(self) -> int:
+        """How much must go before the request passes."""
+        return self.used + self.asked - self.limit
+
+
+class Ledger:
+    """Sums of what the pods of quotas use, by resource.
+
+    Attributes:
+        used: by quota key.
+    """
+
+    def __init__(self, quotas: Iterable[Quota]) -> None:
+        """The quotas that count, with nothing used."""
+        self.quotas = {quota.key: quota for quota in quotas}
+        self.used: dict[str, Counter[str]] = {key: Counter() for key in self.quotas}
+        self._min: Counter[str] = Counter()
+        self._summed: Counter[str] = Counter()
+        self._naming: defaultdict[str, list[Quota]] = defaultdict(list)
+        for quota in self.quotas.values():
+            for name, value in quota.min.items():
+                self._min[name] += value
+                self._naming[name].append(quota)
+
+    def charge(self, quota: Quota, request: Resources, *, summed: bool = True) -> None:
+        """Count a request. One that is not ``summed`` counts in its own quota only: it keeps nobody from borrowing."""
+        self._add(quota, request, 1, summed=summed)
+
+    def discharge(self, quota: Quota, request: Resources, *, summed: bool = True) -> None:
+        """Undo :meth:`charge`."""
+        self._add(quota, request, -1, summed=summed)
+
+    def _add(self, quota: Quota, request: Resources, sign: int, *, summed: bool) -> None:
+        used = self.used[quota.key]
+        for name, value in request.items():
+            used[name] += sign * value
+            if summed and name in quota.min:
+                self._summed[name] += sign * value
+
+    def refusals(self, quota: Quota, request: Resources) -> list[Refusal]:
+        """Why a request may not pass, by resource; empty when it may."""
+        used = self.used[quota.key]
+        found = []
+        for name, value in sorted(enforced(quota, request)):
+            most = quota.max.get(name)
+            if most is not None and used[name] + value > most:
+                found.append(Refusal(name, "max", used[name], most, value))
+            if name in quota.min and self._summed[name] + value > self._min[name]:
+                found.append(Refusal(name, "sum_min", self._summed[name], self._min[name], value))
+        return found
+
+    def owns(self, quota: Quota, request: Resources) -> bool:
+        """Whether the quota stays within its ``min`` with the request."""
+        used = self.used[quota.key]
+        return all(used[name] + value <= quota.min.get(name, 0) for name, value in _guaranteed(quota, request))
+
+    def shares(self, quota: Quota, request: Resources) -> bool:
+        """Whether the quota stays within its ``min`` and its guaranteed share with the request."""
+        used, share = self.used[quota.key], self.share(quota)
+        return all(
+            used[name] + value <= quota.min[name] + share.get(name, 0) for name, value in _guaranteed(quota, request)
+        )
+
+    def over_min(self, quota: Quota) -> bool:
+        """Whether the quota uses more than its ``min``."""
+        used = self.used[quota.key]
+        return any(used[name] > value for name, value in quota.min.items())
+
+    def over_share(self, quota: Quota) -> bool:
+        """Whether the quota uses more than its ``min`` and its guaranteed share."""
+        used, share = self.used[quota.key], self.share(quota)
+        return any(used[name] > value + share[name] for name, value in quota.min.items())
+
+    def share(self, quota: Quota) -> dict[str, int]:
+        """What is guaranteed to the quota, beyond its ``min``, of what can be borrowed; rounded down."""
+        return {
+            name: value * self.lendable(name) // self._min[name] if self._min[name] else 0
+            for name, value in quota.min.items()
+        }
+
+    def lendable(self, resource: str) -> int:
+        """What quotas leave of their ``min`` of a resource."""
+        return sum(max(0, quota.min[resource] - self.used[quota.key][resource]) for quota in self._naming[resource])
+
+
+def enforced(quota: Quota, request: Resources) -> Iterator[tuple[str, int]]:
+    """What counts of a request: what the quota names and the pod asks for."""
+    for name, value in request.items():
+        if value > 0 and (name in quota.min or name in quota.max):
+            yield name, value
+
+
+def _guaranteed(quota: Quota, request: Resources) -> Iterator[tuple[str, int]]:
+    for name, value in request.items():
+        if value > 0 and name in quota.min:
+            yield name, value
+
+
+def by_namespace(quotas: Iterable[Quota]) -> Mapping[str, Quota]:
+    """The quota that governs each namespace, of quotas that count."""
+    return {namespace: quota for quota in quotas for namespace in quota.namespaces}

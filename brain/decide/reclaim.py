@@ -1,0 +1,243 @@
+"""Whom to evict so that a pod finds room: the smallest set that makes its quota and a node fit, or nobody.
+
+Among sets that work, in this order: fewest pods; lowest highest priority; least freed of what the pod lacks; newest;
+name. Who may be evicted at all is not decided here, nor what a node can hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from brain.decide.ledger import Refusal
+from brain.model.pod import Pod
+from brain.model.quota import Quota
+from brain.model.resources import Resources
+
+MOST_TRIALS: Final = 4_000
+"""Sets of pods that are tried on nodes for one pod; beyond that, sets from which no pod can be left out are taken."""
+_MOST_SUMS: Final = 20_000
+"""Ways to make up what a quota lacks that are looked at for one set on a node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A pod that may be evicted.
+
+    Attributes:
+        pod: the pod.
+        request: what it asks for, as quotas count it.
+        quota: the quota it counts in; None outside quotas.
+        budgets: the disruption budgets that cover it.
+    """
+
+    pod: Pod
+    request: Resources
+    quota: Quota | None = None
+    budgets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """What makes room for a pod.
+
+    Attributes:
+        node: where it will fit; empty where nodes play no part.
+        victims: who must go, by key; empty where it fits once those have gone that are on their way out.
+    """
+
+    node: str
+    victims: tuple[Victim, ...]
+
+
+class Sites(Protocol):
+    """Where a pod may fit."""
+
+    def nodes(self) -> Iterable[str]:
+        """Nodes that suit the pod, by name."""
+
+    def fits(self, node: str, without: Sequence[Victim]) -> bool:
+        """Whether the pod fits on a node once some of its pods have gone."""
+
+    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
+        """Sets of a node's pods within one of which each smallest set lies that lets the pod fit."""
+
+    def lacks(self, node: str) -> Collection[str]:
+        """Resources of which the node has too little for the pod as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One pod that room is wanted for.
+
+    Attributes:
+        quota: its quota; None outside quotas.
+        refusals: what its quota lacks.
+        victims: who may be evicted for it.
+        sites: where it may fit.
+        allowed: how many pods each disruption budget lets go; those that cover no victim may be left out.
+    """
+
+    quota: Quota | None
+    refusals: Sequence[Refusal]
+    victims: Sequence[Victim]
+    sites: Sites
+    allowed: Mapping[str, int] = field(default_factory=dict)
+
+
+def cheapest(case: Case) -> Reclaim | None:
+    """The best set of victims with the node that it makes fit; None when none works."""
+    return _Search(case).run()
+
+
+class _Search:
+    """The search for one pod."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._sites = case.sites
+        self._victims = sorted(
+            (v for v in case.victims if all(case.allowed.get(budget, 1) > 0 for budget in v.budgets)), key=_newest
+        )
+        self._gives = {v.pod.key: tuple(_given(case.quota, refusal, v) for refusal in case.refusals) for v in case.victims}
+        self._short = tuple(refusal.short for refusal in case.refusals)
+        self._levels = sorted({v.pod.priority for v in self._victims})
+        self._trials = 0
+
+    def run(self) -> Reclaim | None:
+        best: tuple[tuple[object, ...], Reclaim] | None = None
+        for node, chosen in self._standing():
+            most = len(self._victims) if best is None else len(best[1].victims)
+            for victims in self._completed(chosen, most):
+                key = (len(victims), *self._cost(victims, node))
+                if best is None or key < best[0]:
+                    best = key, Reclaim(node, tuple(sorted(victims, key=lambda v: v.pod.key)))
+        return best[1] if best is not None else None
+
+    def _standing(self) -> Iterator[tuple[str, tuple[Victim, ...]]]:
+        """Nodes with the sets of their pods without which the pod fits there, and from which none can be left out."""
+        nodes = list(self._sites.nodes())
+        for node in nodes:
+            if self._sites.fits(node, ()):
+                yield node, ()
+                return
+        on: defaultdict[str, list[Victim]] = defaultdict(list)
+        for victim in self._victims:
+            if victim.pod.node:
+                on[victim.pod.node].append(victim)
+        for node in nodes:
+            if node in on and self._sites.fits(node, on[node]):
+                for group in self._sites.groups(node, on[node]):
+                    for chosen in self._smallest(node, group):
+                        yield node, chosen
+
+    def _smallest(self, node: str, victims: Sequence[Victim]) -> Iterator[tuple[Victim, ...]]:
+        found: list[frozenset[str]] = []
+        for size in range(1, len(victims) + 1):
+            for chosen in itertools.combinations(victims, size):
+                keys = frozenset(v.pod.key for v in chosen)
+                if any(known <= keys for known in found) or not self._lets_go(chosen):
+                    continue
+                if self._trials >= MOST_TRIALS:
+                    yield from self._one_smallest(node, victims)
+                    return
+                self._trials += 1
+                if self._sites.fits(node, chosen):
+                    found.append(keys)
+                    yield chosen
+
+    def _one_smallest(self, node: str, victims: Sequence[Victim]) -> Iterator[tuple[Victim, ...]]:
+        """One set, found by leaving out one pod after the other, those that are worth most first."""
+        chosen = list(victims)
+        if not self._sites.fits(node, chosen):
+            return
+        for victim in sorted(victims, key=lambda v: (-v.pod.priority, v.pod.created, v.pod.key)):
+            less = [v for v in chosen if v is not victim]
+            if self._sites.fits(node, less):
+                chosen = less
+        if self._lets_go(chosen):
+            yield tuple(chosen)
+
+    def _completed(self, chosen: tuple[Victim, ...], most: int) -> Iterator[tuple[Victim, ...]]:
+        """A set with the best of the smallest sets that add what the quota still lacks; at most so many in all."""
+        short = self._still(self._short, chosen)
+        if not any(short):
+            if len(chosen) <= most:
+                yield chosen
+            return
+        taken = {v.pod.key for v in chosen}
+        lowest = max((v.pod.priority for v in chosen), default=None)
+        for size in range(1, most - len(chosen) + 1):
+            for level in self._levels:
+                if lowest is not None and level < lowest:
+                    continue
+                kinds: defaultdict[object, list[Victim]] = defaultdict(list)
+                for v in self._victims:
+                    if v.pod.key not in taken and v.pod.priority <= level and any(self._gives[v.pod.key]):
+                        kinds[self._gives[v.pod.key], self._case.quota is v.quota, v.budgets].append(v)
+                sets = [
+                    (*chosen, *added)
+                    for added in self._sums(list(kinds.values()), size, short)
+                    if self._lets_go((*chosen, *added))
+                ]
+                if sets:
+                    yield from sets
+                    return
+
+    def _sums(
+        self, kinds: Sequence[Sequence[Victim]], size: int, short: tuple[int, ...]
+    ) -> Iterator[tuple[Victim, ...]]:
+        """Sets of a size, each kind's newest first, that together give what is short."""
+        left = [_MOST_SUMS]
+
+        def walk(at: int, size: int, short: tuple[int, ...], chosen: tuple[Victim, ...]) -> Iterator[tuple[Victim, ...]]:
+            left[0] -= 1
+            if left[0] < 0:
+                return
+            if not size or at == len(kinds):
+                if not size and not any(short):
+                    yield chosen
+                return
+            members = kinds[at]
+            for count in range(min(size, len(members)), -1, -1):
+                yield from walk(at + 1, size - count, self._still(short, members[:count]), (*chosen, *members[:count]))
+
+        yield from walk(0, size, short, ())
+
+    def _still(self, short: tuple[int, ...], victims: Sequence[Victim]) -> tuple[int, ...]:
+        """What of a shortage is left once some have gone."""
+        for victim in victims:
+            short = tuple(max(0, lack - given) for lack, given in zip(short, self._gives[victim.pod.key], strict=True))
+        return short
+
+    def _lets_go(self, victims: Sequence[Victim]) -> bool:
+        """Whether the disruption budgets let all of them go."""
+        if not self._case.allowed:
+            return True
+        taken = Counter(budget for victim in victims for budget in victim.budgets)
+        return all(count <= self._case.allowed.get(budget, count) for budget, count in taken.items())
+
+    def _cost(self, victims: Sequence[Victim], node: str) -> tuple[object, ...]:
+        lacked = {refusal.resource for refusal in self._case.refusals}.union(self._sites.lacks(node))
+        return (
+            max((v.pod.priority for v in victims), default=0),
+            sum(v.request.get(name, 0) for v in victims for name in lacked),
+            sorted(-v.pod.created for v in victims),
+            sorted(v.pod.key for v in victims),
+            node,
+        )
+
+
+def _newest(victim: Victim) -> tuple[object, ...]:
+    return -victim.pod.created, victim.pod.key
+
+
+def _given(quota: Quota | None, refusal: Refusal, victim: Victim) -> int:
+    """What of a shortage a victim's end makes up."""
+    if victim.quota is None:
+        return 0
+    counts = victim.quota is quota if refusal.rule == "max" else refusal.resource in victim.quota.min
+    return victim.request.get(refusal.resource, 0) if counts else 0

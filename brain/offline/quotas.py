@@ -1,0 +1,342 @@
+"""Quota questions as documents: who is let in, who is evicted, who is over-quota; for ``n8s quota decide``.
+
+A document has quotas, pods that run, nodes (by what is allocatable; none: room plays no part) and either one pod that
+waits, several of them, a request to count, or a quota that somebody writes. Nothing is repartitioned here: MIG devices
+are counted like any other resource.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+
+from brain.decide import quotas as usage
+from brain.decide.entitlement import passes, victims_for
+from brain.decide.ground import Ground
+from brain.decide.ledger import Ledger, Refusal, by_namespace
+from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
+from brain.model import resources
+from brain.model.node import Node
+from brain.model.pod import Pod
+from brain.model.quota import Kind, Quota, Standing, standings
+from brain.model.request import Container, pod_request
+from brain.offline.errors import WHOLE, InputError
+from n8s import names
+from webhook import rules
+
+GPU_MEMORY_GB: Final = 16
+"""What one whole GPU counts for where the document does not say."""
+_ANY: Final = 10**18
+"""As good as no limit."""
+
+
+class _Quota(msgspec.Struct, frozen=True):
+    name: str
+    kind: Kind
+    namespaces: list[str]
+    min: dict[str, int] | None = None
+    max: dict[str, int] | None = None
+
+
+class _Pod(msgspec.Struct, frozen=True):
+    ns: str
+    name: str
+    request: dict[str, int]
+    priority: int = 0
+    created: int = 0
+    node: str = ""
+    labels: dict[str, str] = {}
+
+
+class _Node(msgspec.Struct, frozen=True):
+    name: str
+    allocatable: dict[str, int]
+
+
+class _Part(msgspec.Struct, frozen=True):
+    requests: dict[str, int] = {}
+    limits: dict[str, int] = {}
+    restart_policy: str = ""
+
+
+class _Input(msgspec.Struct, frozen=True):
+    resources: dict[str, int] | None = None
+    containers: list[_Part] = []
+    init_containers: list[_Part] = []
+    overhead: dict[str, int] = {}
+
+
+class _Question(msgspec.Struct, frozen=True):
+    name: str
+    kind: str = ""
+    quotas: list[_Quota] = []
+    running: list[_Pod] = []
+    nominated: list[_Pod] = []
+    nodes: list[_Node] = []
+    pending: _Pod | None = None
+    pending_sequence: list[_Pod] | None = None
+    used_override: dict[str, dict[str, int]] = {}
+    gpu_memory_gb: int = GPU_MEMORY_GB
+    input: _Input | None = None
+    object: _Quota | None = None
+    operation: str = "CREATE"
+
+
+def answer(document: object, file: str, path: str = WHOLE) -> dict[str, Any]:
+    """What follows for one document: its name, and the fields that apply to its kind.
+
+    Raises:
+        InputError: it cannot be understood.
+    """
+    try:
+        question = msgspec.convert(document, _Question)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at ")
+        raise InputError(file, where.strip("`") or path, message) from error
+    found: dict[str, Any] = {"name": question.name}
+    if question.input is not None:
+        found |= _counted(question.input, question.gpu_memory_gb)
+    elif question.object is not None:
+        found |= _written(question, question.object)
+    else:
+        found |= _World(question).answer()
+    return found
+
+
+def _counted(asked: _Input, gpu_memory_gb: int) -> dict[str, Any]:
+    """What quotas count for a request."""
+    if asked.resources is not None:
+        request: Mapping[str, int] = asked.resources
+    else:
+        request = pod_request(map(_container, asked.containers), map(_container, asked.init_containers), asked.overhead)
+    whole = resources.with_gpu_memory(request, gpu_memory_gb)
+    return {"request": dict(sorted(whole.items())), "gpu_memory": whole.get(names.GPU_MEMORY, 0)}
+
+
+def _container(part: _Part) -> Container:
+    return Container(part.requests, part.limits, part.restart_policy == "Always")
+
+
+def _written(question: _Question, written: _Quota) -> dict[str, Any]:
+    """Whether a quota may be written, and what becomes of the others."""
+    existing = [_quota(each, age) for age, each in enumerate(question.quotas)]
+    new = _quota(written, len(existing))
+    updated = question.operation == "UPDATE"
+    judgement = rules.judge(new, existing, exists=updated)
+    if judgement.problems:
+        return {"allowed": False, "message": "; ".join(judgement.problems)}
+    kept = [quota for quota in existing if quota.key != new.key]
+    verdicts = standings([*kept, new])
+    active = [quota.name for quota in kept if verdicts[quota.key].standing is Standing.ACTIVE]
+    superseded = [quota.name for quota in kept if verdicts[quota.key].standing is Standing.SUPERSEDED]
+    return {"allowed": True, "kept_quotas": sorted(active), "superseded": sorted(superseded)}
+
+
+def _quota(stated: _Quota, age: int) -> Quota:
+    least, most = stated.min or {}, stated.max or {}
+    problems = [f"min[{name}]: {value} is negative" for name, value in least.items() if value < 0]
+    problems += [f"max[{name}]: {value} is negative" for name, value in most.items() if value < 0]
+    problems += [
+        f"min[{name}]: {value} is more than max[{name}], which is {most[name]}"
+        for name, value in least.items()
+        if name in most and value > most[name]
+    ]
+    namespaces = tuple(stated.namespaces)
+    return Quota(
+        stated.kind, namespaces[0] if namespaces else "", stated.name, namespaces, least, most, age,
+        problems=tuple(problems),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Anywhere:
+    """No nodes: every pod fits."""
+
+    def nodes(self) -> Iterable[str]:
+        return ("",)
+
+    def fits(self, node: str, without: Sequence[Victim]) -> bool:
+        return True
+
+    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
+        return (victims,)
+
+    def lacks(self, node: str) -> Collection[str]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _OnNodes:
+    """Where one pod fits."""
+
+    ground: Ground
+    pod: Pod
+
+    def nodes(self) -> Iterable[str]:
+        return self.ground.suiting(self.pod, lambda _node: "")
+
+    def fits(self, node: str, without: Sequence[Victim]) -> bool:
+        return self.ground.fits(self.pod, node, [victim.pod for victim in without])
+
+    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
+        return self.ground.by_gpu(self.pod, node, victims)
+
+    def lacks(self, node: str) -> Collection[str]:
+        return self.ground.lacks(self.pod, node)
+
+
+class _World:
+    """Quotas, pods and nodes of one document."""
+
+    def __init__(self, question: _Question) -> None:
+        self._question = question
+        stated = [_quota(each, age) for age, each in enumerate(question.quotas)]
+        verdicts = standings(stated)
+        self._quotas = [quota for quota in stated if verdicts[quota.key].standing is Standing.ACTIVE]
+        self._of = by_namespace(self._quotas)
+        self._running = [self._pod(each) for each in question.running]
+        named = {name for each in (*question.running, *question.nominated, *self._waiting) for name in each.request}
+        self._nodes = [
+            Node(each.name, allocatable={**dict.fromkeys([*named, resources.PODS], _ANY), **each.allocatable})
+            for each in question.nodes
+        ]
+
+    @property
+    def _waiting(self) -> list[_Pod]:
+        question = self._question
+        return [*([question.pending] if question.pending else []), *(question.pending_sequence or [])]
+
+    def answer(self) -> dict[str, Any]:
+        """The fields that apply."""
+        ledger = self._ledger()
+        found: dict[str, Any] = {}
+        if self._running or self._question.used_override:
+            found["labels"] = self._labels()
+        found["used"] = {
+            quota.name: {name: ledger.used[quota.key][name] for name in sorted(quota.named)} for quota in self._quotas
+        }
+        found["guaranteed_overquota"] = {
+            quota.name: dict(sorted(ledger.share(quota).items())) for quota in self._quotas
+        }
+        found["available_overquota"] = {
+            name: ledger.lendable(name) for name in sorted({name for quota in self._quotas for name in quota.min})
+        }
+        if self._question.pending is not None:
+            found |= self._one(self._pod(self._question.pending))
+        elif self._question.pending_sequence is not None:
+            found |= self._all([self._pod(each) for each in self._question.pending_sequence])
+        return found
+
+    def _pod(self, stated: _Pod) -> Pod:
+        return Pod(
+            stated.ns,
+            stated.name,
+            f"{stated.ns}/{stated.name}",
+            stated.created,
+            stated.request,
+            stated.labels,
+            "Running" if stated.node else "Pending",
+            stated.node,
+            priority=stated.priority,
+        )
+
+    def _request(self, pod: Pod) -> dict[str, int]:
+        return resources.with_gpu_memory(pod.request, self._question.gpu_memory_gb)
+
+    def _ledger(self) -> Ledger:
+        """What is used; of a quota whose totals the document gives, those."""
+        ledger = Ledger(self._quotas)
+        given = self._question.used_override
+        for pod in self._running:
+            quota = self._of.get(pod.namespace)
+            if quota is not None and quota.name not in given:
+                ledger.charge(quota, self._request(pod))
+        for quota in self._quotas:
+            ledger.charge(quota, given.get(quota.name, {}))
+        for stated in self._question.nominated:
+            quota = self._of.get(stated.ns)
+            if quota is not None:
+                request = self._request(self._pod(stated))
+                ledger.charge(quota, request, summed=ledger.owns(quota, request))
+        return ledger
+
+    def _labels(self) -> dict[str, str]:
+        members: defaultdict[str, list[Pod]] = defaultdict(list)
+        for pod in self._running:
+            quota = self._of.get(pod.namespace)
+            if quota is not None:
+                members[quota.key].append(pod)
+        labels: dict[str, str] = {}
+        for quota in self._quotas:
+            labels |= usage.capacity_labels(quota, members[quota.key], self._question.gpu_memory_gb)
+        return labels
+
+    def _one(self, pod: Pod) -> dict[str, Any]:
+        admitted, reclaim, refused = self._judged(pod)
+        found: dict[str, Any] = {"admitted": admitted is not None}
+        if admitted is None:
+            found["admitted_after_eviction"] = reclaim is not None
+            found["victims"] = [victim.pod.key for victim in reclaim.victims] if reclaim is not None else []
+            if refused:
+                found["rejected_by"] = refused
+        return found
+
+    def _all(self, waiting: list[Pod]) -> dict[str, Any]:
+        """Lets pods in, owners first, then by priority, until none goes in any more."""
+        victims: list[str] = []
+        moved = True
+        while moved and waiting:
+            moved = False
+            ledger = self._ledger()
+            for pod in sorted(waiting, key=lambda pod: (not self._owns(ledger, pod), -pod.priority)):
+                admitted, reclaim, _ = self._judged(pod)
+                if admitted is None and reclaim is None:
+                    continue
+                gone = [victim.pod.key for victim in reclaim.victims] if reclaim is not None else []
+                victims += gone
+                node = admitted if reclaim is None else reclaim.node
+                running = [other for other in self._running if other.key not in gone]
+                self._running = [*running, replace(pod, node=node or "", phase="Running")]
+                waiting = [other for other in waiting if other is not pod]
+                moved = True
+                break
+        return {"final_running": sorted(pod.key for pod in self._running), "victims": sorted(victims)}
+
+    def _owns(self, ledger: Ledger, pod: Pod) -> bool:
+        quota = self._of.get(pod.namespace)
+        return quota is None or ledger.owns(quota, self._request(pod))
+
+    def _judged(self, pod: Pod) -> tuple[str | None, Reclaim | None, str]:
+        """The node that the pod is let in to; else whom to evict for it; else the rule that refuses it."""
+        ledger, request = self._ledger(), self._request(pod)
+        quota = self._of.get(pod.namespace)
+        bound: defaultdict[str, list[Pod]] = defaultdict(list)
+        for other in self._running:
+            bound[other.node].append(other)
+        sites = _OnNodes(Ground(self._nodes, bound), pod) if self._nodes else _Anywhere()
+        if passes(ledger, quota, pod, request):
+            for node in sites.nodes():
+                if sites.fits(node, ()):
+                    return node, None, ""
+        running = [Victim(each, self._request(each), self._of.get(each.namespace)) for each in self._running]
+        over = {key for key, label in self._labels().items() if label == names.OVER_QUOTA}
+        victims = victims_for(ledger, quota, pod, request, running, over)
+        refusals = ledger.refusals(quota, request) if quota is not None else []
+        if pod.protected and quota is not None and not ledger.owns(quota, request):
+            return None, None, "protected"
+        reclaim = cheapest(Case(quota, refusals, victims, sites))
+        if reclaim is not None:
+            return None, reclaim, _rule(refusals)
+        for victim in victims:
+            if victim.quota is not None:
+                ledger.discharge(victim.quota, victim.request)
+        return None, None, _rule(ledger.refusals(quota, request) if quota is not None else [])
+
+
+def _rule(refusals: Iterable[Refusal]) -> str:
+    rules = {refusal.rule for refusal in refusals}
+    return "sum_min_or_max" if len(rules) > 1 else "".join(rules)
