@@ -109,9 +109,7 @@ class Ground:
             wanted = self._geometries.get(name)
             ordered = {**(agent.ordered or {}), **wanted} if wanted else agent.ordered
             agent = replace(agent, gpus=gpus if leaving else agent.gpus, ordered=ordered)
-        room = Room.of(
-            replace(node, agent=agent), tuple(pod for pod in pods if pod.key not in leaving), self._grids
-        )
+        room = Room.of(replace(node, agent=agent), tuple(pod for pod in pods if pod.key not in leaving), self._grids)
         if room.gpus:
             room.fixed_reason = eligibility.unchangeable(node)
         for pod in self._given.get(name, ()):

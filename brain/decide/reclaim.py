@@ -102,7 +102,9 @@ class _Search:
         self._victims = sorted(
             (v for v in case.victims if all(case.allowed.get(budget, 1) > 0 for budget in v.budgets)), key=_newest
         )
-        self._gives = {v.pod.key: tuple(_given(case.quota, refusal, v) for refusal in case.refusals) for v in case.victims}
+        self._gives = {
+            v.pod.key: tuple(_given(case.quota, refusal, v) for refusal in case.refusals) for v in case.victims
+        }
         self._short = tuple(refusal.short for refusal in case.refusals)
         self._levels = sorted({v.pod.priority for v in self._victims})
         self._trials = 0
@@ -193,7 +195,9 @@ class _Search:
         """Sets of a size, each kind's newest first, that together give what is short."""
         left = [_MOST_SUMS]
 
-        def walk(at: int, size: int, short: tuple[int, ...], chosen: tuple[Victim, ...]) -> Iterator[tuple[Victim, ...]]:
+        def walk(
+            at: int, size: int, short: tuple[int, ...], chosen: tuple[Victim, ...]
+        ) -> Iterator[tuple[Victim, ...]]:
             left[0] -= 1
             if left[0] < 0:
                 return

@@ -147,7 +147,13 @@ def _quota(stated: _Quota, age: int) -> Quota:
     ]
     namespaces = tuple(stated.namespaces)
     return Quota(
-        stated.kind, namespaces[0] if namespaces else "", stated.name, namespaces, least, most, age,
+        stated.kind,
+        namespaces[0] if namespaces else "",
+        stated.name,
+        namespaces,
+        least,
+        most,
+        age,
         problems=tuple(problems),
     )
 
@@ -337,6 +343,8 @@ class _World:
         return None, None, _rule(ledger.refusals(quota, request) if quota is not None else [])
 
 
-def _rule(refusals: Iterable[Refusal]) -> str:
-    rules = {refusal.rule for refusal in refusals}
-    return "sum_min_or_max" if len(rules) > 1 else "".join(rules)
+def _rule(refusals: Sequence[Refusal]) -> str:
+    """The rule that refuses; where ``max`` asks for as much to go, what is left to borrow tells nothing more."""
+    by_max = {refusal.resource: refusal.short for refusal in refusals if refusal.rule == "max"}
+    rules_ = {each.rule for each in refusals if each.rule == "max" or each.short > by_max.get(each.resource, 0)}
+    return "sum_min_or_max" if len(rules_) > 1 else "".join(rules_)

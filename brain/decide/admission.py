@@ -1,0 +1,542 @@
+"""Who is let in, who is nominated, who is evicted: quotas and room together, in one plan.
+
+Owners come first, then priority, then age. A pod is let in when its quota lets it pass and its room is there, is being
+made, or will be once pods have gone; who cannot go does not stand in the way of those behind, but what an owner waits for
+is kept from borrowers. Nothing is remembered: who was let in, and for what, is written on the pod.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from brain.decide import partition
+from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
+from brain.decide.entitlement import passes, victims_for
+from brain.decide.ground import Ground
+from brain.decide.ledger import Ledger, by_namespace
+from brain.decide.neighbours import Neighbours
+from brain.decide.partition import Plan
+from brain.decide.quotas import capacity_labels
+from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
+from brain.model import resources
+from brain.model.pod import Pod
+from brain.model.quota import Quota, Standing, standings
+from brain.model.resources import Resources
+from brain.model.snapshot import Snapshot
+from n8s import names
+
+BORROWERS: Final = 1 << 32
+"""What borrowers' priority is lowered by in a plan: priorities are 32 bits wide, so all others come first."""
+MOST_PLANS: Final = 4
+"""Plans made in one round, each without those whose quota let them pass and who found no room in the one before."""
+MOST_RECLAIMS: Final = 64
+"""Pods for which a round looks for victims, the first of those that are waiting."""
+
+FREE: Final = "free"
+MADE: Final = "repartition"
+RECLAIMED: Final = "reclaim"
+NONE: Final = "none"
+
+AdmissionDecision = LetIn | OpenGate | Nominate | Evict
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What follows for pods.
+
+    Attributes:
+        plan: of all pods that may be bound or let in.
+        decisions: what to write.
+        held: nodes whose order waits: a pod that room is made for there is not nominated yet.
+        waits: why pods of quotas are not let in, or not bound, by key.
+    """
+
+    plan: Plan
+    decisions: tuple[AdmissionDecision, ...] = ()
+    held: frozenset[str] = frozenset()
+    waits: Mapping[str, str] = field(default_factory=dict)
+
+
+def admit(snapshot: Snapshot, gpu_memory_gb: int) -> Admission:
+    """Who is let in, nominated and evicted, and the plan that gives them their room."""
+    verdicts = standings(snapshot.quotas)
+    active = [quota for quota in snapshot.quotas if verdicts[quota.key].standing is Standing.ACTIVE]
+    opened = [
+        OpenGate(pod.namespace, pod.name, pod.uid)
+        for pod in snapshot.unbound()
+        if names.QUOTA_GATE in pod.gates
+        and not pod.terminating
+        and not any(pod.namespace in quota.namespaces for quota in active)
+    ]
+    if not active:
+        plan = partition.plan(snapshot)
+        return Admission(plan, (*opened, *_nominations(snapshot, plan, ())))
+    return _Round(snapshot, active, gpu_memory_gb).run(opened)
+
+
+def reserved(label: str, how: str, node: str) -> str:
+    """The value of the reservation annotation: with which standing a pod was let in, by what room, and where."""
+    return "/".join(part for part in (label, how, node) if part)
+
+
+def _nominations(snapshot: Snapshot, plan: Plan, gated: Iterable[str]) -> Iterator[Nominate]:
+    """Pods that room is made for and that the scheduler has refused, where it does not keep that room for them yet."""
+    if not plan.made:
+        return
+    for pod in snapshot.unbound():
+        made = plan.made.get(pod.key)
+        node = plan.assigned.get(pod.key, "")
+        if made and pod.key not in gated and pod.unschedulable and pod.nominated != node:
+            yield Nominate(pod.namespace, pod.name, pod.uid, node)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A pod of a quota that waits, gated or let in."""
+
+    pod: Pod
+    quota: Quota
+    request: Resources
+    owner: bool = False
+    wait: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.pod.key
+
+    @property
+    def label(self) -> str:
+        return names.IN_QUOTA if self.owner else names.OVER_QUOTA
+
+
+class _Round:
+    """One round over a snapshot with quotas that count."""
+
+    def __init__(self, snapshot: Snapshot, active: Sequence[Quota], gpu_memory_gb: int) -> None:
+        self._snapshot = snapshot
+        self._gb = gpu_memory_gb
+        self._of = by_namespace(active)
+        self._now, self._later = Ledger(active), Ledger(active)
+        self._running: list[Victim] = []
+        self._gated: list[_Entry] = []
+        self._inside: list[_Entry] = []
+        self._others: list[Pod] = []
+        self._leaving = False
+        self._decisions: list[AdmissionDecision] = []
+        self._waits: dict[str, str] = {}
+        self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
+        self._read()
+
+    def _read(self) -> None:
+        """Sort the pods of quotas by how they stand, and make up the books."""
+        for pod in self._snapshot.pods:
+            quota = self._of.get(pod.namespace)
+            if quota is None or pod.ended:
+                continue
+            request = resources.with_gpu_memory(pod.request, self._gb)
+            if pod.node:
+                self._now.charge(quota, request)
+                if pod.terminating:
+                    self._leaving = True
+                else:
+                    self._later.charge(quota, request)
+                    self._running.append(Victim(pod, request, quota))
+            elif pod.terminating:
+                continue
+            elif not pod.gated:
+                entry = _Entry(pod, quota, request)
+                for ledger in (self._now, self._later):
+                    ledger.charge(quota, request, summed=self._summed(entry))
+                self._inside.append(entry)
+            elif pod.gates == (names.QUOTA_GATE,):
+                self._gated.append(_Entry(pod, quota, request))
+            else:
+                others = ", ".join(gate for gate in pod.gates if gate != names.QUOTA_GATE)
+                self._waits[pod.key] = f"waits: other scheduling gates come first: {others}"
+        for entry in self._inside:
+            entry.owner = entry.pod.reservation.partition("/")[0] != names.OVER_QUOTA
+        self._gated.sort(key=lambda entry: (-entry.pod.priority, entry.pod.created, entry.key))
+        self._inside.sort(key=lambda entry: (not entry.owner, -entry.pod.priority, entry.pod.created, entry.key))
+
+    def _summed(self, entry: _Entry) -> bool:
+        """Whether a pod that was let in keeps others from borrowing: unless it has, and will have, no room."""
+        return not entry.pod.unschedulable or bool(entry.pod.nominated)
+
+    def run(self, opened: Sequence[OpenGate]) -> Admission:
+        without: set[str] = set()
+        for last in (*[False] * (MOST_PLANS - 1), True):
+            accepted = self._accepted(without)
+            plan = partition.plan(self._virtual(accepted))
+            ground = self._ground(plan, accepted)
+            homeless = self._homeless(accepted, plan, ground)
+            for entry in homeless:
+                self._now.discharge(entry.quota, entry.request)
+                self._later.discharge(entry.quota, entry.request)
+            without |= {entry.key for entry in homeless}
+            accepted = [entry for entry in accepted if entry.key not in without]
+            if last or not homeless or not self._others_pass(accepted, without):
+                break
+            for entry in accepted:
+                self._now.discharge(entry.quota, entry.request)
+                self._later.discharge(entry.quota, entry.request)
+        held = self._let_in(accepted, plan)
+        self._reclaim({entry.key for entry in accepted}, plan, ground)
+        gated = {entry.key for entry in self._gated}
+        self._decisions += _nominations(self._snapshot, plan, gated)
+        return Admission(plan, (*opened, *self._decisions), held, self._waits)
+
+    # Letting in.
+
+    def _accepted(self, without: set[str]) -> list[_Entry]:
+        """Those whose quota lets them pass, owners first; they are charged. Of groups as many as are of use, or none."""
+        accepted: list[_Entry] = []
+        groups = self._groups()
+        waiting = [entry for entry in self._gated if entry.key not in without]
+        for owners in (True, False):
+            left: list[_Entry] = []
+            tried: set[str] = set()
+            for entry in waiting:
+                group = entry.pod.group
+                if group in groups:
+                    if group not in tried:
+                        tried.add(group)
+                        members = [each for each in waiting if each.pod.group == group]
+                        taken = self._together(members, groups[group], owners=owners)
+                        accepted += taken
+                        chosen = {each.key for each in taken}
+                        left += [each for each in members if each.key not in chosen]
+                elif self._charged(entry, owners=owners):
+                    accepted.append(entry)
+                else:
+                    left.append(entry)
+            waiting = left
+        return accepted
+
+    def _groups(self) -> dict[str, int]:
+        """By group of gated pods, how many of these must go in together; two or more."""
+        there: Counter[str] = Counter()
+        members: Counter[str] = Counter()
+        least: dict[str, int] = {}
+        wanted = {entry.pod.group for entry in self._gated if entry.pod.group}
+        if not wanted:
+            return {}
+        for pod in self._snapshot.grouped():
+            if pod.group in wanted and not (pod.ended or pod.terminating):
+                members[pod.group] += 1
+                there[pod.group] += not pod.gated
+                least[pod.group] = max(least.get(pod.group, 0), pod.group_min)
+        needs = {
+            group: (least[group] or self._snapshot.jobs.get(group) or members[group]) - there[group] for group in wanted
+        }
+        return {group: need for group, need in needs.items() if need > 1}
+
+    def _together(self, members: Sequence[_Entry], need: int, *, owners: bool) -> list[_Entry]:
+        taken = [entry for entry in members if self._charged(entry, owners=owners)]
+        if len(taken) >= need:
+            return taken
+        for entry in taken:
+            self._now.discharge(entry.quota, entry.request)
+            self._later.discharge(entry.quota, entry.request)
+        for entry in members:
+            entry.wait = entry.wait or f"waits: {need} pods of its group go in together, and the quota lets {len(taken)}"
+        return []
+
+    def _charged(self, entry: _Entry, *, owners: bool) -> bool:
+        """Whether a pod passes as an owner, or at all; then it is charged."""
+        entry.owner = self._now.owns(entry.quota, entry.request)
+        entry.wait = ""
+        if owners and not entry.owner:
+            return False
+        if not passes(self._now, entry.quota, entry.pod, entry.request):
+            entry.wait = self._refused(entry)
+            return False
+        self._now.charge(entry.quota, entry.request)
+        self._later.charge(entry.quota, entry.request)
+        return True
+
+    def _refused(self, entry: _Entry) -> str:
+        quota = entry.quota
+        for refusal in self._now.refusals(quota, entry.request):
+            used, limit, asked = (
+                resources.quantity(refusal.resource, value) for value in (refusal.used, refusal.limit, refusal.asked)
+            )
+            if refusal.rule == "max":
+                return f"waits: {quota.name} uses {used} of max {limit} {refusal.resource}, and this asks for {asked}"
+            return f"waits: quotas use {used} of {limit} {refusal.resource} in all, and this asks for {asked}"
+        return f"waits: it is not preemptible, so it may not borrow, and {quota.name} has no min left for it"
+
+    def _virtual(self, accepted: Iterable[_Entry]) -> Snapshot:
+        """The snapshot as if the accepted had been let in, and refused by the scheduler."""
+        changed: dict[str, Pod] = {}
+        for entry in accepted:
+            changed[entry.key] = _copy(entry.pod, owner=entry.owner, refused=True)
+        for entry in self._inside:
+            promised = entry.pod.reservation.split("/")[1:2] in ([MADE], [RECLAIMED])
+            if promised or not entry.owner:
+                changed[entry.key] = _copy(
+                    entry.pod, owner=entry.owner, refused=entry.pod.unschedulable or promised
+                )
+        _Last.copies = {key: (kept, copy) for key, (kept, copy) in _Last.copies.items() if key in changed}
+        if not changed:
+            return self._snapshot
+        return replace(self._snapshot, pods=tuple(changed.get(pod.key, pod) for pod in self._snapshot.pods))
+
+    def _ground(self, plan: Plan, accepted: Iterable[_Entry]) -> Ground:
+        pods = {pod.key: pod for pod in self._snapshot.unbound()}
+        assigned = [(pods[key], node) for key, node in plan.assigned.items()]
+        return Ground(self._snapshot.nodes, self._snapshot.bound(), assigned, plan.geometries)
+
+    def _homeless(self, accepted: Sequence[_Entry], plan: Plan, ground: Ground) -> list[_Entry]:
+        """Those that pass and have no room; what asks for no MIG device gets its room here."""
+        found = []
+        short: defaultdict[str, int] = defaultdict(int)
+        for entry in accepted:
+            if entry.pod.mig_request:
+                there = entry.key in plan.assigned
+            else:
+                node = self._first_fit(entry.pod, ground)
+                there = node is not None
+                if node is not None:
+                    ground.take(entry.pod, node)
+            if not there:
+                found.append(entry)
+                short[entry.pod.group] += 1
+        groups = self._groups()
+        gone = {entry.key for entry in found}
+        for group, need in groups.items():
+            members = [entry for entry in accepted if entry.pod.group == group]
+            if short[group] and len(members) - short[group] < need:
+                found += [entry for entry in members if entry.key not in gone]
+        return found
+
+    def _first_fit(self, pod: Pod, ground: Ground) -> str | None:
+        refused = self._refusing(pod)
+        return next((node for node in ground.suiting(pod, refused) if ground.fits(pod, node)), None)
+
+    def _refusing(self, pod: Pod) -> Callable[[str], str]:
+        """What other pods mean for a pod, by node."""
+        if not (pod.affinity or pod.anti_affinity or pod.spread or self._snapshot.avoiding()):
+            return lambda _node: ""
+        neighbours = Neighbours(self._snapshot)
+        return lambda node: neighbours.refusal(pod, node)
+
+    def _others_pass(self, accepted: Sequence[_Entry], without: set[str]) -> bool:
+        """Whether one that was refused for what others would use passes now that they found no room."""
+        inside = {entry.key for entry in accepted}
+        return any(
+            passes(self._now, entry.quota, entry.pod, entry.request)
+            for entry in self._gated
+            if entry.key not in inside and entry.key not in without
+        )
+
+    def _hot(self, pod: Pod) -> bool:
+        """Whether kube-scheduler might evict somebody for the pod: then it is let in only where it fits at once."""
+        return not pod.never_preempts and pod.priority > self._lowest
+
+    def _let_in(self, accepted: Sequence[_Entry], plan: Plan) -> frozenset[str]:
+        """Let those in that have their room, or will; the nodes whose order waits for that."""
+        held: set[str] = set()
+        for entry in accepted:
+            node, made = plan.assigned.get(entry.key, ""), plan.made.get(entry.key)
+            if made and self._hot(entry.pod):
+                self._waits[entry.key] = f"waits: room is made on {node}"
+                continue
+            if made:
+                held.add(node)
+            self._open(entry, MADE if made else FREE, node)
+        for entry in self._inside:
+            if plan.made.get(entry.key) and not entry.pod.unschedulable:
+                held.add(plan.assigned[entry.key])
+        return frozenset(held)
+
+    def _open(self, entry: _Entry, how: str, node: str) -> None:
+        pod = entry.pod
+        self._decisions.append(
+            LetIn(pod.namespace, pod.name, pod.uid, entry.label, reserved(entry.label, how, node))
+        )
+
+    # Reclaim.
+
+    def _reclaim(self, accepted: set[str], plan: Plan, ground: Ground) -> None:
+        """Look for room that others must leave, for those who are still without, owners first."""
+        waiting = [entry for entry in self._gated if entry.key not in accepted]
+        for entry in waiting:
+            entry.owner = self._later.owns(entry.quota, entry.request)
+        inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned]
+        entries = sorted(
+            [*inside, *waiting], key=lambda e: (not e.owner, -e.pod.priority, e.pod.created, e.key)
+        )
+        over: frozenset[str] | None = None
+        vain: set[object] = set()
+        for entry in entries[:MOST_RECLAIMS]:
+            gated = entry.pod.gated
+            reason = plan.why.get(entry.key)
+            if reason is not None and reason.later:
+                self._waits[entry.key] = entry.wait or f"waits: {reason.text}"
+                continue
+            if not gated:
+                self._recharge(entry, -1)
+            kind = entry.quota.key, tuple(sorted(entry.request.items())), entry.pod.priority, entry.pod.node_affinity
+            found: Reclaim | None = None
+            if (kind, tuple(sorted(entry.pod.node_selector.items()))) not in vain:
+                if over is None:
+                    over = self._over()
+                found = self._found(entry, ground, over)
+                if found is None:
+                    vain.add((kind, tuple(sorted(entry.pod.node_selector.items()))))
+            if found is None:
+                self._without(entry, gated=gated, text=reason.text if reason is not None else "")
+                continue
+            self._carry(entry, found, ground)
+        for entry in entries[MOST_RECLAIMS:]:
+            reason = plan.why.get(entry.key)
+            self._waits[entry.key] = entry.wait or f"waits: {reason.text if reason is not None else 'others come first'}"
+
+    def _recharge(self, entry: _Entry, sign: int) -> None:
+        for ledger in (self._now, self._later):
+            (ledger.charge if sign > 0 else ledger.discharge)(entry.quota, entry.request, summed=self._summed(entry))
+
+    def _over(self) -> frozenset[str]:
+        """Keys of the over-quota pods among those that have a node."""
+        members: defaultdict[str, list[Pod]] = defaultdict(list)
+        for victim in self._running:
+            if victim.quota is not None:
+                members[victim.quota.key].append(victim.pod)
+        quotas = {quota.key: quota for quota in self._of.values()}
+        return frozenset(
+            key
+            for name, pods in members.items()
+            for key, label in capacity_labels(quotas[name], pods, self._gb).items()
+            if label == names.OVER_QUOTA
+        )
+
+    def _found(self, entry: _Entry, ground: Ground, over: frozenset[str]) -> Reclaim | None:
+        """Where a pod fits once those have gone that are on their way, or whom to evict for it."""
+        pod, quota, request = entry.pod, entry.quota, entry.request
+        sites = _Sites(ground, pod, self._refusing(pod))
+        if self._leaving and passes(self._later, quota, pod, request):
+            node = next((node for node in sites.nodes() if sites.fits(node, ())), None)
+            if node is not None:
+                return Reclaim(node, ())
+        if pod.protected and not self._later.owns(quota, request):
+            return None
+        victims = victims_for(self._later, quota, pod, request, self._running, over)
+        if not victims:
+            return None
+        budgets, allowed = self._budgets(victims)
+        covered = [replace(victim, budgets=budgets.get(victim.pod.key, ())) for victim in victims]
+        found = cheapest(Case(quota, self._later.refusals(quota, request), covered, sites, allowed))
+        return found if found is not None and found.victims else None
+
+    def _budgets(self, victims: Iterable[Victim]) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+        """The disruption budgets that cover victims, by pod, and how many pods each lets go."""
+        by_namespace_: defaultdict[str, list[tuple[str, object]]] = defaultdict(list)
+        allowed: dict[str, int] = {}
+        for budget in self._snapshot.budgets:
+            by_namespace_[budget.namespace].append((budget.key, budget.selector))
+            allowed[budget.key] = budget.allowed
+        covering: dict[str, tuple[str, ...]] = {}
+        for victim in victims:
+            pod = victim.pod
+            keys = tuple(
+                sorted(
+                    budget.key
+                    for budget in self._snapshot.budgets
+                    if budget.namespace == pod.namespace and budget.covers(pod.labels)
+                )
+            )
+            if keys:
+                covering[pod.key] = keys
+        return covering, allowed
+
+    def _carry(self, entry: _Entry, found: Reclaim, ground: Ground) -> None:
+        """Do what comes next for a pod that gets its room by others' end; what it waits for is kept for it."""
+        pod = entry.pod
+        goes = ", ".join(victim.pod.key for victim in found.victims)
+        if not found.victims:
+            self._waits[entry.key] = f"waits for pods on their way out on {found.node}"
+        elif pod.gated and not self._hot(pod):
+            self._open(entry, RECLAIMED, found.node)
+        elif not pod.gated and not self._hot(pod) and pod.nominated != found.node:
+            self._decisions.append(Nominate(pod.namespace, pod.name, pod.uid, found.node))
+            self._waits[entry.key] = f"waits: room is kept on {found.node}, then {goes} will be evicted"
+        else:
+            self._waits[entry.key] = f"waits: {goes} evicted for it on {found.node}"
+            for victim in found.victims:
+                self._decisions.append(
+                    Evict(
+                        victim.pod.namespace, victim.pod.name, victim.pod.uid, pod.key, self._why(entry, victim)
+                    )
+                )
+        for victim in found.victims:
+            if victim.quota is not None:
+                self._later.discharge(victim.quota, victim.request)
+        gone = {victim.pod.key for victim in found.victims}
+        self._running = [victim for victim in self._running if victim.pod.key not in gone]
+        ground.release(victim.pod for victim in found.victims)
+        ground.take(pod, found.node)
+        for ledger in (self._now, self._later):
+            ledger.charge(entry.quota, entry.request)
+
+    def _why(self, entry: _Entry, victim: Victim) -> str:
+        if victim.quota is entry.quota:
+            return f"{entry.key} of the same quota has a higher priority"
+        due = "its min" if entry.owner else "its guaranteed share"
+        borrowed = victim.quota.name if victim.quota is not None else ""
+        return f"{borrowed} borrows, and {entry.quota.name} wants {due} back for {entry.key}"
+
+    def _without(self, entry: _Entry, *, gated: bool, text: str) -> None:
+        """A pod that nobody can make room for now."""
+        pod = entry.pod
+        fits_quota = passes(self._now, entry.quota, pod, entry.request)
+        self._waits[entry.key] = entry.wait or f"waits: {text or 'no node has room'}"
+        if not gated:
+            self._recharge(entry, 1)
+            if pod.nominated and pod.reservation:
+                self._decisions.append(Nominate(pod.namespace, pod.name, pod.uid, ""))
+        elif fits_quota and entry.owner and not self._hot(pod) and entry.pod.group not in self._groups():
+            # So that an autoscaler sees it and may add nodes.
+            self._open(entry, NONE, "")
+            for ledger in (self._now, self._later):
+                ledger.charge(entry.quota, entry.request, summed=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sites:
+    """Where one pod may fit."""
+
+    ground: Ground
+    pod: Pod
+    refused: Callable[[str], str]
+
+    def nodes(self) -> Iterable[str]:
+        return self.ground.suiting(self.pod, self.refused)
+
+    def fits(self, node: str, without: Sequence[Victim]) -> bool:
+        return self.ground.fits(self.pod, node, [victim.pod for victim in without])
+
+    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
+        return self.ground.by_gpu(self.pod, node, victims)
+
+    def lacks(self, node: str) -> Iterable[str]:
+        return self.ground.lacks(self.pod, node)
+
+
+class _Last:
+    """Copies of pods as the last plan saw them, so that equal ones are the same objects again."""
+
+    copies: dict[str, tuple[Pod, Pod]] = {}
+
+
+def _copy(pod: Pod, *, owner: bool, refused: bool) -> Pod:
+    """A pod as the planner should see it: let in, and behind all owners where it borrows."""
+    priority = pod.priority if owner else pod.priority - BORROWERS
+    known = _Last.copies.get(pod.key)
+    if known is not None and known[0] is pod and (known[1].priority, known[1].unschedulable) == (priority, refused):
+        return known[1]
+    made = replace(pod, gates=(), priority=priority, unschedulable=refused)
+    _Last.copies[pod.key] = pod, made
+    return made
