@@ -10,6 +10,9 @@ BrainError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class BrainError(Exception):
     """The root of the tree."""
@@ -55,12 +58,23 @@ class RefusedError(ApiError):
     Attributes:
         status: the HTTP status.
         reason: the machine-readable reason of its answer, e.g. ``Expired``; empty where it has none.
+        causes: what its answer names as causes: what is wrong, by machine-readable reason.
     """
 
-    def __init__(self, method: str, path: str, problem: str, *, status: int, reason: str = "") -> None:
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        problem: str,
+        *,
+        status: int,
+        reason: str = "",
+        causes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(method, path, f"{status} {reason}: {problem}")
         self.status = status
         self.reason = reason
+        self.causes = causes
 
 
 class LeaseLostError(BrainError):

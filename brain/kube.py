@@ -29,9 +29,19 @@ _CONNECTIONS: Final = 64
 """Each watch holds one, each write under way another; far above both."""
 
 
+class _Cause(msgspec.Struct):
+    reason: str = ""
+    message: str = ""
+
+
+class _Details(msgspec.Struct):
+    causes: list[_Cause] = []
+
+
 class _Status(msgspec.Struct):
     reason: str = ""
     message: str = ""
+    details: _Details | None = None
 
 
 class Kube:
@@ -160,4 +170,5 @@ def _refused(method: str, path: str, status: int, answer: bytes) -> RefusedError
         told = msgspec.json.decode(answer, type=_Status)
     except msgspec.DecodeError:
         told = _Status(message=answer[:200].decode(errors="replace"))
-    return RefusedError(method, path, told.message, status=status, reason=told.reason)
+    causes = {cause.reason: cause.message for cause in told.details.causes} if told.details else {}
+    return RefusedError(method, path, told.message, status=status, reason=told.reason, causes=causes)

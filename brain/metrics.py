@@ -19,7 +19,8 @@ class Metrics:
         waiting_pods: pods that wait for MIG devices and have a reason why.
         plan_gap_pods: pods that a better plan might serve besides, at most.
         decisions: decisions by type.
-        writes: writes to the API server by type of decision and result: ``ok``, ``stale``, ``forbidden``, ``failed``.
+        writes: writes to the API server by type of decision and result: ``ok``, ``stale``, ``forbidden``, ``failed``,
+            and ``held``: an eviction that a disruption budget does not allow now.
         watch_errors: lists and watches that failed, by resource.
         relists: complete lists, by resource.
         sessions: agents with a session.

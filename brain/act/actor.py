@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from brain.act.events import Teller
 from brain.act.writes import JSON, Write, Written, node_path, taint, write
-from brain.decide.decisions import AskState, Decision, EmitEvent, OrderGeometry, TaintNode, UntaintNode
+from brain.decide.decisions import AskState, Decision, EmitEvent, Evict, OrderGeometry, TaintNode, UntaintNode
 from brain.errors import ApiError, RefusedError
 from brain.metrics import Metrics
 from brain.model.mig import Geometry
@@ -28,6 +28,8 @@ WRITE_SECONDS: Final = 5.0
 TAINT_ATTEMPTS: Final = 3
 _STALE: Final = frozenset({404, 409, 422})
 """Gone, changed meanwhile, or another object of that name (a patch with another uid is answered 409 or 422)."""
+_BUDGET: Final = "DisruptionBudget"
+"""Cause with which an eviction is refused (429) that a PodDisruptionBudget does not allow now."""
 
 
 class Api(Protocol):
@@ -102,6 +104,9 @@ class Actor:
             else:
                 result = "ok"
                 self._told.discard(path)
+                if isinstance(decision, Evict):
+                    told = {"pod": f"{decision.namespace}/{decision.name}", "beneficiary": decision.beneficiary}
+                    _log.info("pod evicted", extra=told | {"why": decision.reason})
         self._metrics.writes.labels(kind, result).inc()
         return result == "ok"
 
@@ -126,15 +131,22 @@ class Actor:
 
     def _failed(self, kind: str, error: ApiError) -> str:
         told = {"decision": kind, "path": error.path, "problem": error.problem}
-        status = error.status if isinstance(error, RefusedError) else 0
+        status, causes = (error.status, error.causes) if isinstance(error, RefusedError) else (0, {})
         if status in _STALE:
+            self._told.discard(error.path)
             _log.debug("object has changed meanwhile", extra=told)
             return "stale"
         known = kind if status == 403 else error.path
-        if known not in self._told:
-            self._told.add(known)
-            if status == 403:
+        new = known not in self._told
+        self._told.add(known)
+        if status == 403:
+            if new:
                 _log.error("no right to write: give the brain this right", extra=told | {"verb": error.method})
-            else:
-                _log.warning("write failed, decided again with back-off", extra=told)
-        return "forbidden" if status == 403 else "failed"
+            return "forbidden"
+        if status == 429 and _BUDGET in causes:
+            if new:
+                _log.info("eviction held by a disruption budget", extra=told | {"budget": causes[_BUDGET]})
+            return "held"
+        if new:
+            _log.warning("write failed, decided again with back-off", extra=told)
+        return "failed"

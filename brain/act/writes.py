@@ -1,6 +1,6 @@
 """What each decision writes to the API server: the request, as a value. Pure.
 
-Patches only, so that fields this brain does not know stay as they are.
+Objects that exist are patched only, so that fields this brain does not know stay as they are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ import msgspec
 from brain.decide.decisions import (
     AnnotateNode,
     EmitEvent,
+    Evict,
     LabelNamespace,
     LabelPod,
+    LetIn,
+    Nominate,
+    OpenGate,
     PublishDevices,
     UpdateQuota,
 )
@@ -25,6 +29,8 @@ from brain.model.quota import Condition, Kind
 from n8s import names
 
 MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
+"""Merges lists such as a pod's gates by their key: the others' entries stay, whatever they are by now."""
 JSON: Final = "application/json"
 
 COMPONENT: Final = "nebulnetes"
@@ -32,8 +38,8 @@ COMPONENT: Final = "nebulnetes"
 _EVENT_NAME: Final = 200
 """Longest part of an event's name that is taken from its object; names are at most 253 characters long."""
 
-Written = PublishDevices | AnnotateNode | LabelPod | LabelNamespace | UpdateQuota
-"""Decisions that are one patch each, whatever the object holds by now."""
+Written = PublishDevices | AnnotateNode | LabelPod | LetIn | OpenGate | Nominate | Evict | LabelNamespace | UpdateQuota
+"""Decisions that are one request each, whatever the object holds by now."""
 
 
 class _Metadata(msgspec.Struct, rename="camel", frozen=True):
@@ -76,8 +82,19 @@ def write(decision: Written, now: datetime) -> Write:
         case AnnotateNode(node, annotations):
             return Write("PATCH", node_path(node), {"metadata": {"annotations": dict(annotations)}})
         case LabelPod(namespace, name, uid, label, value):
-            path = f"/api/v1/namespaces/{namespace}/pods/{name}"
-            return Write("PATCH", path, {"metadata": {"uid": uid, "labels": {label: value}}})
+            metadata = {"uid": uid, "labels": {label: value}}
+            return Write("PATCH", _pod_path(namespace, name), {"metadata": metadata})
+        case LetIn(namespace, name, uid, label, reservation):
+            annotations = {names.RESERVATION_ANNOTATION: reservation}
+            metadata = {"uid": uid, "labels": {names.CAPACITY_LABEL: label}, "annotations": annotations}
+            return _gate_off(namespace, name, metadata)
+        case OpenGate(namespace, name, uid):
+            return _gate_off(namespace, name, {"uid": uid})
+        case Nominate(namespace, name, uid, node):
+            body = {"metadata": {"uid": uid}, "status": {"nominatedNodeName": node}}
+            return Write("PATCH", f"{_pod_path(namespace, name)}/status", body)
+        case Evict(namespace, name, uid):
+            return _eviction(namespace, name, uid)
         case LabelNamespace(name, value):
             return Write("PATCH", f"/api/v1/namespaces/{name}", {"metadata": {"labels": {names.QUOTA_LABEL: value}}})
         case UpdateQuota():
@@ -140,6 +157,26 @@ def event(told: EmitEvent, now: datetime) -> Write:
 def node_path(name: str) -> str:
     """The path of a node."""
     return f"/api/v1/nodes/{name}"
+
+
+def _pod_path(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods/{name}"
+
+
+def _gate_off(namespace: str, name: str, metadata: dict[str, Any]) -> Write:
+    gates = [{"$patch": "delete", "name": names.QUOTA_GATE}]
+    body = {"metadata": metadata, "spec": {"schedulingGates": gates}}
+    return Write("PATCH", _pod_path(namespace, name), body, STRATEGIC)
+
+
+def _eviction(namespace: str, name: str, uid: str) -> Write:
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"namespace": namespace, "name": name},
+        "deleteOptions": {"preconditions": {"uid": uid}},
+    }
+    return Write("POST", f"{_pod_path(namespace, name)}/eviction", body, JSON)
 
 
 def _quota_status(decision: UpdateQuota, now: datetime) -> Write:

@@ -73,6 +73,55 @@ class LabelPod:
 
 
 @dataclass(frozen=True, slots=True)
+class LetIn:
+    """Let a pod in: our gate off, capacity label and reservation on, all at once or not at all. For this uid only."""
+
+    namespace: str
+    name: str
+    uid: str
+    label: str
+    reservation: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGate:
+    """Take our gate off a pod that no quota governs any more. Holds for this uid only."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nominate:
+    """Have kube-scheduler keep room on a node for a pod that it has refused. Holds for this uid only."""
+
+    namespace: str
+    name: str
+    uid: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Evict a pod, within its disruption budgets and with its own grace period. Holds for this uid only.
+
+    Attributes:
+        namespace: of the pod.
+        name: of the pod.
+        uid: of the pod.
+        beneficiary: key of the pod that is to have its room.
+        reason: why, for people.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    beneficiary: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LabelNamespace:
     """Set the label that says whether a quota governs a namespace; None removes it."""
 
@@ -119,6 +168,10 @@ Decision = (
     | PublishDevices
     | AnnotateNode
     | LabelPod
+    | LetIn
+    | OpenGate
+    | Nominate
+    | Evict
     | LabelNamespace
     | UpdateQuota
     | EmitEvent

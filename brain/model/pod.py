@@ -43,10 +43,12 @@ class Pod:
         node: the node it is bound to; empty while it has none.
         nominated: ``status.nominatedNodeName``.
         terminating: whether it is being deleted.
-        gated: whether it has scheduling gates left.
+        gates: names of the scheduling gates it has left.
         unschedulable: whether the scheduler has said ``PodScheduled=False`` with reason ``Unschedulable``.
         scheduler_message: what the scheduler said with it.
         priority: its priority.
+        never_preempts: whether kube-scheduler takes no room from others for it (``preemptionPolicy: Never``).
+        reservation: what it was let in with: the annotation that the brain wrote then; empty where there is none.
         node_selector: labels that its node must carry.
         node_affinity: required node affinity: one of the terms must match; None where it has none.
         tolerations: its tolerations.
@@ -68,10 +70,12 @@ class Pod:
     node: str = ""
     nominated: str = ""
     terminating: bool = False
-    gated: bool = False
+    gates: tuple[str, ...] = ()
     unschedulable: bool = False
     scheduler_message: str = ""
     priority: int = 0
+    never_preempts: bool = False
+    reservation: str = ""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     node_affinity: tuple[NodeSelectorTerm, ...] | None = None
     tolerations: tuple[Toleration, ...] = ()
@@ -91,6 +95,16 @@ class Pod:
     def ended(self) -> bool:
         """Whether it has run to its end and holds nothing any more."""
         return self.phase in {"Succeeded", "Failed"}
+
+    @property
+    def gated(self) -> bool:
+        """Whether a scheduling gate, of whomever, keeps it from being scheduled."""
+        return bool(self.gates)
+
+    @property
+    def protected(self) -> bool:
+        """Whether it is never a victim of reclaim, and therefore never a borrower."""
+        return self.labels.get(names.PREEMPTIBLE_LABEL) == "false"
 
     @property
     def mig_request(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from brain.model.budget import Budget
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.quota import Quota
@@ -37,6 +38,7 @@ class Snapshot:
         fitting: by pod key, for how many seconds this brain has found that the waiting pod fits as things are.
         namespaces: the labels of each namespace that is known, by name.
         jobs: how many pods each Job wants at once, by the group of its pods; Jobs of one pod may be left out.
+        budgets: the PodDisruptionBudgets.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -45,6 +47,7 @@ class Snapshot:
     fitting: Mapping[str, float] = field(default_factory=dict)
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     jobs: Mapping[str, int] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""

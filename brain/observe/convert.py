@@ -17,6 +17,7 @@ import msgspec
 from brain.errors import BrainError
 from brain.model import resources
 from brain.model.affinity import AffinityTerm, LabelSelector, Requirement, SpreadConstraint
+from brain.model.budget import Budget
 from brain.model.node import Node, Taint
 from brain.model.pod import NodeSelectorTerm, Pod, Toleration
 from brain.model.quota import Condition, Kind, Quota, QuotaStatus, spec_problems
@@ -33,6 +34,7 @@ _ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - compared, not listened on
 _NO_LABELS: Final[Mapping[str, str]] = {}
 
 _metadata = msgspec.json.Decoder(schema.Metadata)
+_budget = msgspec.json.Decoder(schema.Budget)
 _job = msgspec.json.Decoder(schema.Job)
 _namespace = msgspec.json.Decoder(schema.Namespace)
 _node = msgspec.json.Decoder(schema.Node)
@@ -115,10 +117,12 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         node=spec.node_name,
         nominated=decoded.status.nominated_node_name,
         terminating=decoded.metadata.deletion_timestamp is not None,
-        gated=bool(spec.scheduling_gates),
+        gates=_shared(tuple(gate.name for gate in spec.scheduling_gates)),
         unschedulable=unschedulable,
         scheduler_message=refusal.message if refusal is not None and unschedulable else "",
         priority=spec.priority or 0,
+        never_preempts=spec.preemption_policy == "Never",
+        reservation=decoded.metadata.annotations.get(names.RESERVATION_ANNOTATION, ""),
         node_selector=spec.node_selector,
         node_affinity=_affinity(spec.affinity),
         tolerations=_shared(tuple(Toleration(t.key, t.operator, t.value, t.effect) for t in spec.tolerations)),
@@ -128,6 +132,23 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         spread=_spread(spec.topology_spread_constraints, decoded.metadata.labels),
         group=group,
         group_min=group_min,
+    )
+
+
+def budget(raw: bytes | msgspec.Raw) -> Budget:
+    """A PodDisruptionBudget.
+
+    Raises:
+        ConvertError: it cannot be understood.
+    """
+    decoded = _decode(_budget, raw)
+    metadata, status = decoded.metadata, decoded.status
+    current = status.observed_generation >= metadata.generation
+    return Budget(
+        metadata.namespace,
+        metadata.name,
+        _selector(decoded.spec.selector),
+        max(0, status.disruptions_allowed) if current else 0,
     )
 
 

@@ -240,6 +240,7 @@ class PodSpec(_Struct, frozen=True):
     affinity: Affinity | None = None
     tolerations: list[Toleration] = []
     scheduling_gates: list[SchedulingGate] = []
+    preemption_policy: str = ""
     topology_spread_constraints: list[TopologySpreadConstraint] = []
 
 
@@ -257,6 +258,27 @@ class Pod(_Struct, frozen=True):
     metadata: Metadata
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
+
+
+class BudgetSpec(_Struct, frozen=True):
+    """``spec`` of a PodDisruptionBudget."""
+
+    selector: LabelSelector | None = None
+
+
+class BudgetStatus(_Struct, frozen=True):
+    """``status`` of a PodDisruptionBudget."""
+
+    disruptions_allowed: int = 0
+    observed_generation: int = 0
+
+
+class Budget(_Struct, frozen=True):
+    """A PodDisruptionBudget."""
+
+    metadata: Metadata
+    spec: BudgetSpec = BudgetSpec()
+    status: BudgetStatus = BudgetStatus()
 
 
 class QuotaStatus(_Struct, frozen=True):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, Generic, Protocol, TypeVar
 
+from brain.model.budget import Budget
 from brain.model.node import Agent, Node
 from brain.model.pod import Pod
 from brain.model.quota import Quota
@@ -64,6 +65,7 @@ class Store:
     Attributes:
         namespaces: labels of namespaces.
         jobs: the group of each Job's pods, and how many of them it wants at once.
+        budgets: PodDisruptionBudgets.
         nodes: nodes, without what their agents say.
         pods: pods.
         elastic_quotas: quotas of one namespace.
@@ -76,6 +78,7 @@ class Store:
         self.changed = asyncio.Event()
         self.namespaces: Table[Mapping[str, str]] = Table(self._wake)
         self.jobs: Table[tuple[str, int]] = Table(self._wake)
+        self.budgets: Table[Budget] = Table(self._wake)
         self.nodes: Table[Node] = Table(self._node_changed)
         self.pods: Table[Pod] = Table(self._wake)
         self.elastic_quotas: Table[Quota] = Table(self._wake)
@@ -100,6 +103,7 @@ class Store:
         return (
             self.namespaces.synced,
             self.jobs.synced,
+            self.budgets.synced,
             self.nodes.synced,
             self.pods.synced,
             self.elastic_quotas.synced,
@@ -115,6 +119,7 @@ class Store:
             quotas=(*self.elastic_quotas.values.values(), *self.composites.values.values()),
             namespaces=dict(self.namespaces.values),
             jobs={group: wanted for group, wanted in self.jobs.values.values() if wanted > 1},
+            budgets=tuple(self.budgets.values.values()),
         )
 
     def _joined(self, node: Node, agent: Agent | None, now: float) -> Node:

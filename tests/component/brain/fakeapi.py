@@ -30,6 +30,7 @@ class Fault:
     times: int = 1
     delay: float = 0.0
     reason: str = ""
+    causes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ class FakeApi:
                 fault.times -= 1
                 await asyncio.sleep(fault.delay)
                 if fault.status:
-                    return _status(fault.status, fault.reason or "Fault")
+                    return _status(fault.status, fault.reason or "Fault", fault.causes)
                 break
         path = request.path
         if path in self.collections:
@@ -127,10 +128,12 @@ class FakeApi:
             if "watch" in request.query:
                 return await self._watch(request, path)
             return self._list(request, path)
-        collection, _, name = path.removesuffix("/status").rpartition("/")
+        collection, _, name = path.removesuffix("/status").removesuffix("/eviction").rpartition("/")
         current = self.collections.get(collection, {}).get(name)
         if current is None:
             return _status(404, "NotFound")
+        if path.endswith("/eviction"):
+            return await self._evict(collection, current, body)
         return await self._one(request, collection, current, body)
 
     async def _one(self, request: web.Request, collection: str, current: Object, body: Any) -> web.Response:
@@ -144,6 +147,13 @@ class FakeApi:
             new = body if request.method == "PUT" else _merged(current, body)
             return web.json_response(await self.put(collection, new))
         return web.json_response(current)
+
+    async def _evict(self, collection: str, current: Object, body: Any) -> web.Response:
+        """Has a pod terminate; it is gone once the test deletes it."""
+        if body.get("deleteOptions", {}).get("preconditions", {}).get("uid") not in {None, current["metadata"]["uid"]}:
+            return _status(409, "Conflict")
+        await self.put(collection, _merged(current, {"metadata": {"deletionTimestamp": "2026-11-24T12:00:00Z"}}))
+        return web.json_response({"kind": "Status", "status": "Success"}, status=201)
 
     def _list(self, request: web.Request, path: str) -> web.Response:
         objects = sorted(self.collections[path].values(), key=lambda obj: str(obj["metadata"]["name"]))
@@ -207,19 +217,25 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
             await asyncio.sleep(0.005)
 
 
-def _status(code: int, reason: str) -> web.Response:
-    body = {"kind": "Status", "code": code, "reason": reason, "message": f"{reason} by the fake"}
+def _status(code: int, reason: str, causes: dict[str, str] | None = None) -> web.Response:
+    body: Object = {"kind": "Status", "code": code, "reason": reason, "message": f"{reason} by the fake"}
+    if causes:
+        body["details"] = {"causes": [{"reason": kind, "message": message} for kind, message in causes.items()]}
     return web.json_response(body, status=code)
 
 
 def _merged(target: Any, patch: Any) -> Any:
-    """RFC 7386."""
+    """RFC 7386, and of strategic merge patches what lists with directives mean whose entries have names."""
+    if isinstance(patch, list) and any(isinstance(entry, dict) and "$patch" in entry for entry in patch):
+        gone = {entry["name"] for entry in patch if entry["$patch"] == "delete"}
+        return [entry for entry in target or [] if entry["name"] not in gone] or None
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
     for key, value in patch.items():
-        if value is None:
+        merged = _merged(result.get(key), value)
+        if merged is None:
             result.pop(key, None)
         else:
-            result[key] = _merged(result.get(key), value)
+            result[key] = merged
     return result

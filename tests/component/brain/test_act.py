@@ -18,8 +18,12 @@ from brain.decide.decisions import (
     AskState,
     Decision,
     EmitEvent,
+    Evict,
     LabelNamespace,
     LabelPod,
+    LetIn,
+    Nominate,
+    OpenGate,
     OrderGeometry,
     PublishDevices,
     TaintNode,
@@ -67,15 +71,22 @@ class World:
         self.api = api
         self.now = 0.0
         self.orders = Orders()
-        metrics = Metrics()
-        self.teller = Teller(kube, metrics, lambda: self.now, lambda: NOW)
-        self.actor = Actor(kube, self.orders, self.teller, metrics, lambda: NOW)
+        self.metrics = Metrics()
+        self.teller = Teller(kube, self.metrics, lambda: self.now, lambda: NOW)
+        self.actor = Actor(kube, self.orders, self.teller, self.metrics, lambda: NOW)
 
     async def act(self, *decisions: Decision) -> bool:
         return await self.actor.act(decisions)
 
     def node(self) -> Object:
         return self.api.collections[NODES]["n1"]
+
+    def pod(self) -> Object:
+        return self.api.collections[PODS]["p"]
+
+    def writes(self, kind: str, result: str) -> float:
+        value = self.metrics.registry.get_sample_value("n8s_brain_writes_total", {"type": kind, "result": result})
+        return value or 0.0
 
 
 @asynccontextmanager
@@ -126,6 +137,82 @@ async def test_a_label_is_for_one_uid_only() -> None:
         assert it.api.collections[PODS]["p"]["metadata"]["labels"] == {names.CAPACITY_LABEL: names.OVER_QUOTA}
         assert await it.act(LabelPod("a", "p", "new", names.CAPACITY_LABEL, None))
         assert it.api.collections[PODS]["p"]["metadata"]["labels"] == {}
+
+
+async def test_letting_in_takes_our_gate_off_and_writes_label_and_reservation() -> None:
+    async with world() as it:
+        gates = [{"name": "other"}, {"name": names.QUOTA_GATE}]
+        await it.api.put(PODS, {"metadata": {"name": "p", "uid": "new"}, "spec": {"schedulingGates": gates}})
+        assert not await it.act(LetIn("a", "p", "old", names.IN_QUOTA, "{}"), OpenGate("a", "p", "old"))
+        assert it.pod()["spec"]["schedulingGates"] == gates
+        assert await it.act(LetIn("a", "p", "new", names.IN_QUOTA, "{}"))
+        assert it.pod()["spec"]["schedulingGates"] == gates[:1]
+        assert it.pod()["metadata"]["labels"] == {names.CAPACITY_LABEL: names.IN_QUOTA}
+        assert it.pod()["metadata"]["annotations"] == {names.RESERVATION_ANNOTATION: "{}"}
+        assert it.api.count("PATCH") == 3, "one patch each"
+
+
+async def test_opening_a_gate_writes_nothing_else() -> None:
+    async with world() as it:
+        gated = {"metadata": {"name": "p", "uid": "u"}, "spec": {"schedulingGates": [{"name": names.QUOTA_GATE}]}}
+        await it.api.put(PODS, gated)
+        assert await it.act(OpenGate("a", "p", "u"))
+        assert it.pod()["spec"] == {}
+        assert it.pod()["metadata"].keys() == {"name", "uid", "resourceVersion"}
+
+
+async def test_nominating_is_for_one_uid_only() -> None:
+    async with world() as it:
+        await it.api.put(PODS, {"metadata": {"name": "p", "uid": "new"}})
+        assert not await it.act(Nominate("a", "p", "old", "n1"))
+        assert await it.act(Nominate("a", "p", "new", "n1"))
+        assert it.pod()["status"] == {"nominatedNodeName": "n1"}
+        assert it.api.count(f"PATCH {PODS}/p/status") == 2
+
+
+def told_by_actor(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "brain.act.actor"]
+
+
+EVICTION = "p/eviction"
+BUDGET = "The disruption budget b needs 1 healthy pods and has 1 currently"
+
+
+async def test_evicting_is_for_one_uid_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with world() as it:
+        await it.api.put(PODS, {"metadata": {"name": "p", "uid": "new"}})
+        assert not await it.act(Evict("a", "p", "old", "b/owner", "its min"), Evict("a", "gone", "u", "b/owner", ""))
+        assert "deletionTimestamp" not in it.pod()["metadata"]
+        assert it.writes("Evict", "stale") == 2
+        assert not told_by_actor(caplog)
+        assert await it.act(Evict("a", "p", "new", "b/owner", "its min"))
+        assert "deletionTimestamp" in it.pod()["metadata"]
+        assert "gracePeriodSeconds" not in it.api.bodies[-1]["deleteOptions"]
+        (record,) = told_by_actor(caplog)
+        told = record.__dict__
+        assert (record.message, told["pod"], told["beneficiary"]) == ("pod evicted", "a/p", "b/owner")
+
+
+async def test_an_eviction_that_a_budget_holds_is_tried_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with world() as it:
+        await it.api.put(PODS, {"metadata": {"name": "p", "uid": "u"}})
+        evict = Evict("a", "p", "u", "b/owner", "its min")
+        it.api.fail("POST", EVICTION, 429, times=2, reason="TooManyRequests", causes={"DisruptionBudget": BUDGET})
+        for _ in range(2):
+            assert not await it.act(evict), "the round is not done"
+        assert (it.writes("Evict", "held"), it.writes("Evict", "failed")) == (2, 0)
+        (record,) = told_by_actor(caplog)
+        assert (record.message, record.__dict__["budget"]) == ("eviction held by a disruption budget", BUDGET)
+        assert await it.act(evict)
+
+
+async def test_an_api_server_that_is_too_busy_is_no_budget() -> None:
+    async with world() as it:
+        it.api.fail("POST", EVICTION, 429, reason="TooManyRequests")
+        assert not await it.act(Evict("a", "p", "u", "b/owner", ""))
+        assert (it.writes("Evict", "held"), it.writes("Evict", "failed")) == (0, 1)
 
 
 async def test_a_namespace_s_label_comes_and_goes_and_others_stay() -> None:
@@ -189,7 +276,7 @@ async def test_a_failed_write_is_told_once_and_stops_no_other(
         for _ in range(2):
             assert not await it.act(AnnotateNode("n2", {"a": "1"}), AnnotateNode("n1", {"n8s.nebuly.ai/a": "1"}))
         assert it.node()["metadata"]["annotations"]
-    told = [record.message for record in caplog.records if record.name == "brain.act.actor"]
+    told = [record.message for record in told_by_actor(caplog)]
     assert len(told) == bool(logged), told
     assert logged in "".join(told)
 

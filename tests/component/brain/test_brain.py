@@ -25,6 +25,7 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
 BRAINS = "/api/v1/namespaces/ns/pods"
 NAMESPACES, NODES, PODS, EVENTS = "/api/v1/namespaces", "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/a/events"
 JOBS = "/apis/batch/v1/jobs"
+BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
 QUOTAS = "/apis/n8s.nebuly.ai/v1alpha1/elasticquotas"
 COMPOSITES = "/apis/n8s.nebuly.ai/v1alpha1/compositeelasticquotas"
 ROOM = {"cpu": "4", "memory": "8Gi", "pods": "110"}
@@ -104,7 +105,8 @@ class World:
 @asynccontextmanager
 async def cluster(*brains: str) -> AsyncIterator[tuple[FakeApi, Kube]]:
     """An API server with these brains' pods."""
-    async with running(LEASES, NAMESPACES, JOBS, NODES, PODS, EVENTS, QUOTAS, COMPOSITES, BRAINS) as (api, kube):
+    watched = (NAMESPACES, JOBS, BUDGETS, NODES, PODS, QUOTAS, COMPOSITES)
+    async with running(*watched, LEASES, EVENTS, BRAINS) as (api, kube):
         for name in brains:
             await api.put(BRAINS, {"metadata": {"name": name, "namespace": "ns", "labels": {"app": "brain"}}})
         yield api, kube

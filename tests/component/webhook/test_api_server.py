@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.component.webhook.apiserver import ApiServer
+from tests.component.apiserver import ApiServer
 
 
 def quota(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from n8s import names
-from tests.component.webhook.apiserver import ApiServer
+from tests.component.apiserver import ApiServer
 
 BRAIN = "system:serviceaccount:n8s:rel-nebulnetes-brain"
 ANN = "--as=ann"

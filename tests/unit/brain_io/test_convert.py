@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from brain.model.affinity import AffinityTerm, LabelSelector, Requirement, SpreadConstraint
+from brain.model.budget import Budget
 from brain.model.node import Taint
 from brain.model.pod import NodeSelectorTerm, Pod, Toleration
 from brain.model.quota import Condition, Kind
@@ -81,7 +82,8 @@ def test_pod() -> None:
             "priority": 7,
             "nodeSelector": {"k": "v"},
             "tolerations": [{"key": "t", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 3}],
-            "schedulingGates": [{"name": "g"}],
+            "schedulingGates": [{"name": "g"}, {"name": names.QUOTA_GATE}],
+            "preemptionPolicy": "Never",
             "affinity": {
                 "podAntiAffinity": {},
                 "nodeAffinity": {
@@ -98,6 +100,7 @@ def test_pod() -> None:
         },
         {"phase": "Running", "nominatedNodeName": "n2"},
         labels={"l": "1"},
+        annotations={names.RESERVATION_ANNOTATION: "{}", "other": "x"},
         deletionTimestamp="2026-11-24T13:00:00Z",
     )
     assert found == Pod(
@@ -111,8 +114,10 @@ def test_pod() -> None:
         node="n1",
         nominated="n2",
         terminating=True,
-        gated=True,
+        gates=("g", names.QUOTA_GATE),
         priority=7,
+        never_preempts=True,
+        reservation="{}",
         node_selector={"k": "v"},
         node_affinity=(
             NodeSelectorTerm((Requirement("z", "In", ("a", "b")),), (Requirement("metadata.name", "In", ("n1",)),)),
@@ -236,6 +241,30 @@ def test_how_many_pods_a_job_wants_at_once(spec: dict[str, int], succeeded: int,
         "job/a/j",
         wanted,
     )
+
+
+BUDGET = {"name": "b", "namespace": "a", "generation": 2}
+SELECTOR = LabelSelector((Requirement("app", "In", ("x",)),))
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "expected"),
+    [
+        (APP, {"disruptionsAllowed": 3, "observedGeneration": 2}, (SELECTOR, 3)),
+        (APP, {"disruptionsAllowed": 3, "observedGeneration": 1}, (SELECTOR, 0)),
+        (APP, {"disruptionsAllowed": -1, "observedGeneration": 2}, (SELECTOR, 0)),
+        (APP, {}, (SELECTOR, 0)),
+        ({}, {"disruptionsAllowed": 1, "observedGeneration": 2}, (LabelSelector(), 1)),
+        (None, {"disruptionsAllowed": 1, "observedGeneration": 2}, (None, 1)),
+    ],
+)
+def test_budget(spec: Any, status: Any, expected: tuple[LabelSelector | None, int]) -> None:
+    found = convert.budget(raw({"metadata": BUDGET, "spec": {"minAvailable": 1, "selector": spec}, "status": status}))
+    assert found == Budget("a", "b", *expected)
+
+
+def test_a_budget_without_selector_and_status() -> None:
+    assert convert.budget(raw({"metadata": BUDGET, "spec": {}})) == Budget("a", "b", None, 0)
 
 
 def test_namespace() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
+from brain.model.budget import Budget
 from brain.model.node import Agent, Node, Taint
 from brain.model.pod import Pod
-from brain.observe.store import Store
+from brain.observe.store import Store, Table
 from n8s import names
 
 PLAIN = Node("n1")
@@ -95,6 +97,16 @@ def test_a_snapshot_has_the_jobs_of_several_pods(store: Store, clock: Clock) -> 
     assert store.snapshot(clock.now, Agents()).jobs == {"job/a/2": 2}
 
 
+def test_a_snapshot_has_the_budgets_and_what_they_allow_wakes(store: Store, clock: Clock) -> None:
+    store.budgets.put("a/b", Budget("a", "b", None, 1))
+    store.changed.clear()
+    store.budgets.put("a/b", Budget("a", "b", None, 1))
+    assert not store.changed.is_set()
+    store.budgets.put("a/b", Budget("a", "b", None, 0))
+    assert store.changed.is_set()
+    assert store.snapshot(clock.now, Agents()).budgets == (Budget("a", "b", None, 0),)
+
+
 def test_a_snapshot_joins_nodes_with_their_agents(store: Store, clock: Clock) -> None:
     store.nodes.replace({"n1": PLAIN, "n2": Node("n2")})
     agent = Agent(connected=True, silent_seconds=0.0, gpus=())
@@ -103,7 +115,16 @@ def test_a_snapshot_joins_nodes_with_their_agents(store: Store, clock: Clock) ->
 
 
 async def test_synced_once_all_are_listed(store: Store) -> None:
-    for table in (store.namespaces, store.jobs, store.nodes, store.pods, store.elastic_quotas, store.composites):
+    tables: tuple[Table[Any], ...] = (
+        store.namespaces,
+        store.jobs,
+        store.budgets,
+        store.nodes,
+        store.pods,
+        store.elastic_quotas,
+        store.composites,
+    )
+    for table in tables:
         assert not store.is_synced
         table.replace({})
     assert store.is_synced

@@ -182,7 +182,7 @@ def test_what_is_ordered_counts_as_if_it_were_there() -> None:
 
 def test_gated_ended_and_bound_pods_want_nothing() -> None:
     pods = (
-        pod("gated", {"1g.5gb": 1}, gated=True),
+        pod("gated", {"1g.5gb": 1}, gates=("g",)),
         pod("going", {"1g.5gb": 1}, terminating=True),
         bound("running", "n2", {"1g.5gb": 1}),
     )

@@ -29,7 +29,7 @@ STANDINGS = [
     ("no MIG devices", FREE, pod("p"), Standing.NO_MIG, "asks for no MIG devices", ""),
     ("ended", FREE, replace(bound("p", "n1", ONE), phase="Failed"), Standing.ENDED, "has ended: Failed", "n1"),
     ("deleted in time", FREE, pod("p", ONE, terminating=True), Standing.ENDED, "is being deleted and never had", ""),
-    ("gated", FREE, pod("p", ONE, gated=True), Standing.GATED, "has scheduling gates left", ""),
+    ("gated", FREE, pod("p", ONE, gates=("g",)), Standing.GATED, "has scheduling gates left", ""),
     ("bound", FREE, bound("p", "n1", ONE), Standing.BOUND, "is bound to node n1", "n1"),
     ("bound, leaving", FREE, bound("p", "n1", ONE, terminating=True), Standing.BOUND, "and is being deleted", "n1"),
     ("fits", FREE, pod("p", FOUR), Standing.FITS, "fits on node n1 as it is", "n1"),

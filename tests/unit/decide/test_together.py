@@ -181,7 +181,7 @@ MEMBERS = [
     ("it waits too", {}, 0, 3),
     ("ended", {"phase": "Succeeded"}, 0, 2),
     ("on its way out", {"node": "n1", "terminating": True}, 0, 2),
-    ("gated", {"gated": True}, 0, 2),
+    ("gated", {"gates": ("g",)}, 0, 2),
     ("runs", {"node": "n1"}, 3, 2),
     ("runs, but goes", {"node": "n1", "terminating": True}, 3, 3),
     ("has run", {"node": "n1", "phase": "Failed"}, 3, 3),

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.local import binaries
 from deploy.local.controlplane import READY_SECONDS, ControlPlane
-from tests.component.webhook.apiserver import ApiServer
+from tests.component.apiserver import ApiServer
 
 
 @pytest.fixture(scope="module")
