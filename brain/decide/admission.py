@@ -1,21 +1,22 @@
 """Who is let in, who is nominated, who is evicted: quotas and room together, in one plan.
 
 Owners come first, then priority, then age. A pod is let in when its quota lets it pass and its room is there, is being
-made, or will be once pods have gone; who cannot go does not stand in the way of those behind, but what an owner waits for
-is kept from borrowers. Nothing is remembered: who was let in, and for what, is written on the pod.
+made, or will be once pods have gone; who cannot go does not stand in the way of those behind, but what an owner waits
+for is kept from borrowers. Nothing is remembered: who was let in, and for what, is written on the pod.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from brain.decide import partition
 from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
 from brain.decide.entitlement import passes, victims_for
-from brain.decide.ground import Ground
+from brain.decide.governed import SYSTEM_NAMESPACE
+from brain.decide.ground import Ground, PodSites
 from brain.decide.ledger import Ledger, by_namespace
 from brain.decide.neighbours import Neighbours
 from brain.decide.partition import Plan
@@ -60,8 +61,14 @@ class Admission:
     waits: Mapping[str, str] = field(default_factory=dict)
 
 
-def admit(snapshot: Snapshot, gpu_memory_gb: int) -> Admission:
-    """Who is let in, nominated and evicted, and the plan that gives them their room."""
+def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -> Admission:
+    """Who is let in, nominated and evicted, and the plan that gives them their room.
+
+    Args:
+        snapshot: the cluster.
+        gpu_memory_gb: GB that one whole GPU counts for.
+        release_namespace: where Nebulnetes itself runs; nobody is evicted there, nor in kube-system.
+    """
     verdicts = standings(snapshot.quotas)
     active = [quota for quota in snapshot.quotas if verdicts[quota.key].standing is Standing.ACTIVE]
     opened = [
@@ -74,7 +81,7 @@ def admit(snapshot: Snapshot, gpu_memory_gb: int) -> Admission:
     if not active:
         plan = partition.plan(snapshot)
         return Admission(plan, (*opened, *_nominations(snapshot, plan, ())))
-    return _Round(snapshot, active, gpu_memory_gb).run(opened)
+    return _Round(snapshot, active, gpu_memory_gb, {SYSTEM_NAMESPACE, release_namespace}).run(opened)
 
 
 def reserved(label: str, how: str, node: str) -> str:
@@ -115,9 +122,10 @@ class _Entry:
 class _Round:
     """One round over a snapshot with quotas that count."""
 
-    def __init__(self, snapshot: Snapshot, active: Sequence[Quota], gpu_memory_gb: int) -> None:
+    def __init__(self, snapshot: Snapshot, active: Sequence[Quota], gpu_memory_gb: int, spared: Set[str]) -> None:
         self._snapshot = snapshot
         self._gb = gpu_memory_gb
+        self._spared = spared
         self._of = by_namespace(active)
         self._now, self._later = Ledger(active), Ledger(active)
         self._running: list[Victim] = []
@@ -143,7 +151,8 @@ class _Round:
                     self._leaving = True
                 else:
                     self._later.charge(quota, request)
-                    self._running.append(Victim(pod, request, quota))
+                    if pod.namespace not in self._spared:
+                        self._running.append(Victim(pod, request, quota))
             elif pod.terminating:
                 continue
             elif not pod.gated:
@@ -170,7 +179,7 @@ class _Round:
         for last in (*[False] * (MOST_PLANS - 1), True):
             accepted = self._accepted(without)
             plan = partition.plan(self._virtual(accepted))
-            ground = self._ground(plan, accepted)
+            ground = self._ground(plan)
             homeless = self._homeless(accepted, plan, ground)
             for entry in homeless:
                 self._now.discharge(entry.quota, entry.request)
@@ -191,7 +200,7 @@ class _Round:
     # Letting in.
 
     def _accepted(self, without: set[str]) -> list[_Entry]:
-        """Those whose quota lets them pass, owners first; they are charged. Of groups as many as are of use, or none."""
+        """Those whose quota lets them pass, owners first; they are charged. Of groups all that are of use, or none."""
         accepted: list[_Entry] = []
         groups = self._groups()
         waiting = [entry for entry in self._gated if entry.key not in without]
@@ -241,7 +250,9 @@ class _Round:
             self._now.discharge(entry.quota, entry.request)
             self._later.discharge(entry.quota, entry.request)
         for entry in members:
-            entry.wait = entry.wait or f"waits: {need} pods of its group go in together, and the quota lets {len(taken)}"
+            entry.wait = (
+                entry.wait or f"waits: {need} pods of its group go in together, and the quota lets {len(taken)}"
+            )
         return []
 
     def _charged(self, entry: _Entry, *, owners: bool) -> bool:
@@ -276,15 +287,13 @@ class _Round:
         for entry in self._inside:
             promised = entry.pod.reservation.split("/")[1:2] in ([MADE], [RECLAIMED])
             if promised or not entry.owner:
-                changed[entry.key] = _copy(
-                    entry.pod, owner=entry.owner, refused=entry.pod.unschedulable or promised
-                )
-        _Last.copies = {key: (kept, copy) for key, (kept, copy) in _Last.copies.items() if key in changed}
+                changed[entry.key] = _copy(entry.pod, owner=entry.owner, refused=entry.pod.unschedulable or promised)
+        _Last.copies = changed
         if not changed:
             return self._snapshot
         return replace(self._snapshot, pods=tuple(changed.get(pod.key, pod) for pod in self._snapshot.pods))
 
-    def _ground(self, plan: Plan, accepted: Iterable[_Entry]) -> Ground:
+    def _ground(self, plan: Plan) -> Ground:
         pods = {pod.key: pod for pod in self._snapshot.unbound()}
         assigned = [(pods[key], node) for key, node in plan.assigned.items()]
         return Ground(self._snapshot.nodes, self._snapshot.bound(), assigned, plan.geometries)
@@ -354,9 +363,7 @@ class _Round:
 
     def _open(self, entry: _Entry, how: str, node: str) -> None:
         pod = entry.pod
-        self._decisions.append(
-            LetIn(pod.namespace, pod.name, pod.uid, entry.label, reserved(entry.label, how, node))
-        )
+        self._decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, reserved(entry.label, how, node)))
 
     # Reclaim.
 
@@ -366,9 +373,7 @@ class _Round:
         for entry in waiting:
             entry.owner = self._later.owns(entry.quota, entry.request)
         inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned]
-        entries = sorted(
-            [*inside, *waiting], key=lambda e: (not e.owner, -e.pod.priority, e.pod.created, e.key)
-        )
+        entries = sorted([*inside, *waiting], key=lambda e: (not e.owner, -e.pod.priority, e.pod.created, e.key))
         over: frozenset[str] | None = None
         vain: set[object] = set()
         for entry in entries[:MOST_RECLAIMS]:
@@ -393,7 +398,9 @@ class _Round:
             self._carry(entry, found, ground)
         for entry in entries[MOST_RECLAIMS:]:
             reason = plan.why.get(entry.key)
-            self._waits[entry.key] = entry.wait or f"waits: {reason.text if reason is not None else 'others come first'}"
+            self._waits[entry.key] = (
+                entry.wait or f"waits: {reason.text if reason is not None else 'others come first'}"
+            )
 
     def _recharge(self, entry: _Entry, sign: int) -> None:
         for ledger in (self._now, self._later):
@@ -416,14 +423,14 @@ class _Round:
     def _found(self, entry: _Entry, ground: Ground, over: frozenset[str]) -> Reclaim | None:
         """Where a pod fits once those have gone that are on their way, or whom to evict for it."""
         pod, quota, request = entry.pod, entry.quota, entry.request
-        sites = _Sites(ground, pod, self._refusing(pod))
+        sites = PodSites(ground, pod, self._refusing(pod))
         if self._leaving and passes(self._later, quota, pod, request):
             node = next((node for node in sites.nodes() if sites.fits(node, ())), None)
             if node is not None:
                 return Reclaim(node, ())
         if pod.protected and not self._later.owns(quota, request):
             return None
-        victims = victims_for(self._later, quota, pod, request, self._running, over)
+        victims = victims_for(self._later, quota, pod, request, running=self._running, over=over)
         if not victims:
             return None
         budgets, allowed = self._budgets(victims)
@@ -433,23 +440,12 @@ class _Round:
 
     def _budgets(self, victims: Iterable[Victim]) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
         """The disruption budgets that cover victims, by pod, and how many pods each lets go."""
-        by_namespace_: defaultdict[str, list[tuple[str, object]]] = defaultdict(list)
-        allowed: dict[str, int] = {}
-        for budget in self._snapshot.budgets:
-            by_namespace_[budget.namespace].append((budget.key, budget.selector))
-            allowed[budget.key] = budget.allowed
-        covering: dict[str, tuple[str, ...]] = {}
-        for victim in victims:
-            pod = victim.pod
-            keys = tuple(
-                sorted(
-                    budget.key
-                    for budget in self._snapshot.budgets
-                    if budget.namespace == pod.namespace and budget.covers(pod.labels)
-                )
-            )
-            if keys:
-                covering[pod.key] = keys
+        budgets = self._snapshot.budgets
+        covering = {
+            victim.pod.key: tuple(f"{b.namespace}/{b.name}" for b in budgets if b.guards(victim.pod))
+            for victim in (victims if budgets else ())
+        }
+        allowed = {f"{budget.namespace}/{budget.name}": budget.allowed for budget in budgets}
         return covering, allowed
 
     def _carry(self, entry: _Entry, found: Reclaim, ground: Ground) -> None:
@@ -467,9 +463,7 @@ class _Round:
             self._waits[entry.key] = f"waits: {goes} evicted for it on {found.node}"
             for victim in found.victims:
                 self._decisions.append(
-                    Evict(
-                        victim.pod.namespace, victim.pod.name, victim.pod.uid, pod.key, self._why(entry, victim)
-                    )
+                    Evict(victim.pod.namespace, victim.pod.name, victim.pod.uid, pod.key, self._why(entry, victim))
                 )
         for victim in found.victims:
             if victim.quota is not None:
@@ -504,39 +498,15 @@ class _Round:
                 ledger.charge(entry.quota, entry.request, summed=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sites:
-    """Where one pod may fit."""
-
-    ground: Ground
-    pod: Pod
-    refused: Callable[[str], str]
-
-    def nodes(self) -> Iterable[str]:
-        return self.ground.suiting(self.pod, self.refused)
-
-    def fits(self, node: str, without: Sequence[Victim]) -> bool:
-        return self.ground.fits(self.pod, node, [victim.pod for victim in without])
-
-    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
-        return self.ground.by_gpu(self.pod, node, victims)
-
-    def lacks(self, node: str) -> Iterable[str]:
-        return self.ground.lacks(self.pod, node)
-
-
 class _Last:
-    """Copies of pods as the last plan saw them, so that equal ones are the same objects again."""
+    """Copies of pods as the last plan saw them, by key, so that equal ones are the same objects again."""
 
-    copies: dict[str, tuple[Pod, Pod]] = {}
+    copies: Mapping[str, Pod] = {}
 
 
 def _copy(pod: Pod, *, owner: bool, refused: bool) -> Pod:
     """A pod as the planner should see it: let in, and behind all owners where it borrows."""
     priority = pod.priority if owner else pod.priority - BORROWERS
+    copy = replace(pod, gates=(), priority=priority, unschedulable=refused)
     known = _Last.copies.get(pod.key)
-    if known is not None and known[0] is pod and (known[1].priority, known[1].unschedulable) == (priority, refused):
-        return known[1]
-    made = replace(pod, gates=(), priority=priority, unschedulable=refused)
-    _Last.copies[pod.key] = pod, made
-    return made
+    return known if known == copy else copy

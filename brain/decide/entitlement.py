@@ -19,7 +19,7 @@ def passes(ledger: Ledger, quota: Quota | None, pod: Pod, request: Resources) ->
 
 
 def victims_for(
-    ledger: Ledger, quota: Quota | None, pod: Pod, request: Resources, running: Sequence[Victim], over: Iterable[str]
+    ledger: Ledger, quota: Quota | None, pod: Pod, request: Resources, *, running: Sequence[Victim], over: Iterable[str]
 ) -> list[Victim]:
     """Who may be evicted for a pod that finds no room.
 

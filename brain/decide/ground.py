@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from brain.decide import eligibility, fit
 from brain.decide.reclaim import Victim
@@ -155,3 +155,28 @@ class Ground:
                 fit.take(room.free, pod)
                 if not room.gpus:
                     room.unmanaged.subtract(pod.mig_request)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSites:
+    """Where one pod may fit: ``refused`` says what other pods on a node mean for it."""
+
+    ground: Ground
+    pod: Pod
+    refused: Callable[[str], str]
+
+    def nodes(self) -> Iterable[str]:
+        """Nodes that suit the pod, by name."""
+        return self.ground.suiting(self.pod, self.refused)
+
+    def fits(self, node: str, without: Sequence[Victim]) -> bool:
+        """Whether the pod fits on a node once some of its pods have gone."""
+        return self.ground.fits(self.pod, node, [victim.pod for victim in without])
+
+    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
+        """See :meth:`Ground.by_gpu`."""
+        return self.ground.by_gpu(self.pod, node, victims)
+
+    def lacks(self, node: str) -> Collection[str]:
+        """See :meth:`Ground.lacks`."""
+        return self.ground.lacks(self.pod, node)

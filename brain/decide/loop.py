@@ -6,11 +6,12 @@ What follows from one node alone is kept for the next round; no decision depends
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from brain.decide import governed, overdue, partition, quotas, reasons, repartition, standing
-from brain.decide.decisions import Decision, Decisions, EmitEvent
+from brain.decide import governed, overdue, quotas, reasons, repartition, standing
+from brain.decide.admission import Admission, admit
+from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict
 from brain.decide.partition import Plan
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -35,14 +36,17 @@ class Settings:
 
 def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     """All that follows from a snapshot: geometries, taints, annotations, labels, quota status, events."""
-    plan = partition.plan(snapshot)
+    admission = admit(snapshot, settings.gpu_memory_gb, settings.release_namespace)
+    plan = admission.plan
     as_it_is = {key: node for key, node in plan.assigned.items() if key not in plan.made}
-    turns = _turns(snapshot, plan, set(as_it_is.values()), settings.settle_seconds)
+    now = {node: wanted for node, wanted in plan.geometries.items() if node not in admission.held}
+    turns = _turns(snapshot, replace(plan, geometries=now), set(as_it_is.values()), settings.settle_seconds)
     decisions: list[Decision] = [each for turn in turns for each in turn.steps]
     decisions += governed.namespace_labels(snapshot, settings.release_namespace)
     decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb)
+    decisions += admission.decisions
     decisions += [each for turn in turns for each in turn.shown]
-    decisions += _pod_events(snapshot, plan)
+    decisions += _pod_events(snapshot, admission)
     wakes = [turn.wake_seconds for turn in turns if turn.wake_seconds is not None]
     fitting = plan.tried | _fitting(snapshot, as_it_is)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
@@ -119,12 +123,24 @@ def _fitting(snapshot: Snapshot, as_it_is: Mapping[str, str]) -> frozenset[str]:
     """Of waiting pods that fit on a node as it is, by key with the node, those that the scheduler can bind now."""
     targets = set(as_it_is.values())
     open_ = {node.name for node in snapshot.nodes if node.name in targets and overdue.binds(node)}
-    return frozenset(key for key, node in as_it_is.items() if node in open_)
+    waiting = {pod.key for pod in snapshot.unbound() if pod.waiting}
+    return frozenset(key for key, node in as_it_is.items() if node in open_ and key in waiting)
 
 
-def _pod_events(snapshot: Snapshot, plan: Plan) -> Iterator[EmitEvent]:
-    """What each pod that room is made for, or cannot be made for, is told."""
+def _pod_events(snapshot: Snapshot, admission: Admission) -> Iterator[EmitEvent]:
+    """What each pod that room is made for, or cannot be made for, is told; and those that must go for others."""
+    plan = admission.plan
+    evicted = {f"{e.namespace}/{e.name}": e for e in admission.decisions if isinstance(e, Evict)}
+    if evicted:
+        for pod in snapshot.pods:
+            if pod.key in evicted:
+                yield _event(pod, reasons.RECLAIMED, f"Evicted: {evicted[pod.key].reason}", warning=True)
     for pod in snapshot.unbound():
+        if pod.key in admission.waits:
+            yield _event(pod, reasons.QUOTA_WAITS, admission.waits[pod.key], warning=False)
+            continue
+        if pod.gated:
+            continue
         made = plan.made.get(pod.key)
         if made:
             yield _event(pod, reasons.REPARTITIONING, standing.making(plan.assigned[pod.key], made), warning=False)

@@ -44,7 +44,7 @@ def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod
             yield UpdateQuota(quota, status)
     _Last.sums = sums
     labelled = snapshot.labelled()
-    writes += _writes((pod for pod in labelled if pod.phase != "Running" or pod.namespace not in governed), {})
+    writes += _writes((pod for pod in labelled if not _bears(pod) or pod.namespace not in governed), {})
     yield from sorted(writes, key=lambda write: (write.namespace, write.name))
 
 
@@ -55,6 +55,11 @@ def _writes(pods: Iterable[Pod], labels: Mapping[str, str]) -> Iterator[LabelPod
         wanted = labels.get(pod.key) if labels else None
         if wanted != pod.labels.get(name):
             yield LabelPod(pod.namespace, pod.name, pod.uid, name, wanted)
+
+
+def _bears(pod: Pod) -> bool:
+    """Whether a pod of a quota carries a capacity label: while it runs, and from when it was let in."""
+    return pod.phase == "Running" or (bool(pod.reservation) and not pod.ended)
 
 
 def _summed(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: int) -> _Sum:

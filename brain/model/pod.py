@@ -112,11 +112,6 @@ class Pod:
         return {name: n for name, n in self.request.items() if name.startswith(names.MIG_PREFIX) and n > 0}
 
     @property
-    def protected(self) -> bool:
-        """Whether it may never be evicted for somebody else, and therefore may not borrow."""
-        return self.labels.get(names.PREEMPTIBLE_LABEL) == "false"
-
-    @property
     def waiting(self) -> bool:
         """Whether the scheduler may bind it: no node, no gate, not ended, not on its way out."""
         return not (self.node or self.gated or self.ended or self.terminating)

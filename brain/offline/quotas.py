@@ -8,15 +8,15 @@ are counted like any other resource.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
 from brain.decide import quotas as usage
 from brain.decide.entitlement import passes, victims_for
-from brain.decide.ground import Ground
+from brain.decide.ground import Ground, PodSites
 from brain.decide.ledger import Ledger, Refusal, by_namespace
 from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
 from brain.model import resources
@@ -55,6 +55,10 @@ class _Pod(msgspec.Struct, frozen=True):
 class _Node(msgspec.Struct, frozen=True):
     name: str
     allocatable: dict[str, int]
+
+
+_EVERYWHERE: Final = _Node("", {})
+"""Stands for all nodes where a document has none: every pod fits."""
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -158,43 +162,6 @@ def _quota(stated: _Quota, age: int) -> Quota:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Anywhere:
-    """No nodes: every pod fits."""
-
-    def nodes(self) -> Iterable[str]:
-        return ("",)
-
-    def fits(self, node: str, without: Sequence[Victim]) -> bool:
-        return True
-
-    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
-        return (victims,)
-
-    def lacks(self, node: str) -> Collection[str]:
-        return ()
-
-
-@dataclass(frozen=True, slots=True)
-class _OnNodes:
-    """Where one pod fits."""
-
-    ground: Ground
-    pod: Pod
-
-    def nodes(self) -> Iterable[str]:
-        return self.ground.suiting(self.pod, lambda _node: "")
-
-    def fits(self, node: str, without: Sequence[Victim]) -> bool:
-        return self.ground.fits(self.pod, node, [victim.pod for victim in without])
-
-    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
-        return self.ground.by_gpu(self.pod, node, victims)
-
-    def lacks(self, node: str) -> Collection[str]:
-        return self.ground.lacks(self.pod, node)
-
-
 class _World:
     """Quotas, pods and nodes of one document."""
 
@@ -208,7 +175,7 @@ class _World:
         named = {name for each in (*question.running, *question.nominated, *self._waiting) for name in each.request}
         self._nodes = [
             Node(each.name, allocatable={**dict.fromkeys([*named, resources.PODS], _ANY), **each.allocatable})
-            for each in question.nodes
+            for each in question.nodes or [_EVERYWHERE]
         ]
 
     @property
@@ -323,14 +290,14 @@ class _World:
         bound: defaultdict[str, list[Pod]] = defaultdict(list)
         for other in self._running:
             bound[other.node].append(other)
-        sites = _OnNodes(Ground(self._nodes, bound), pod) if self._nodes else _Anywhere()
+        sites = PodSites(Ground(self._nodes, bound), pod, lambda _node: "")
         if passes(ledger, quota, pod, request):
             for node in sites.nodes():
                 if sites.fits(node, ()):
                     return node, None, ""
         running = [Victim(each, self._request(each), self._of.get(each.namespace)) for each in self._running]
         over = {key for key, label in self._labels().items() if label == names.OVER_QUOTA}
-        victims = victims_for(ledger, quota, pod, request, running, over)
+        victims = victims_for(ledger, quota, pod, request, running=running, over=over)
         refusals = ledger.refusals(quota, request) if quota is not None else []
         if pod.protected and quota is not None and not ledger.owns(quota, request):
             return None, None, "protected"
