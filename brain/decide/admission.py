@@ -471,6 +471,7 @@ class _Round:
         gone = {victim.pod.key for victim in found.victims}
         self._running = [victim for victim in self._running if victim.pod.key not in gone]
         ground.release(victim.pod for victim in found.victims)
+        self._leaving |= bool(found.victims)
         ground.take(pod, found.node)
         for ledger in (self._now, self._later):
             ledger.charge(entry.quota, entry.request)

@@ -63,8 +63,9 @@ def test_the_table_shows_min_max_and_used(lab: Lab, namespace: str) -> None:
     assert '"cpu":"8"' in row
 
 
-def test_used_and_labels_follow_pods(lab: Lab, namespace: str) -> None:
+def test_used_and_labels_follow_pods(lab: Lab, namespace: str, second: str) -> None:
     apply(lab, namespace, quota("team", {names.GPU_MEMORY: 5, "cpu": "1"}, {names.GPU_MEMORY: 20}))
+    apply(lab, second, quota("lends", {names.GPU_MEMORY: 5}))
     with lab.enabled("a100"):
         lab.create(namespace, pod("first", {"1g.5gb": 1}, node="a100", request={"cpu": "100m"}))
         lab.running(namespace, "first")
