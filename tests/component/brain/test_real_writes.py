@@ -1,4 +1,4 @@
-"""Letting in, nominating and evicting on a real API server, by the ServiceAccount of the brain under the policies.
+"""Letting in, nominating and evicting on a real API server, as the brain's ServiceAccount, under the chart's policies.
 
 No controller, scheduler or kubelet runs here: what they would write the tests write.
 """
