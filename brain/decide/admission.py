@@ -434,7 +434,12 @@ class _Round:
         if not victims:
             return None
         budgets, allowed = self._budgets(victims)
-        covered = [replace(victim, budgets=budgets.get(victim.pod.key, ())) for victim in victims]
+        # The API server refuses whom several budgets cover, whatever they allow.
+        covered = [
+            replace(victim, budgets=budgets.get(victim.pod.key, ()))
+            for victim in victims
+            if len(budgets.get(victim.pod.key, ())) < 2
+        ]
         found = cheapest(Case(quota, self._later.refusals(quota, request), covered, sites, allowed))
         return found if found is not None and found.victims else None
 
