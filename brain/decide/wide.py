@@ -180,11 +180,9 @@ def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
                 _serve(sites, deal, shape, program.quotas)
         if priority != lowest and _served(sites, deal, level) < most[priority]:
             # Before pods of a lower priority take it: whatever is there.
-            stacks.lift_limits()
+            lifted = stacks.lift_limits()
             _serve_leftover(sites, deal, level)
-            program = Mixture(sites, stacks, deal)
-            program.solve()
-            program.limit()
+            stacks.limit_again(lifted)
     for shape in ranked:
         if sites.priority(shape) not in most and not sites.several(shape):
             _serve(sites, deal, shape, program.quotas)

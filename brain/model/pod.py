@@ -56,6 +56,7 @@ class Pod:
         spread: topology spread constraints that its scheduling depends on.
         group: what it stands and falls with, e.g. ``job/<namespace>/<uid>``; empty where it stands alone.
         group_min: how many pods of its group are of use only together; 0 means all that have not ended.
+        key: ``namespace/name``; kept, since most of what is known of pods is found by it.
     """
 
     namespace: str
@@ -81,11 +82,10 @@ class Pod:
     spread: tuple[SpreadConstraint, ...] = ()
     group: str = ""
     group_min: int = 0
+    key: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def key(self) -> str:
-        """``namespace/name``."""
-        return f"{self.namespace}/{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.namespace}/{self.name}")
 
     @property
     def ended(self) -> bool:
