@@ -16,7 +16,7 @@ from brain.decide.rooms import Content, Room
 from brain.model import resources
 from brain.model.pod import Pod
 
-FINENESS: Final = (8, 4, 16, 2, 32)
+FINENESS: Final = (1, 2, 4, 8, 16)
 """Parts in which the scarcity of a resource is counted, those first that mostly serve the most pods."""
 
 
