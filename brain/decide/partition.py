@@ -93,7 +93,7 @@ def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
     world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.grouped()), {})
-    waiting = sorted((pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request), key=world.groups.rank)
+    waiting = world.groups.ranked(pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request)
     late: dict[str, Overdue] = {}
     if snapshot.fitting:
         late = overdue(world.rooms(), world.neighbours, waiting, snapshot.fitting)
