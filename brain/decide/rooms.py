@@ -273,7 +273,7 @@ class Room:
         ]
 
     @property
-    def contents(self) -> tuple[tuple[int, Content], ...]:
+    def contents(self) -> Mapping[int, Content]:
         """Its GPUs that can give something, by position."""
         untouched = self.untouched
         return _contents(self.known) if untouched is None else untouched.contents
@@ -500,7 +500,7 @@ class Shown:
     """
 
     room: Room
-    contents: tuple[tuple[int, Content], ...]
+    contents: Mapping[int, Content]
     open_slots: int
     slots: int
     gives: frozenset[str]
@@ -560,15 +560,15 @@ def _known(content: Content, slots: int, *, change: bool) -> _Known:
     return _Known(content, grid.gives(kept, free, change=change and not problem), left, piece)
 
 
-def _contents(known: Iterable[_Known]) -> tuple[tuple[int, Content], ...]:
-    return tuple([(position, each.content) for position, each in enumerate(known) if each.gives])
+def _contents(known: Iterable[_Known]) -> Mapping[int, Content]:
+    return {position: each.content for position, each in enumerate(known) if each.gives}
 
 
 def _look(room: Room, known: Sequence[_Known]) -> Look:
     node, agent, slots = room.node, room.node.agent, _open_slots(known) if known else None
     problems = [gpu.problem for gpu in agent.gpus] if agent is not None and not slots else []
     problem = problems[0] if problems and all(problems) else ""
-    free, sizes = tuple(sorted(room.free.items())), tuple(room.sizes.items())
+    free, sizes = tuple(sorted(room.free.items())), _same_sizes(tuple(room.sizes.items()))
     piece = max([each.piece for each in known], default=0)
     return _same(
         Look(free, slots, piece, sizes, room.fixed_reason, problem, node.ready, node.unschedulable, node.taints)
@@ -579,6 +579,12 @@ def _look(room: Room, known: Sequence[_Known]) -> Look:
 def _same(look: Look) -> Look:
     """The same object for equal ones, as long as it is remembered: no result depends on that."""
     return look
+
+
+@lru_cache(maxsize=1_000)
+def _same_sizes(sizes: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """As :func:`_same`, of sizes by resource: those of a model are few."""
+    return sizes
 
 
 def _piece(slots: int, taken: int) -> int:

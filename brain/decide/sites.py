@@ -136,7 +136,7 @@ def _cards(site: Site, states: _States) -> list[tuple[Room, list[Card]]]:
     cards: list[tuple[Room, list[Card]]] = [(room, []) for room in site.rooms]
     columns: defaultdict[int, list[tuple[Room, list[Card], Content]]] = defaultdict(list)
     for room, held in cards:
-        for index, content in room.contents:
+        for index, content in room.contents.items():
             columns[index].append((room, held, content))
     # From a stack's top: the first GPU of each node, then the second, so that no node gets all the small instances.
     for index, column in sorted(columns.items()):
