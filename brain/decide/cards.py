@@ -116,6 +116,9 @@ class Stacks:
             for state in states:
                 state.cards.clear()
                 state.moves.clear()
+            states.clear()
+        while self._known:
+            self._known.popitem()  # one by one: to free all at once holds up all other threads
 
     def lift_limits(self) -> list[tuple[State, list[Card]]]:
         """Let GPUs have any load that fits; which these are, by the state that each was in."""

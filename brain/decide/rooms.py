@@ -525,31 +525,37 @@ class Shown:
 
 
 class _Last:
-    """The nodes of the last plan, by name, with the rooms lent to it.
+    """The nodes of the last plan, by name, with the rooms that can be lent again.
 
     No more is kept than one snapshot shows.
     """
 
-    lent: Mapping[str, tuple[Shown, Room]] = {}
+    lent: Mapping[str, tuple[Shown, Room | None]] = {}
 
 
 def rooms_of(nodes: Iterable[Node], bound: Mapping[str, tuple[Pod, ...]]) -> list[Room]:
     """The rooms of nodes with their bound pods, until this is called again: what is as it was then is lent again."""
     grids = Grids()
     last = _Last.lent
-    found: dict[str, tuple[Shown, Room]] = {}
+    found: dict[str, tuple[Shown, Room | None]] = {}
+    rooms = []
     for node in nodes:
         name = node.name
         pods = bound.get(name, ())
-        lent = last.get(name)
-        if lent is None or lent[1].node is not node or lent[1].bound is not pods:
-            shown = Shown.of(node, pods, grids)
-            lent = shown, shown.copy()
-        elif not lent[1].pristine:
-            lent = lent[0], lent[0].copy()
-        found[name] = lent
+        shown, room = last.get(name, (None, None))
+        if shown is None or shown.room.node is not node or shown.room.bound is not pods:
+            shown, room = Shown.of(node, pods, grids), None
+        if room is None or not room.pristine:
+            room = shown.copy()
+        found[name] = shown, room
+        rooms.append(room)
     _Last.lent = found
-    return [room for _, room in found.values()]
+    return rooms
+
+
+def forget_changed() -> None:
+    """Let go of the rooms that a plan has changed: nobody asks for them again, and the collector need not see them."""
+    _Last.lent = {name: (shown, room if room and room.pristine else None) for name, (shown, room) in _Last.lent.items()}
 
 
 @lru_cache(maxsize=50_000)
