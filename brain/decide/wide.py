@@ -38,7 +38,7 @@ class Outcome:
     """What a plan for a large cluster gives.
 
     Attributes:
-        given: the pods that are served, to be gone through once and to the end: that is when the rooms' GPUs are filled.
+        given: the pods that are served; to be gone through once and to the end, for that fills the rooms' GPUs.
         bound: more pods than this cannot be served without fewer of a higher priority.
     """
 
