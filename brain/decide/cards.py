@@ -116,16 +116,31 @@ class Stacks:
             for state in states:
                 state.cards.clear()
                 state.moves.clear()
+            states.clear()
+        while self._known:
+            self._known.popitem()  # one by one: to free all at once holds up all other threads
 
-    def lift_limits(self) -> None:
-        """Let GPUs have any load that fits."""
+    def lift_limits(self) -> list[tuple[State, list[Card]]]:
+        """Let GPUs have any load that fits; which these are, by the state that each was in."""
+        lifted = []
         for states in self.by_site:
             for state in states:
                 # A card that comes back must not find itself there.
                 state.cards = [card for card in state.cards if card.state is state]
             for state in list(states):
-                if state.limit is not None:
+                if state.limit is not None and state.cards:
                     after = self.state(state.site, state.table, state.free, None, state.load)
                     for card in state.cards:
                         self.push(card, after)
+                    lifted.append((state, state.cards))
                     state.cards = []
+        return lifted
+
+    def limit_again(self, lifted: list[tuple[State, list[Card]]]) -> None:
+        """Take :meth:`lift_limits` back for the GPUs that give what they gave."""
+        for state, cards in lifted:
+            after = self.state(state.site, state.table, state.free, None, state.load)
+            state.cards = [card for card in cards if card.state is after]
+            for card in state.cards:
+                card.state = state
+            after.cards = [card for card in after.cards if card.state is after]

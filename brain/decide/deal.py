@@ -224,6 +224,8 @@ class Deal:
 
     def _several(self, most: dict[int, int], needs: Sequence[int], sites: Sequence[int], limit: int) -> None:
         for site in sites:
+            if not any(most.values()):
+                return
             able = self._able(site, needs, limit)
             for room, cards in self._nodes[site]:
                 if id(room) not in able:
@@ -341,10 +343,11 @@ def _filled(room: Room, cards: Sequence[Card], parts: dict[int, _Part]) -> dict[
     """Put the loads of a node's GPUs into them; the instances by resource, those that exist last."""
     pool: dict[str, list[Step]] = {}
     exist: list[tuple[str, Step]] = []
+    gpus = list(room.gpus)
     for card in cards:
         state = card.state
         if state.load:
-            gpu = room.gpus[card.position]
+            gpu = gpus[card.position]
             part = parts.get(state.order)
             if part is None:
                 part = parts[state.order] = _Part.of(state, gpu.grid)

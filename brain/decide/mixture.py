@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from brain.decide.cards import Card, Stacks, State
@@ -107,44 +108,35 @@ class Mixture:
         values = self._relaxation.values
         if not values:
             return
-        made: list[State] = []
+        piles: dict[int, _Pile] = {}
+        made: dict[State, None] = {}
         for column, states, load in sorted(self._filled, key=lambda each: (-_instances(each[2]), each[0])):
             left = math.floor(values[column] + _NEARLY)
-            if left:
-                pods = _instances(load) - _instances(states[0].load)
-                for card in self._chosen(states, load, left, pods):
-                    before = card.state
-                    after = self._stacks.state(before.site, before.table, before.free, load, before.load)
-                    self._stacks.push(card, after)
-                    made.append(after)
-        for state in dict.fromkeys(made):
+            if not left:
+                continue
+            if self._scarce[states[0].site]:
+                if id(states) not in piles:
+                    piles[id(states)] = _Pile(states, self._capacity)
+                chosen = piles[id(states)].take(_instances(load) - _instances(states[0].load))
+            else:
+                chosen = self._gentlest(states, load)
+            after: dict[State, State] = {}
+            for card in islice(chosen, left):
+                before = card.state
+                if before not in after:
+                    after[before] = self._stacks.state(before.site, before.table, before.free, load, before.load)
+                self._stacks.push(card, after[before])
+            made.update(dict.fromkeys(after.values()))
+        for state in made:
             state.cards.reverse()
 
-    def _chosen(self, states: list[State], load: int, left: int, pods: int) -> Iterator[Card]:
-        """GPUs for a filling, ``left`` of them: where cpu or memory are scarce on the nodes that have most of it.
-
-        Elsewhere those on which the filling disturbs least. ``pods`` is how many pods the filling is for.
-        """
-        if not self._scarce[states[0].site]:
-            for state in sorted(states, key=lambda state: (self._cost(state, load), state.order)):
-                taken = [card for card in reversed(state.cards) if card.state is state][:left]
-                left -= len(taken)
-                yield from taken
-            return
-        by_room: dict[int, list[Card]] = {}
-        for state in states:
-            for card in reversed(state.cards):
+    def _gentlest(self, states: Sequence[State], load: int) -> Iterator[Card]:
+        """GPUs for a filling, those first on which it disturbs least."""
+        for state in sorted(states, key=lambda state: (self._cost(state, load), state.order)):
+            while state.cards:
+                card = state.cards.pop()
                 if card.state is state:
-                    by_room.setdefault(id(card.room), []).append(card)
-        queue = [(-self._capacity[room], order, room) for order, room in enumerate(by_room)]
-        heapq.heapify(queue)
-        while left and queue:
-            _, order, room = heapq.heappop(queue)
-            self._capacity[room] -= pods
-            left -= 1
-            yield by_room[room].pop(0)
-            if by_room[room]:
-                heapq.heappush(queue, (-self._capacity[room], order, room))
+                    yield card
 
     def _add(self, position: int, deal: Deal) -> None:
         """The columns and rows of one site."""
@@ -211,6 +203,34 @@ class Mixture:
 
     def _cost(self, state: State, load: int) -> int:
         return self._stacks.cost(state.site, state.table, state.free, load)
+
+
+class _Pile:
+    """GPUs that the program does not tell apart where cpu or memory are scarce: from nodes that have most of it.
+
+    What the nodes have left is common to all piles; it only ever gets less.
+    """
+
+    def __init__(self, states: Sequence[State], capacity: dict[int, float]) -> None:
+        """Of states, and by node how many pods find cpu and memory there."""
+        self._capacity = capacity
+        self._cards: dict[int, deque[tuple[int, Card]]] = {}
+        cards = [card for state in states for card in reversed(state.cards) if card.state is state]
+        for turn, card in enumerate(cards):
+            self._cards.setdefault(id(card.room), deque()).append((turn, card))
+
+    def take(self, pods: int) -> Iterator[Card]:
+        """One GPU after the other, each for so many pods."""
+        queue = [(-self._capacity[room], cards[0][0], room) for room, cards in self._cards.items() if cards]
+        heapq.heapify(queue)
+        while queue:
+            _, turn, room = heapq.heappop(queue)
+            cards = self._cards[room]
+            card = cards.popleft()[1]
+            self._capacity[room] -= pods
+            if cards:
+                heapq.heappush(queue, (-self._capacity[room], turn, room))
+            yield card
 
 
 def _entries(sites: Sites, deal: Deal) -> list[_Entry]:

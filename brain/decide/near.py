@@ -171,7 +171,7 @@ def _offers(room: Room) -> Offers:
     """What a node offers."""
     found: dict[str, tuple[int, int]] = {}
     fresh = 0 if room.node.repartitioning else FRESH_COST
-    for _, content in room.contents:
+    for content in room.contents.values():
         change = not (room.fixed_reason or content.problem)
         for resource, made, cost, count in _offered(content.grid, content.kept, content.free, change=change):
             least, before = found.get(resource, (cost + fresh, 0))

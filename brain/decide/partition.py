@@ -25,7 +25,7 @@ from brain.decide.groups import Groups
 from brain.decide.kinds import alike, kinds_of
 from brain.decide.neighbours import Neighbours
 from brain.decide.overdue import Overdue, overdue, told
-from brain.decide.rooms import Cost, Room, Step, rooms_of
+from brain.decide.rooms import Cost, Room, Step, forget_changed, rooms_of
 from brain.decide.why import Reason
 from brain.model.mig import Geometry, Placement
 from brain.model.node import Node
@@ -86,14 +86,16 @@ def plan(snapshot: Snapshot) -> Plan:
     moment keep the free instances they would take.
     """
     with _uncollected():
-        return _plan(snapshot)
+        result = _plan(snapshot)
+        forget_changed()
+        return result
 
 
 def _plan(snapshot: Snapshot) -> Plan:
     bound = snapshot.bound()
     nodes = sorted(snapshot.nodes, key=lambda node: node.name)
     world = _World(nodes, bound, Neighbours(snapshot), Groups(snapshot.grouped(), snapshot.jobs), {})
-    waiting = sorted((pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request), key=world.groups.rank)
+    waiting = world.groups.ranked(pod for pod in snapshot.unbound() if pod.waiting and pod.mig_request)
     late: dict[str, Overdue] = {}
     if snapshot.fitting:
         late = overdue(world.rooms(), world.neighbours, waiting, snapshot.fitting)
@@ -175,7 +177,7 @@ class _World:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without looking for reference cycles: looking costs a third of a large plan's time."""
+    """Without looking for reference cycles: that costs a third of a large plan's time, and holds up all threads."""
     pausing = gc.isenabled()
     gc.disable()
     try:

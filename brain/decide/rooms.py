@@ -127,6 +127,22 @@ class Content(NamedTuple):
     free: int
 
 
+class _Known(NamedTuple):
+    """What follows from the contents of a GPU; the same object for most GPUs of equal contents.
+
+    Attributes:
+        content: its contents.
+        gives: the resources of which it can give an instance.
+        slots: the slots that nothing has which must stay; 0 where it cannot be changed.
+        piece: how many of these lie in one piece, at most.
+    """
+
+    content: Content
+    gives: frozenset[str]
+    slots: int
+    piece: int
+
+
 class Look(NamedTuple):
     """What a node is told apart by when a pod has no room there; its labels aside.
 
@@ -248,28 +264,37 @@ class Room:
         return untouched is not None and not untouched.broken
 
     @property
-    def contents(self) -> tuple[tuple[int, Content], ...]:
+    def known(self) -> list[_Known]:
+        """What follows from the contents of each of its GPUs."""
+        change = not self.fixed_reason
+        return [
+            _known(Content(gpu.grid, gpu.gpu.problem, gpu.kept, gpu.free), gpu.gpu.slots, change=change)
+            for gpu in self.gpus
+        ]
+
+    @property
+    def contents(self) -> Mapping[int, Content]:
         """Its GPUs that can give something, by position."""
         untouched = self.untouched
-        return _contents(self.gpus, self.fixed_reason) if untouched is None else untouched.contents
+        return _contents(self.known) if untouched is None else untouched.contents
 
     @property
     def open_slots(self) -> int:
         """The slots, of its GPUs that can be changed, that nothing has which must stay."""
         untouched = self.untouched
-        return _open_slots(self.gpus) if untouched is None else untouched.open_slots
+        return _open_slots(self.known) if untouched is None else untouched.open_slots
 
     @property
     def look(self) -> Look:
         """What tells it apart from other nodes where a pod has no room; mostly the same object for equal ones."""
         untouched = self.untouched
-        return _look(self) if untouched is None or not untouched.room.gpus else untouched.look
+        return _look(self, self.known) if untouched is None or not untouched.room.gpus else untouched.look
 
     @property
     def gives(self) -> frozenset[str]:
         """The resources of which its GPUs can give an instance, if nothing else is asked of them."""
         untouched = self.untouched
-        return _gives(self.gpus, self.fixed_reason) if untouched is None else untouched.gives
+        return _gives(self.known) if untouched is None else untouched.gives
 
     @property
     def slots(self) -> int:
@@ -475,7 +500,7 @@ class Shown:
     """
 
     room: Room
-    contents: tuple[tuple[int, Content], ...]
+    contents: Mapping[int, Content]
     open_slots: int
     slots: int
     gives: frozenset[str]
@@ -486,11 +511,10 @@ class Shown:
     def of(node: Node, bound: tuple[Pod, ...], grids: Grids) -> Shown:
         """Of a node and its bound pods."""
         room = Room.of(node, bound, grids)
-        gpus = room.gpus
-        contents, gives = _contents(gpus, room.fixed_reason), _gives(gpus, room.fixed_reason)
+        gpus, known = room.gpus, room.known
         broken = any(gpu.broken for gpu in gpus)
-        look = _look(room)
-        return Shown(room, contents, look.slots or 0, _slots(gpus), gives, look, broken)
+        look = _look(room, known)
+        return Shown(room, _contents(known), look.slots or 0, _slots(gpus), _gives(known), look, broken)
 
     def copy(self) -> Room:
         """The node for one plan."""
@@ -501,50 +525,57 @@ class Shown:
 
 
 class _Last:
-    """The nodes of the last plan, by name, with the rooms lent to it.
+    """The nodes of the last plan, by name, with the rooms that can be lent again.
 
     No more is kept than one snapshot shows.
     """
 
-    lent: Mapping[str, tuple[Shown, Room]] = {}
+    lent: Mapping[str, tuple[Shown, Room | None]] = {}
 
 
 def rooms_of(nodes: Iterable[Node], bound: Mapping[str, tuple[Pod, ...]]) -> list[Room]:
     """The rooms of nodes with their bound pods, until this is called again: what is as it was then is lent again."""
     grids = Grids()
     last = _Last.lent
-    found: dict[str, tuple[Shown, Room]] = {}
+    found: dict[str, tuple[Shown, Room | None]] = {}
+    rooms = []
     for node in nodes:
         name = node.name
         pods = bound.get(name, ())
-        lent = last.get(name)
-        if lent is None or lent[1].node is not node or lent[1].bound is not pods:
-            shown = Shown.of(node, pods, grids)
-            lent = shown, shown.copy()
-        elif not lent[1].pristine:
-            lent = lent[0], lent[0].copy()
-        found[name] = lent
+        shown, room = last.get(name, (None, None))
+        if shown is None or shown.room.node is not node or shown.room.bound is not pods:
+            shown, room = Shown.of(node, pods, grids), None
+        if room is None or not room.pristine:
+            room = shown.copy()
+        found[name] = shown, room
+        rooms.append(room)
     _Last.lent = found
-    return [room for _, room in found.values()]
+    return rooms
 
 
-def _contents(gpus: Iterable[GpuRoom], fixed_reason: str) -> tuple[tuple[int, Content], ...]:
-    return tuple(
-        (position, Content(gpu.grid, gpu.gpu.problem, gpu.kept, gpu.free))
-        for position, gpu in enumerate(gpus)
-        if gpu.grid.gives(gpu.kept, gpu.free, change=not (fixed_reason or gpu.gpu.problem))
-    )
+def forget_changed() -> None:
+    """Let go of the rooms that a plan has changed: nobody asks for them again, and the collector need not see them."""
+    _Last.lent = {name: (shown, room if room and room.pristine else None) for name, (shown, room) in _Last.lent.items()}
 
 
-def _look(room: Room) -> Look:
-    agent, slots = room.node.agent, _open_slots(room.gpus) if room.gpus else None
+@lru_cache(maxsize=50_000)
+def _known(content: Content, slots: int, *, change: bool) -> _Known:
+    grid, problem, kept, free = content
+    taken = grid.slots(kept)
+    left, piece = (0, 0) if problem else (slots - taken.bit_count(), _piece(slots, taken))
+    return _Known(content, grid.gives(kept, free, change=change and not problem), left, piece)
+
+
+def _contents(known: Iterable[_Known]) -> Mapping[int, Content]:
+    return {position: each.content for position, each in enumerate(known) if each.gives}
+
+
+def _look(room: Room, known: Sequence[_Known]) -> Look:
+    node, agent, slots = room.node, room.node.agent, _open_slots(known) if known else None
     problems = [gpu.problem for gpu in agent.gpus] if agent is not None and not slots else []
     problem = problems[0] if problems and all(problems) else ""
-    free, sizes = tuple(sorted(room.free.items())), tuple(room.sizes.items())
-    node = room.node
-    piece = max(
-        (_piece(gpu.gpu.slots, gpu.grid.slots(gpu.kept)) for gpu in room.gpus if not gpu.gpu.problem), default=0
-    )
+    free, sizes = tuple(sorted(room.free.items())), _same_sizes(tuple(room.sizes.items()))
+    piece = max([each.piece for each in known], default=0)
     return _same(
         Look(free, slots, piece, sizes, room.fixed_reason, problem, node.ready, node.unschedulable, node.taints)
     )
@@ -556,21 +587,24 @@ def _same(look: Look) -> Look:
     return look
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=1_000)
+def _same_sizes(sizes: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """As :func:`_same`, of sizes by resource: those of a model are few."""
+    return sizes
+
+
 def _piece(slots: int, taken: int) -> int:
     """The longest run of slots, of so many, that are not taken."""
     free = "".join("01"[not taken >> slot & 1] for slot in range(slots))
     return max(map(len, free.split("0")))
 
 
-def _open_slots(gpus: Iterable[GpuRoom]) -> int:
-    return sum(gpu.gpu.slots - gpu.grid.slots(gpu.kept).bit_count() for gpu in gpus if not gpu.gpu.problem)
+def _open_slots(known: Iterable[_Known]) -> int:
+    return sum([each.slots for each in known])
 
 
-def _gives(gpus: Iterable[GpuRoom], fixed_reason: str) -> frozenset[str]:
-    return frozenset[str]().union(
-        *[gpu.grid.gives(gpu.kept, gpu.free, change=not (fixed_reason or gpu.gpu.problem)) for gpu in gpus]
-    )
+def _gives(known: Iterable[_Known]) -> frozenset[str]:
+    return frozenset[str]().union(*[each.gives for each in known])
 
 
 def _slots(gpus: Iterable[GpuRoom]) -> int:

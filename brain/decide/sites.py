@@ -16,7 +16,7 @@ from brain.decide.rooms import Content, Room
 from brain.model import resources
 from brain.model.pod import Pod
 
-FINENESS: Final = (8, 4, 16, 2, 32)
+FINENESS: Final = (1, 2, 4, 8, 16)
 """Parts in which the scarcity of a resource is counted, those first that mostly serve the most pods."""
 
 
@@ -136,7 +136,7 @@ def _cards(site: Site, states: _States) -> list[tuple[Room, list[Card]]]:
     cards: list[tuple[Room, list[Card]]] = [(room, []) for room in site.rooms]
     columns: defaultdict[int, list[tuple[Room, list[Card], Content]]] = defaultdict(list)
     for room, held in cards:
-        for index, content in room.contents:
+        for index, content in room.contents.items():
             columns[index].append((room, held, content))
     # From a stack's top: the first GPU of each node, then the second, so that no node gets all the small instances.
     for index, column in sorted(columns.items()):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, overload
 
 from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
@@ -37,11 +38,11 @@ class Outcome:
     """What a plan for a large cluster gives.
 
     Attributes:
-        given: the pods that are served.
+        given: the pods that are served; to be gone through once and to the end, for that fills the rooms' GPUs.
         bound: more pods than this cannot be served without fewer of a higher priority.
     """
 
-    given: tuple[Given, ...]
+    given: Iterator[Given]
     bound: int
 
 
@@ -50,7 +51,7 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Outcome: ...
 @overload
 def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float) -> Outcome | None: ...
 def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) -> Outcome | None:
-    """Serve pods of some kinds, and put what they need into the rooms' GPUs.
+    """Serve pods of some kinds; what they need is put into the rooms' GPUs as the outcome is gone through.
 
     None, and nothing is changed, where that is less than a share of its bound.
     """
@@ -71,11 +72,11 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) 
                 one.room.give_back(one.pod, ())
             deal.clear()
             return None
-        return Outcome((*beside, *deal.settle()), len(beside) + bound)
+        return Outcome(chain(beside, deal.settle()), len(beside) + bound)
     sure, scarce = few
     served = _everybody(sure)
     deal, bound = _best(scarce.rooms, scarce.kinds)
-    return Outcome((*beside, *served.settle(), *deal.settle()), len(beside) + served.served + bound)
+    return Outcome(chain(beside, served.settle(), deal.settle()), len(beside) + served.served + bound)
 
 
 def _everybody(part: Part) -> Deal:
@@ -180,11 +181,9 @@ def _planned(sites: Sites, everybody: int) -> tuple[Deal, int]:
                 _serve(sites, deal, shape, program.quotas)
         if priority != lowest and _served(sites, deal, level) < most[priority]:
             # Before pods of a lower priority take it: whatever is there.
-            stacks.lift_limits()
+            lifted = stacks.lift_limits()
             _serve_leftover(sites, deal, level)
-            program = Mixture(sites, stacks, deal)
-            program.solve()
-            program.limit()
+            stacks.limit_again(lifted)
     for shape in ranked:
         if sites.priority(shape) not in most and not sites.several(shape):
             _serve(sites, deal, shape, program.quotas)

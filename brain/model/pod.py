@@ -58,6 +58,8 @@ class Pod:
         spread: topology spread constraints that its scheduling depends on.
         group: what it stands and falls with, e.g. ``job/<namespace>/<uid>``; empty where it stands alone.
         group_min: how many pods of its group are of use only together; 0 means all that have not ended.
+        key: ``namespace/name``; kept, as what follows, since both are asked for so often.
+        mig_request: MIG devices it asks for: count by resource name, without zeros.
     """
 
     namespace: str
@@ -85,11 +87,13 @@ class Pod:
     spread: tuple[SpreadConstraint, ...] = ()
     group: str = ""
     group_min: int = 0
+    key: str = field(init=False, compare=False, repr=False)
+    mig_request: Resources = field(init=False, compare=False, repr=False)
 
-    @property
-    def key(self) -> str:
-        """``namespace/name``."""
-        return f"{self.namespace}/{self.name}"
+    def __post_init__(self) -> None:
+        devices = {name: n for name, n in self.request.items() if name.startswith(names.MIG_PREFIX) and n > 0}
+        object.__setattr__(self, "key", f"{self.namespace}/{self.name}")
+        object.__setattr__(self, "mig_request", devices)
 
     @property
     def ended(self) -> bool:
@@ -105,11 +109,6 @@ class Pod:
     def protected(self) -> bool:
         """Whether it is never a victim of reclaim, and therefore never a borrower."""
         return self.labels.get(names.PREEMPTIBLE_LABEL) == "false"
-
-    @property
-    def mig_request(self) -> dict[str, int]:
-        """MIG devices it asks for: count by resource name, without zeros."""
-        return {name: n for name, n in self.request.items() if name.startswith(names.MIG_PREFIX) and n > 0}
 
     @property
     def waiting(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ def teams(lab: Lab, namespace: str) -> Iterator[tuple[str, str]]:
     for each in (namespace, second):
         apply(lab, each, json.loads(quota("team", HALF)))
     for each in (namespace, second):
-        lab.until("its pods get the gate", lambda each=each: gated(lab, each))
+        lab.until("its pods get the gate", partial(gated, lab, each))
     yield namespace, second
     for each in (namespace, second):
         lab.cluster.kubectl("delete", "deployments,jobs,pods,eq,pdb", "--all", "-n", each, "--wait=true")

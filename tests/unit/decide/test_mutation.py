@@ -343,8 +343,8 @@ MUTATIONS = [
     (
         "that a group grows old together",
         "groups",
-        "self._first[pod.group], pod.group, pod.created",
-        "pod.created, pod.group, pod.created",
+        "self._first.get(pod.group, pod.created)",
+        "pod.created",
         "together",
     ),
     ("that groups are not halved", "partition", "        self._mend(open_)\n", "", "together"),

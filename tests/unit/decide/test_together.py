@@ -214,7 +214,7 @@ def test_a_group_is_as_old_as_its_oldest() -> None:
     old, young = pod("g0", ONE, group="g", created=1), pod("g1", ONE, group="g", created=9)
     between, urgent = pod("p", ONE, created=5), pod("u", ONE, created=10, priority=1)
     pods = [young, between, old, urgent]
-    assert sorted(pods, key=Groups(pods).rank) == [urgent, old, young, between]
+    assert Groups(pods).ranked(pods) == [urgent, old, young, between]
 
 
 def test_the_program_begins_no_group_that_it_cannot_finish() -> None:
