@@ -132,7 +132,7 @@ class _Round:
         self._gated: list[_Entry] = []
         self._inside: list[_Entry] = []
         self._others: list[Pod] = []
-        self._leaving = False
+        self._leaving = any(pod.terminating and pod.node and not pod.ended for pod in snapshot.pods)
         self._decisions: list[AdmissionDecision] = []
         self._waits: dict[str, str] = {}
         self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
@@ -147,9 +147,7 @@ class _Round:
             request = resources.with_gpu_memory(pod.request, self._gb)
             if pod.node:
                 self._now.charge(quota, request)
-                if pod.terminating:
-                    self._leaving = True
-                else:
+                if not pod.terminating:
                     self._later.charge(quota, request)
                     if pod.namespace not in self._spared:
                         self._running.append(Victim(pod, request, quota))

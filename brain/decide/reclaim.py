@@ -99,8 +99,10 @@ class _Search:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._sites = case.sites
+        # The Eviction API refuses pods that several budgets cover.
         self._victims = sorted(
-            (v for v in case.victims if all(case.allowed.get(budget, 1) > 0 for budget in v.budgets)), key=_newest
+            (v for v in case.victims if len(v.budgets) < 2 and all(case.allowed.get(b, 1) > 0 for b in v.budgets)),
+            key=_newest,
         )
         self._gives = {
             v.pod.key: tuple(_given(case.quota, refusal, v) for refusal in case.refusals) for v in case.victims
