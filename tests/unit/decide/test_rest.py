@@ -74,7 +74,8 @@ def _held(item: Node, pod: Pod, rng: random.Random) -> Node:
 
 
 def _with(item: Node, gpus: list[Gpu]) -> Node:
-    assert item.agent is not None
+    if item.agent is None:
+        return item
     agent = replace(item.agent, gpus=tuple(gpus))
     agent = replace(agent, allocatable=agent.devices)
     devices = {name: len(ids) for name, ids in agent.devices.items()}

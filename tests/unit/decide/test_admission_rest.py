@@ -1,0 +1,292 @@
+"""Random worlds of quotas run to rest, against a small API server, scheduler, kubelet and controllers.
+
+Pods arrive, end and are evicted; what was evicted comes back, as its controller has it. After each step, what must
+never happen has not; with no new pods, the world comes to rest, and then no owner waits whom the rules would serve.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brain.decide.admission import Admission, admit
+from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
+from brain.model.budget import Budget
+from brain.model.mig import InstanceState
+from brain.model.node import Node
+from brain.model.pod import Pod
+from brain.model.quota import Quota
+from brain.model.snapshot import Snapshot
+from n8s import names
+from tests.examples import examples
+from tests.unit.decide.test_reclaim_oracle import GB, OUTSIDE, Rules, World, asked, random_world
+from tests.unit.decide.test_rest import _changed, _held, _with
+
+BUSY_STEPS = 12
+"""Steps with arrivals and endings."""
+MOST_STEPS = 80
+"""More than any of these small worlds takes to come to rest afterwards."""
+
+
+class Cluster:
+    """A cluster that does what decisions say."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)  # noqa: S311
+        world = random_world(seed).snapshot
+        self.quotas: tuple[Quota, ...] = world.quotas
+        self.nodes: dict[str, Node] = {item.name: _with(item, list(_gpus(item))) for item in world.nodes}
+        self.pods = {pod.key: pod for pod in world.pods}
+        self.ends = {pod.key: 2 for pod in world.pods if pod.terminating}
+        self.spared = {f"{budget.namespace}/{budget.name}": self.rng.choice([0, 1]) for budget in world.budgets}
+        self.budgets = world.budgets
+        self.now = 10
+        self.made = 0
+        self.evictions = 0
+        self.log: list[str] = []
+
+    # What is there.
+
+    def snapshot(self) -> Snapshot:
+        pods, nodes, quotas = list(self.pods.values()), list(self.nodes.values()), list(self.quotas)
+        for each in (pods, nodes, quotas):
+            self.rng.shuffle(each)  # type: ignore[arg-type]
+        return Snapshot(tuple(nodes), tuple(pods), tuple(quotas), budgets=self._budgets())
+
+    def _budgets(self) -> tuple[Budget, ...]:
+        found = []
+        for budget in self.budgets:
+            healthy = sum(budget.guards(pod) for pod in self.pods.values())
+            found.append(replace(budget, allowed=max(0, healthy - self.spared[f"{budget.namespace}/{budget.name}"])))
+        return tuple(found)
+
+    def quota_of(self, pod: Pod) -> Quota | None:
+        return next((quota for quota in self.quotas if pod.namespace in quota.namespaces), None)
+
+    def used(self, quota: Quota, name: str, *, summed: bool = False) -> int:
+        """What pods with a node, on their way out or not, and those let in use; ``summed``: of these with room only."""
+        total = 0
+        for pod in self.pods.values():
+            if self.quota_of(pod) is not quota or pod.gated or (pod.terminating and not pod.node):
+                continue
+            room = pod.node or not pod.unschedulable or pod.nominated
+            kept = room and not (not pod.node and pod.reservation.split("/")[1:2] in (["reclaim"], ["none"]))
+            if kept or not summed:
+                total += asked(pod)[name]
+        return total
+
+    # What decisions do.
+
+    def act(self, admission: Admission) -> bool:
+        """Carry out; whether anything was done."""
+        for decision in admission.decisions:
+            self.log.append(f"{self.now} {decision}")
+            key = f"{decision.namespace}/{decision.name}"
+            pod = self.pods[key]
+            assert pod.uid == decision.uid
+            match decision:
+                case LetIn():
+                    self._let_in(pod, decision)
+                case OpenGate():
+                    raise AssertionError("all gated pods have a quota")
+                case Nominate():
+                    assert pod.unschedulable
+                    assert not pod.node
+                    self.pods[key] = replace(pod, nominated=decision.node)
+                case Evict():
+                    self._evict(pod, decision)
+        changed = False
+        for name in admission.plan.geometries:
+            if name not in admission.held:
+                self.nodes[name] = _changed(self.nodes[name], admission.plan)
+                self.log.append(f"{self.now} {name} {admission.plan.geometries[name]}")
+                changed = True
+        return changed or bool(admission.decisions)
+
+    def _let_in(self, pod: Pod, decision: LetIn) -> None:
+        quota = self.quota_of(pod)
+        assert quota is not None
+        assert pod.gates == (names.QUOTA_GATE,)
+        how = decision.reservation.split("/")[1]
+        for name, value in asked(pod).items():
+            if value > 0 and name in quota.max:
+                assert self.used(quota, name) + value <= quota.max[name], "max"
+            if value > 0 and name in quota.min and how in {"free", "repartition"}:
+                naming = [each for each in self.quotas if name in each.min]
+                used = sum(self.used(each, name, summed=True) for each in naming)
+                assert used + value <= sum(each.min[name] for each in naming), "sum of min"
+        owner = all(self.used(quota, n) + asked(pod)[n] <= v for n, v in quota.min.items() if asked(pod)[n] > 0)
+        assert owner or how != "none", "a borrower without room"
+        assert owner or not pod.protected, "a protected borrower"
+        self.pods[pod.key] = replace(pod, gates=(), reservation=decision.reservation)
+
+    def _evict(self, pod: Pod, decision: Evict) -> None:
+        beneficiary = self.pods[decision.beneficiary]
+        rules = Rules(World(self.snapshot(), beneficiary))
+        assert pod.node
+        assert not pod.terminating
+        assert not pod.protected
+        quota = self.quota_of(pod)
+        assert quota is not None, "outside quotas"
+        if quota is rules.mine:
+            assert pod.priority < beneficiary.priority
+        else:
+            assert rules.over_quota(pod), "in-quota"
+        if not rules.budgets_hold([pod]):
+            self.log.append("  429")
+            return
+        self.evictions += 1
+        self.pods[pod.key] = replace(pod, terminating=True)
+        self.ends[pod.key] = self.rng.randint(1, 3)
+
+    # What others do.
+
+    def live(self) -> bool:
+        """The scheduler, the kubelets and the controllers go one step; whether anything happened."""
+        self.now += 1
+        moved = False
+        waiting = sorted((p for p in self.pods.values() if p.waiting), key=lambda p: (-p.priority, p.created, p.key))
+        for pod in waiting:
+            node = self._chosen(pod)
+            if node:
+                self.log.append(f"{self.now} {pod.key} -> {node}")
+                self.nodes[node] = _held(self.nodes[node], pod, self.rng)
+                self.pods[pod.key] = replace(pod, node=node, phase="Running", unschedulable=False)
+                moved = True
+            elif not pod.unschedulable:
+                self.pods[pod.key] = replace(pod, unschedulable=True)
+                moved = True
+        for key in list(self.ends):
+            moved = True
+            self.ends[key] -= 1
+            if not self.ends[key]:
+                del self.ends[key]
+                self.end(key)
+        return moved
+
+    def _chosen(self, pod: Pod) -> str:
+        names_ = list(self.nodes)
+        self.rng.shuffle(names_)
+        if pod.nominated in names_:
+            names_.insert(0, pod.nominated)
+        return next((name for name in names_ if self._fits(pod, name)), "")
+
+    def _fits(self, pod: Pod, name: str) -> bool:
+        item = self.nodes[name]
+        there = [p for p in self.pods.values() if p.node == name]
+        there += [
+            p for p in self.pods.values() if p.waiting and p.nominated == name and p.priority >= pod.priority and p != pod
+        ]
+        if any(item.labels.get(key) != value for key, value in pod.node_selector.items()):
+            return False
+        devices = Counter(i.profile for g in _gpus(item) for i in g.instances)
+        taken = Counter(i.profile for g in _gpus(item) for i in g.instances if i.state is not InstanceState.FREE)
+        for profile, count in taken.items():
+            assert count <= devices[profile]
+        return all(
+            sum(p.request.get(resource, 0) for p in there) + value <= item.allocatable.get(resource, 0)
+            for resource, value in pod.request.items()
+            if value
+        )
+
+    def end(self, key: str) -> None:
+        """A pod is gone; an evicted one comes back."""
+        pod = self.pods.pop(key)
+        if pod.node in self.nodes:
+            item = self.nodes[pod.node]
+            gpus = [
+                replace(
+                    g,
+                    instances=tuple(
+                        replace(i, state=InstanceState.FREE, holder=None)
+                        if i.holder is not None and f"{i.holder.namespace}/{i.holder.pod}" == key
+                        else i
+                        for i in g.instances
+                    ),
+                )
+                for g in _gpus(item)
+            ]
+            self.nodes[pod.node] = _with(item, gpus)
+        self.log.append(f"{self.now} {key} gone")
+        if pod.terminating:
+            self.arrive(pod)
+
+    def arrive(self, like: Pod) -> None:
+        self.made += 1
+        name = f"new{self.made}"
+        gates = () if like.namespace == OUTSIDE else (names.QUOTA_GATE,)
+        pod = Pod(
+            like.namespace,
+            name,
+            f"uid-{name}",
+            self.now,
+            like.request,
+            like.labels,
+            gates=gates,
+            priority=like.priority,
+            never_preempts=like.never_preempts,
+            node_selector=like.node_selector,
+        )
+        self.pods[pod.key] = pod
+        self.log.append(f"{self.now} {pod.key} arrives {dict(pod.request)} {pod.priority}")
+
+    def happen(self) -> None:
+        """Something from outside."""
+        chance = self.rng.random()
+        running = sorted(key for key, pod in self.pods.items() if pod.node and not pod.terminating)
+        if chance < 0.4:
+            like = random_world(self.rng.randrange(1 << 30)).waiting
+            like = replace(
+                like,
+                namespace=self.rng.choice([OUTSIDE, *(n for q in self.quotas for n in q.namespaces)]),
+                never_preempts=self.rng.random() < 0.8,
+            )
+            self.arrive(like)
+        elif chance < 0.6 and running:
+            self.end(self.rng.choice(running))
+
+    def unserved(self) -> list[str]:
+        """Owners that wait though room could be made for them by what the rules allow."""
+        found = []
+        snapshot = self.snapshot()
+        for pod in self.pods.values():
+            quota = self.quota_of(pod)
+            if quota is None or pod.node or pod.terminating:
+                continue
+            rules = Rules(World(snapshot, pod))
+            own = {n: self.used(quota, n) - (0 if pod.gated else asked(pod)[n]) for n in quota.min}
+            owner = all(own[n] + asked(pod)[n] <= least for n, least in quota.min.items() if asked(pod)[n] > 0)
+            answer = min(rules.answers(), default=None) if owner else None
+            if answer is not None:
+                found.append(f"{pod.key} {answer}")
+        return found
+
+
+def _gpus(item: Node) -> tuple:  # type: ignore[type-arg]
+    return item.agent.gpus if item.agent is not None else ()
+
+
+def run(cluster: Cluster) -> None:
+    for step in range(BUSY_STEPS + MOST_STEPS):
+        if step < BUSY_STEPS:
+            cluster.happen()
+        admission = admit(cluster.snapshot(), GB)
+        again = admit(cluster.snapshot(), GB)
+        assert again.decisions == admission.decisions
+        assert again.plan.geometries == admission.plan.geometries
+        done = cluster.act(admission)
+        moved = cluster.live()
+        if step >= BUSY_STEPS and not done and not moved:
+            assert cluster.unserved() == []
+            return
+    raise AssertionError("no rest")
+
+
+@settings(max_examples=examples(250), deadline=None)
+@given(st.integers(min_value=0, max_value=1 << 40))
+def test_worlds_of_quotas_come_to_rest(seed: int) -> None:
+    run(Cluster(seed))
