@@ -22,6 +22,7 @@ from brain.decide.neighbours import Neighbours
 from brain.decide.partition import Plan
 from brain.decide.quotas import capacity_labels
 from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
+from brain.decide.why import Reason
 from brain.model import resources
 from brain.model.pod import Pod
 from brain.model.quota import Quota, Standing, standings
@@ -174,9 +175,11 @@ class _Round:
 
     def run(self, opened: Sequence[OpenGate]) -> Admission:
         without: set[str] = set()
+        why: dict[str, Reason] = {}
         for last in (*[False] * (MOST_PLANS - 1), True):
             accepted = self._accepted(without)
             plan = partition.plan(self._virtual(accepted))
+            why |= plan.why
             ground = self._ground(plan)
             homeless = self._homeless(accepted, plan, ground)
             for entry in homeless:
@@ -189,6 +192,7 @@ class _Round:
             for entry in accepted:
                 self._now.discharge(entry.quota, entry.request)
                 self._later.discharge(entry.quota, entry.request)
+        plan = replace(plan, why={key: reason for key, reason in why.items() if key not in plan.assigned})
         held = self._let_in(accepted, plan)
         self._reclaim({entry.key for entry in accepted}, plan, ground)
         gated = {entry.key for entry in self._gated}
@@ -378,7 +382,7 @@ class _Round:
             gated = entry.pod.gated
             reason = plan.why.get(entry.key)
             if reason is not None and reason.later:
-                self._waits[entry.key] = entry.wait or f"waits: {reason.text}"
+                self._tell(entry, reason)
                 continue
             if not gated:
                 self._recharge(entry, -1)
@@ -391,14 +395,19 @@ class _Round:
                 if found is None:
                     vain.add((kind, tuple(sorted(entry.pod.node_selector.items()))))
             if found is None:
-                self._without(entry, gated=gated, text=reason.text if reason is not None else "")
+                self._tell(entry, reason)
+                self._without(entry, gated=gated)
                 continue
             self._carry(entry, found, ground)
         for entry in entries[MOST_RECLAIMS:]:
-            reason = plan.why.get(entry.key)
-            self._waits[entry.key] = (
-                entry.wait or f"waits: {reason.text if reason is not None else 'others come first'}"
-            )
+            self._tell(entry, plan.why.get(entry.key))
+
+    def _tell(self, entry: _Entry, reason: Reason | None) -> None:
+        """Why a pod is not let in, or not bound: its quota, or else what the planner says of the nodes."""
+        if entry.wait:
+            self._waits[entry.key] = entry.wait
+        elif reason is None:
+            self._waits[entry.key] = "waits: no node has room"
 
     def _recharge(self, entry: _Entry, sign: int) -> None:
         for ledger in (self._now, self._later):
@@ -486,11 +495,10 @@ class _Round:
         borrowed = victim.quota.name if victim.quota is not None else ""
         return f"{borrowed} borrows, and {entry.quota.name} wants {due} back for {entry.key}"
 
-    def _without(self, entry: _Entry, *, gated: bool, text: str) -> None:
+    def _without(self, entry: _Entry, *, gated: bool) -> None:
         """A pod that nobody can make room for now."""
         pod = entry.pod
         fits_quota = passes(self._now, entry.quota, pod, entry.request)
-        self._waits[entry.key] = entry.wait or f"waits: {text or 'no node has room'}"
         if not gated:
             self._recharge(entry, 1)
             if pod.nominated and pod.reservation:

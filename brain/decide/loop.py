@@ -139,8 +139,6 @@ def _pod_events(snapshot: Snapshot, admission: Admission) -> Iterator[EmitEvent]
         if pod.key in admission.waits:
             yield _event(pod, reasons.QUOTA_WAITS, admission.waits[pod.key], warning=False)
             continue
-        if pod.gated:
-            continue
         made = plan.made.get(pod.key)
         if made:
             yield _event(pod, reasons.REPARTITIONING, standing.making(plan.assigned[pod.key], made), warning=False)

@@ -1,6 +1,6 @@
 """The demo: a cluster on this machine whose GPUs are repartitioned while one looks on.
 
-It brings up the local cluster with the chart, labels the nodes, applies two quotas and pods that need other instances
+It brings up the local cluster with the chart, labels the nodes, applies three quotas and pods that need other instances
 than the GPUs have, and draws what each GPU holds, which pods wait and why, and how the quotas stand, until every pod
 that can run does. It only looks at what any user can see: the inventory over gRPC and objects over the API.
 """
@@ -169,7 +169,7 @@ def _pods(cluster: Cluster) -> list[Pod]:
     reasons: dict[str, str] = {}
     events = cluster.get("events", "-A", "--field-selector", "involvedObject.kind=Pod")["items"]
     for event in sorted(events, key=lambda event: str(event["metadata"]["creationTimestamp"])):
-        if event["reason"] in {"MigNoRoom", "MigRepartitioning"}:
+        if event["reason"] in {"MigNoRoom", "MigRepartitioning", "QuotaWaiting"}:
             about = event["involvedObject"]
             reasons[f"{about['namespace']}/{about['name']}"] = event["message"]
     pods = []

@@ -179,7 +179,9 @@ class Cluster:
         item = self.nodes[name]
         there = [p for p in self.pods.values() if p.node == name]
         there += [
-            p for p in self.pods.values() if p.waiting and p.nominated == name and p.priority >= pod.priority and p != pod
+            p
+            for p in self.pods.values()
+            if p.waiting and p.nominated == name and p.priority >= pod.priority and p != pod
         ]
         if any(item.labels.get(key) != value for key, value in pod.node_selector.items()):
             return False

@@ -82,7 +82,12 @@ def random_world(seed: int) -> World:
     if rng.random() < 0.8:
         quotas = tuple(tightened(rng, quota, pods, waiting) for quota in quotas)
     budgets = tuple(
-        Budget(rng.choice(NAMESPACES), f"budget-{number}", LabelSelector((Requirement("app", "In", (app,)),)), rng.choice([0, 1, 1, 2]))
+        Budget(
+            rng.choice(NAMESPACES),
+            f"budget-{number}",
+            LabelSelector((Requirement("app", "In", (app,)),)),
+            rng.choice([0, 1, 1, 2]),
+        )
         for number, app in enumerate(rng.sample(["x", "y", "x"], rng.choice([0, 0, 1, 2, 3])))
     )
     return World(Snapshot(tuple(nodes), (*pods, waiting), quotas, budgets=budgets), waiting)
@@ -297,9 +302,7 @@ class Rules:
             return False
         members = [p for p in self.pods if self.quota_of(p) is quota]
         every = sorted({name for p in members for name in asked(p)})
-        members.sort(
-            key=lambda p: (not p.protected, p.created, -p.priority, [asked(p)[name] for name in every], p.key)
-        )
+        members.sort(key=lambda p: (not p.protected, p.created, -p.priority, [asked(p)[name] for name in every], p.key))
         older = members[: members.index(each) + 1]
         return any(sum(asked(p)[name] for p in older) > least for name, least in quota.min.items())
 
@@ -385,7 +388,7 @@ def decided(world: World) -> tuple[str, tuple[str, ...]] | None:
     quotas = world.snapshot.quotas
     round_ = _Round(world.snapshot, quotas, GB, {"kube-system"})
     ground = Ground(world.snapshot.nodes, world.snapshot.bound())
-    found = round_._found(round_._gated[0], ground, round_._over())  # noqa: SLF001
+    found = round_._found(round_._gated[0], ground, round_._over())
     return (found.node, tuple(victim.pod.key for victim in found.victims)) if found is not None else None
 
 
