@@ -72,12 +72,11 @@ def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -
     """
     verdicts = standings(snapshot.quotas)
     active = [quota for quota in snapshot.quotas if verdicts[quota.key].standing is Standing.ACTIVE]
+    governed = by_namespace(active)
     opened = [
         OpenGate(pod.namespace, pod.name, pod.uid)
         for pod in snapshot.unbound()
-        if names.QUOTA_GATE in pod.gates
-        and not pod.terminating
-        and not any(pod.namespace in quota.namespaces for quota in active)
+        if names.QUOTA_GATE in pod.gates and not pod.terminating and pod.namespace not in governed
     ]
     if not active:
         plan = partition.plan(snapshot)
@@ -129,7 +128,7 @@ class _Round:
         self._spared = spared
         self._of = by_namespace(active)
         self._now, self._later = Ledger(active), Ledger(active)
-        self._running: list[Victim] = []
+        self._gone: set[str] = set()
         self._gated: list[_Entry] = []
         self._inside: list[_Entry] = []
         self._others: list[Pod] = []
@@ -141,20 +140,22 @@ class _Round:
 
     def _read(self) -> None:
         """Sort the pods of quotas by how they stand, and make up the books."""
-        for pod in self._snapshot.pods:
+        placed, last = self._snapshot.placed(), _Last.sums
+        _Last.sums = {}
+        for key, quota in self._now.quotas.items():
+            members = tuple(placed.get(namespace, ()) for namespace in quota.namespaces)
+            known = last.get(key)
+            if known is None or not known.of(quota, members, self._gb):
+                known = _Sum.made(quota, members, self._gb)
+            _Last.sums[key] = known
+            self._now.charge(quota, known.now)
+            self._later.charge(quota, known.later)
+        for pod in self._snapshot.unbound():
             quota = self._of.get(pod.namespace)
-            if quota is None or pod.ended:
+            if quota is None or pod.ended or pod.terminating:
                 continue
             request = resources.with_gpu_memory(pod.request, self._gb)
-            if pod.node:
-                self._now.charge(quota, request)
-                if not pod.terminating:
-                    self._later.charge(quota, request)
-                    if pod.namespace not in self._spared:
-                        self._running.append(Victim(pod, request, quota))
-            elif pod.terminating:
-                continue
-            elif not pod.gated:
+            if not pod.gates:
                 entry = _Entry(pod, quota, request)
                 for ledger in (self._now, self._later):
                     ledger.charge(quota, request, summed=self._summed(entry))
@@ -168,6 +169,15 @@ class _Round:
             entry.owner = entry.pod.reservation.partition("/")[0] != names.OVER_QUOTA
         self._gated.sort(key=lambda entry: (-entry.pod.priority, entry.pod.created, entry.key))
         self._inside.sort(key=lambda entry: (not entry.owner, -entry.pod.priority, entry.pod.created, entry.key))
+
+    def _running(self) -> list[Victim]:
+        """Pods of quotas that have a node, but those that leave, and those that are never touched."""
+        return [
+            victim
+            for known in _Last.sums.values()
+            for victim in known.running
+            if victim.pod.namespace not in self._spared and victim.pod.key not in self._gone
+        ]
 
     def _summed(self, entry: _Entry) -> bool:
         """Whether a pod that was let in keeps others from borrowing: unless it has, and will have, no room."""
@@ -283,17 +293,14 @@ class _Round:
 
     def _virtual(self, accepted: Iterable[_Entry]) -> Snapshot:
         """The snapshot as if the accepted had been let in, and refused by the scheduler."""
-        changed: dict[str, Pod] = {}
-        for entry in accepted:
-            changed[entry.key] = _copy(entry.pod, owner=entry.owner, refused=True)
+        seen = [(entry.pod, (entry.owner, True)) for entry in accepted]
         for entry in self._inside:
             promised = entry.pod.reservation.split("/")[1:2] in ([MADE], [RECLAIMED])
             if promised or not entry.owner:
-                changed[entry.key] = _copy(entry.pod, owner=entry.owner, refused=entry.pod.unschedulable or promised)
-        _Last.copies = changed
-        if not changed:
-            return self._snapshot
-        return replace(self._snapshot, pods=tuple(changed.get(pod.key, pod) for pod in self._snapshot.pods))
+                seen.append((entry.pod, (entry.owner, entry.pod.unschedulable or promised)))
+        copies = {pod.key: (pod, how, _copy(pod, owner=how[0], refused=how[1])) for pod, how in seen}
+        _Last.copies = copies
+        return self._snapshot.instead({key: copy for key, (_, _, copy) in copies.items()})
 
     def _ground(self, plan: Plan) -> Ground:
         pods = {pod.key: pod for pod in self._snapshot.unbound()}
@@ -416,7 +423,7 @@ class _Round:
     def _over(self) -> frozenset[str]:
         """Keys of the over-quota pods among those that have a node."""
         members: defaultdict[str, list[Pod]] = defaultdict(list)
-        for victim in self._running:
+        for victim in self._running():
             if victim.quota is not None:
                 members[victim.quota.key].append(victim.pod)
         quotas = {quota.key: quota for quota in self._of.values()}
@@ -437,7 +444,7 @@ class _Round:
                 return Reclaim(node, ())
         if pod.protected and not self._later.owns(quota, request):
             return None
-        victims = victims_for(self._later, quota, pod, request, running=self._running, over=over)
+        victims = victims_for(self._later, quota, pod, request, running=self._running(), over=over)
         if not victims:
             return None
         budgets, allowed = self._budgets(victims)
@@ -481,7 +488,7 @@ class _Round:
             if victim.quota is not None:
                 self._later.discharge(victim.quota, victim.request)
         gone = {victim.pod.key for victim in found.victims}
-        self._running = [victim for victim in self._running if victim.pod.key not in gone]
+        self._gone |= gone
         ground.release(victim.pod for victim in found.victims)
         self._leaving |= bool(found.victims)
         ground.take(pod, found.node)
@@ -510,15 +517,61 @@ class _Round:
                 ledger.charge(entry.quota, entry.request, summed=False)
 
 
-class _Last:
-    """Copies of pods as the last plan saw them, by key, so that equal ones are the same objects again."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sum:
+    """What follows from a quota and its pods that have a node alone.
 
-    copies: Mapping[str, Pod] = {}
+    Attributes:
+        quota: the quota.
+        members: these pods, by namespace in its order.
+        gpu_memory_gb: what one whole GPU counts for.
+        now: what they use.
+        later: what those use that are not on their way out.
+        running: the latter.
+    """
+
+    quota: Quota
+    members: tuple[tuple[Pod, ...], ...]
+    gpu_memory_gb: int
+    now: Resources
+    later: Resources
+    running: tuple[Victim, ...]
+
+    @staticmethod
+    def made(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: int) -> _Sum:
+        """Of some pods."""
+        counted = [
+            Victim(pod, resources.with_gpu_memory(pod.request, gpu_memory_gb), quota)
+            for pods in members
+            for pod in pods
+        ]
+        running = tuple(victim for victim in counted if not victim.pod.terminating)
+        now = resources.total(victim.request for victim in counted)
+        later = now if len(running) == len(counted) else resources.total(victim.request for victim in running)
+        return _Sum(quota, members, gpu_memory_gb, now, later, running)
+
+    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
+        """Whether it is that of some objects."""
+        same = all(one is other for one, other in zip(self.members, members, strict=False))
+        return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
+
+
+class _Last:
+    """What the last round worked out, where equal objects give equal answers; no more than one snapshot shows.
+
+    Attributes:
+        copies: by key, a pod, how it was seen, and its copy for the plan.
+        sums: by quota.
+    """
+
+    copies: Mapping[str, tuple[Pod, tuple[bool, bool], Pod]] = {}
+    sums: dict[str, _Sum] = {}  # noqa: RUF012 - replaced as a whole
 
 
 def _copy(pod: Pod, *, owner: bool, refused: bool) -> Pod:
     """A pod as the planner should see it: let in, and behind all owners where it borrows."""
-    priority = pod.priority if owner else pod.priority - BORROWERS
-    copy = replace(pod, gates=(), priority=priority, unschedulable=refused)
     known = _Last.copies.get(pod.key)
-    return known if known == copy else copy
+    if known is not None and known[0] is pod and known[1] == (owner, refused):
+        return known[2]
+    priority = pod.priority if owner else pod.priority - BORROWERS
+    return replace(pod, gates=(), priority=priority, unschedulable=refused)

@@ -74,6 +74,7 @@ class Quota:
         generation: ``metadata.generation``.
         problems: what in its spec cannot be read; such a quota counts for nothing.
         status: what its status says now.
+        key: ``Kind namespace/name``, as messages name it.
     """
 
     kind: Kind
@@ -87,11 +88,10 @@ class Quota:
     generation: int = 0
     problems: tuple[str, ...] = ()
     status: QuotaStatus = QuotaStatus()
+    key: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def key(self) -> str:
-        """``Kind namespace/name``, as messages name it."""
-        return f"{self.kind.value} {self.namespace}/{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.kind.value} {self.namespace}/{self.name}")
 
     @property
     def named(self) -> frozenset[str]:

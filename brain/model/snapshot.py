@@ -11,7 +11,7 @@ import operator
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from brain.model.budget import Budget
@@ -57,6 +57,21 @@ class Snapshot:
         """By namespace, its pods in phase Running, by key; namespaces without any are left out."""
         return _grouped(self.pods).running
 
+    def placed(self) -> Mapping[str, tuple[Pod, ...]]:
+        """By namespace, its pods that have a node and have not ended, by key; namespaces without any are left out."""
+        return _grouped(self.pods).placed
+
+    def instead(self, others: Mapping[str, Pod]) -> Snapshot:
+        """The snapshot with other pods, by key, in the place of some that have no node."""
+        groups = _grouped(self.pods)
+        pods = tuple(others.get(pod.key, pod) for pod in self.pods) if others else self.pods
+        traits = {
+            trait: tuple(others.get(pod.key, pod) for pod in members) if trait in {_UNBOUND, _GROUPED} else members
+            for trait, members in groups.traits.items()
+        }
+        _Last.beside = replace(groups, pods=pods, traits=traits)
+        return replace(self, pods=pods)
+
     def unbound(self) -> tuple[Pod, ...]:
         """The pods that have no node, by key."""
         return _grouped(self.pods).traits.get(_UNBOUND, ())
@@ -100,23 +115,31 @@ class _Groups:
         pods: all of them.
         bound: see :meth:`Snapshot.bound`.
         running: see :meth:`Snapshot.running`.
+        placed: see :meth:`Snapshot.placed`.
         traits: by trait, the pods that have it, by key.
     """
 
     pods: tuple[Pod, ...] = ()
     bound: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
     running: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
+    placed: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
     traits: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
 
 
 class _Last:
-    """The groups of the snapshot asked for last; one at a time, so that no more is kept than one snapshot's pods."""
+    """The groups of the snapshot asked for last; one at a time, so that no more is kept than one snapshot's pods.
+
+    Beside it, those of the last that was made from one by :meth:`Snapshot.instead`.
+    """
 
     groups = _Groups()
+    beside = _Groups()
 
 
 def _grouped(pods: tuple[Pod, ...]) -> _Groups:
     last = _Last.groups
+    if _Last.beside.pods is pods:
+        return _Last.beside
     if last.pods is not pods:
         last = _Last.groups = _regrouped(pods, last)
     return last
@@ -135,6 +158,11 @@ def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
             last.running,
             [(pod.namespace, pod) for pod in gone if pod.phase == "Running"],
             [(pod.namespace, pod) for pod in new if pod.phase == "Running"],
+        ),
+        _changed(
+            last.placed,
+            [(pod.namespace, pod) for pod in gone if pod.node and not pod.ended],
+            [(pod.namespace, pod) for pod in new if pod.node and not pod.ended],
         ),
         _changed(
             last.traits,

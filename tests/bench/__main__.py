@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import fragmentation, latency, planner, replan, stall
+from tests.bench import fragmentation, latency, planner, quotas, replan, stall
 
 BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "latency": latency.main,
@@ -15,6 +15,7 @@ BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "replan": replan.main,
     "stall": stall.main,
     "fragmentation": fragmentation.main,
+    "quotas": quotas.main,
 }
 
 
