@@ -108,6 +108,7 @@ class _Entry:
     quota: Quota
     request: Resources
     owner: bool = False
+    behind: bool = False
     wait: str = ""
 
     @property
@@ -132,7 +133,11 @@ class _Round:
         self._gated: list[_Entry] = []
         self._inside: list[_Entry] = []
         self._others: list[Pod] = []
-        self._leaving = any(pod.terminating and pod.node and not pod.ended for pod in snapshot.pods)
+        self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
+        self._expects: dict[str, str] = {}
+        self._kept: set[str] = set()
+        self._ahead: dict[str, int] = {}
+        self._placed: list[tuple[Pod, str]] = []
         self._decisions: list[AdmissionDecision] = []
         self._waits: dict[str, str] = {}
         self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
@@ -174,22 +179,30 @@ class _Round:
 
     def run(self, opened: Sequence[OpenGate]) -> Admission:
         without: set[str] = set()
+        if self._leaving:
+            self._expect()
         for last in (*[False] * (MOST_PLANS - 1), True):
             accepted = self._accepted(without)
             plan = partition.plan(self._virtual(accepted))
-            ground = self._ground(plan)
-            homeless = self._homeless(accepted, plan, ground)
+            homeless = self._homeless(accepted, plan)
             for entry in homeless:
+                if entry.key in self._expects:
+                    self._kept.add(entry.key)
+                    continue
                 self._now.discharge(entry.quota, entry.request)
                 self._later.discharge(entry.quota, entry.request)
+            planned = any(entry.key in plan.assigned for entry in homeless)
             without |= {entry.key for entry in homeless}
             accepted = [entry for entry in accepted if entry.key not in without]
-            if last or not homeless or not self._others_pass(accepted, without):
+            if last or not homeless or not (planned or self._others_pass(accepted, without)):
                 break
             for entry in accepted:
                 self._now.discharge(entry.quota, entry.request)
                 self._later.discharge(entry.quota, entry.request)
         held = self._let_in(accepted, plan)
+        ground = self._ground(plan)
+        for pod, node in self._placed:
+            ground.take(pod, node)
         self._reclaim({entry.key for entry in accepted}, plan, ground)
         gated = {entry.key for entry in self._gated}
         self._decisions += _nominations(self._snapshot, plan, gated)
@@ -197,9 +210,33 @@ class _Round:
 
     # Letting in.
 
+    def _expect(self) -> None:
+        """Find who gets the room of those on their way out, first come first: until then it is kept for them."""
+        ground = Ground(self._snapshot.nodes, self._snapshot.bound())
+        inside = [entry for entry in self._inside if entry.pod.unschedulable]
+        waiting = [entry for entry in self._gated if not entry.pod.group]
+        owners = {entry.key: self._later.owns(entry.quota, entry.request) for entry in waiting}
+        owners |= {entry.key: entry.owner for entry in inside}
+        ranked = sorted([*inside, *waiting], key=lambda e: (not owners[e.key], -e.pod.priority, e.pod.created, e.key))
+        for entry in ranked[:MOST_RECLAIMS]:
+            if entry.pod.gated and not passes(self._later, entry.quota, entry.pod, entry.request):
+                continue
+            suiting = [name for name in ground.suiting(entry.pod, self._refusing(entry.pod)) if name in self._leaving]
+            suiting.sort(key=lambda name: name != entry.pod.nominated)
+            node = next((name for name in suiting if ground.fits(entry.pod, name)), None)
+            if node is not None:
+                ground.take(entry.pod, node)
+                self._expects[entry.key] = node
+                if entry.pod.gated:
+                    self._later.charge(entry.quota, entry.request)
+        for entry in waiting:
+            if entry.key in self._expects:
+                self._later.discharge(entry.quota, entry.request)
+
     def _accepted(self, without: set[str]) -> list[_Entry]:
         """Those whose quota lets them pass, owners first; they are charged. Of groups all that are of use, or none."""
         accepted: list[_Entry] = []
+        self._ahead.clear()
         groups = self._groups()
         waiting = [entry for entry in self._gated if entry.key not in without]
         for owners in (True, False):
@@ -254,17 +291,32 @@ class _Round:
         return []
 
     def _charged(self, entry: _Entry, *, owners: bool) -> bool:
-        """Whether a pod passes as an owner, or at all; then it is charged."""
-        entry.owner = self._now.owns(entry.quota, entry.request)
-        entry.wait = ""
-        if owners and not entry.owner:
+        """Whether a pod passes as an owner, or at all; then it is charged.
+
+        An owner does not pass before one of its own quota that passes too and has a higher priority: that one would
+        only evict it again. One that gets the room of pods on their way out is charged without passing, so that nobody gets in before it.
+        """
+        if entry.key in self._kept:
             return False
-        if not passes(self._now, entry.quota, entry.pod, entry.request):
+        entry.owner, entry.behind, entry.wait = self._now.owns(entry.quota, entry.request), False, ""
+        may = passes(self._now, entry.quota, entry.pod, entry.request)
+        expects = entry.key in self._expects and not may
+        ahead = self._ahead.get(entry.quota.key, entry.pod.priority)
+        entry.behind = ahead > entry.pod.priority
+        if owners and not (self._later.owns(entry.quota, entry.request) if expects else entry.owner):
+            if may:
+                self._ahead.setdefault(entry.quota.key, entry.pod.priority)
+            return False
+        if owners and entry.behind:
+            return False
+        if not may:
             entry.wait = self._refused(entry)
-            return False
-        self._now.charge(entry.quota, entry.request)
-        self._later.charge(entry.quota, entry.request)
-        return True
+            if expects:
+                self._kept.add(entry.key)
+        if may or expects:
+            self._now.charge(entry.quota, entry.request)
+            self._later.charge(entry.quota, entry.request)
+        return may
 
     def _refused(self, entry: _Entry) -> str:
         quota = entry.quota
@@ -281,7 +333,7 @@ class _Round:
         """The snapshot as if the accepted had been let in, and refused by the scheduler."""
         changed: dict[str, Pod] = {}
         for entry in accepted:
-            changed[entry.key] = _copy(entry.pod, owner=entry.owner, refused=True)
+            changed[entry.key] = _copy(entry.pod, owner=entry.owner and not entry.behind, refused=True)
         for entry in self._inside:
             promised = entry.pod.reservation.split("/")[1:2] in ([MADE], [RECLAIMED])
             if promised or not entry.owner:
@@ -291,26 +343,41 @@ class _Round:
             return self._snapshot
         return replace(self._snapshot, pods=tuple(changed.get(pod.key, pod) for pod in self._snapshot.pods))
 
-    def _ground(self, plan: Plan) -> Ground:
+    def _ground(self, plan: Plan, *, now: bool = False) -> Ground:
         pods = {pod.key: pod for pod in self._snapshot.unbound()}
         assigned = [(pods[key], node) for key, node in plan.assigned.items()]
-        return Ground(self._snapshot.nodes, self._snapshot.bound(), assigned, plan.geometries)
+        return Ground(self._snapshot.nodes, self._snapshot.bound(), assigned, plan.geometries, now=now)
 
-    def _homeless(self, accepted: Sequence[_Entry], plan: Plan, ground: Ground) -> list[_Entry]:
-        """Those that pass and have no room; what asks for no MIG device gets its room here."""
+    def _homeless(self, accepted: Sequence[_Entry], plan: Plan) -> list[_Entry]:
+        """Those that pass and have no room; what asks for no MIG device gets its room here.
+
+        What the scheduler may bind at any moment, or keeps room for, has its room before them; what somebody gets once
+        pods have gone is not theirs.
+        """
+        now, kept = self._ground(plan, now=True), self._kept_room()
+        self._placed = []
+        for pod in self._snapshot.unbound():
+            if pod.waiting and not pod.mig_request and (pod.nominated or not pod.unschedulable):
+                node = self._first_fit(pod, now)
+                if node is not None:
+                    now.take(pod, node)
+                    self._placed.append((pod, node))
         found = []
         short: defaultdict[str, int] = defaultdict(int)
         for entry in accepted:
-            if entry.pod.mig_request:
-                there = entry.key in plan.assigned
-            else:
-                node = self._first_fit(entry.pod, ground)
-                there = node is not None
+            pod, node = entry.pod, plan.assigned.get(entry.key)
+            if not pod.mig_request:
+                node = self._first_fit(pod, now, kept)
                 if node is not None:
-                    ground.take(entry.pod, node)
-            if not there:
+                    now.take(pod, node)
+                    self._placed.append((pod, node))
+            elif node in self._leaving and self._expects.get(entry.key) != node and not kept.fits(pod, node):
+                node = None
+            if node is None:
                 found.append(entry)
-                short[entry.pod.group] += 1
+                short[pod.group] += 1
+            elif node in self._leaving and self._expects.get(entry.key) != node:
+                kept.take(pod, node)
         groups = self._groups()
         gone = {entry.key for entry in found}
         for group, need in groups.items():
@@ -319,9 +386,24 @@ class _Round:
                 found += [entry for entry in members if entry.key not in gone]
         return found
 
-    def _first_fit(self, pod: Pod, ground: Ground) -> str | None:
-        refused = self._refusing(pod)
-        return next((node for node in ground.suiting(pod, refused) if ground.fits(pod, node)), None)
+    def _kept_room(self) -> Ground:
+        """The nodes once pods have gone that are on their way out, and those are there that get their room."""
+        ground = Ground(self._snapshot.nodes, self._snapshot.bound())
+        pods = {pod.key: pod for pod in self._snapshot.unbound()} if self._expects else {}
+        for key, node in self._expects.items():
+            ground.take(pods[key], node)
+        return ground
+
+    def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
+        """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others."""
+        suiting = ground.suiting(pod, self._refusing(pod))
+        suiting.sort(key=lambda node: node != pod.nominated)
+        for node in suiting:
+            if ground.fits(pod, node):
+                others = kept is not None and node in self._leaving and self._expects.get(pod.key) != node
+                if not others or (kept is not None and kept.fits(pod, node)):
+                    return node
+        return None
 
     def _refusing(self, pod: Pod) -> Callable[[str], str]:
         """What other pods mean for a pod, by node."""
@@ -368,6 +450,10 @@ class _Round:
     def _reclaim(self, accepted: set[str], plan: Plan, ground: Ground) -> None:
         """Look for room that others must leave, for those who are still without, owners first."""
         waiting = [entry for entry in self._gated if entry.key not in accepted]
+        for entry in waiting:
+            if entry.key in self._kept:
+                self._now.discharge(entry.quota, entry.request)
+                self._later.discharge(entry.quota, entry.request)
         for entry in waiting:
             entry.owner = self._later.owns(entry.quota, entry.request)
         inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned]
@@ -452,7 +538,7 @@ class _Round:
         goes = ", ".join(victim.pod.key for victim in found.victims)
         if not found.victims:
             self._waits[entry.key] = f"waits for pods on their way out on {found.node}"
-        elif pod.gated and not self._hot(pod):
+        elif pod.gated and not self._hot(pod) and not self._beyond_max(entry):
             self._open(entry, RECLAIMED, found.node)
         elif not pod.gated and not self._hot(pod) and pod.nominated != found.node:
             self._decisions.append(Nominate(pod.namespace, pod.name, pod.uid, found.node))
@@ -473,6 +559,10 @@ class _Round:
         for ledger in (self._now, self._later):
             ledger.charge(entry.quota, entry.request)
 
+    def _beyond_max(self, entry: _Entry) -> bool:
+        """Whether its quota's ``max`` keeps a pod out until others have gone."""
+        return any(refusal.rule == "max" for refusal in self._now.refusals(entry.quota, entry.request))
+
     def _why(self, entry: _Entry, victim: Victim) -> str:
         if victim.quota is entry.quota:
             return f"{entry.key} of the same quota has a higher priority"
@@ -489,8 +579,14 @@ class _Round:
             self._recharge(entry, 1)
             if pod.nominated and pod.reservation:
                 self._decisions.append(Nominate(pod.namespace, pod.name, pod.uid, ""))
-        elif fits_quota and entry.owner and not self._hot(pod) and entry.pod.group not in self._groups():
+        elif (
+            fits_quota
+            and self._now.owns(entry.quota, entry.request)
+            and not self._hot(pod)
+            and entry.pod.group not in self._groups()
+        ):
             # So that an autoscaler sees it and may add nodes.
+            entry.owner = True
             self._open(entry, NONE, "")
             for ledger in (self._now, self._later):
                 ledger.charge(entry.quota, entry.request, summed=False)

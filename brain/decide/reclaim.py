@@ -115,7 +115,7 @@ class _Search:
         best: tuple[tuple[object, ...], Reclaim] | None = None
         for node, chosen in self._standing():
             most = len(self._victims) if best is None else len(best[1].victims)
-            for victims in self._completed(chosen, most):
+            for victims in self._completed(node, chosen, most):
                 key = (len(victims), *self._cost(victims, node))
                 if best is None or key < best[0]:
                     best = key, Reclaim(node, tuple(sorted(victims, key=lambda v: v.pod.key)))
@@ -165,7 +165,7 @@ class _Search:
         if self._lets_go(chosen):
             yield tuple(chosen)
 
-    def _completed(self, chosen: tuple[Victim, ...], most: int) -> Iterator[tuple[Victim, ...]]:
+    def _completed(self, node: str, chosen: tuple[Victim, ...], most: int) -> Iterator[tuple[Victim, ...]]:
         """A set with the best of the smallest sets that add what the quota still lacks; at most so many in all."""
         short = self._still(self._short, chosen)
         if not any(short):
@@ -173,6 +173,7 @@ class _Search:
                 yield chosen
             return
         taken = {v.pod.key for v in chosen}
+        lacked = self._lacked(node)
         lowest = max((v.pod.priority for v in chosen), default=None)
         for size in range(1, most - len(chosen) + 1):
             for level in self._levels:
@@ -181,7 +182,8 @@ class _Search:
                 kinds: defaultdict[object, list[Victim]] = defaultdict(list)
                 for v in self._victims:
                     if v.pod.key not in taken and v.pod.priority <= level and any(self._gives[v.pod.key]):
-                        kinds[self._gives[v.pod.key], self._case.quota is v.quota, v.budgets].append(v)
+                        freed = sum(v.request.get(name, 0) for name in lacked)
+                        kinds[self._gives[v.pod.key], freed, v.budgets].append(v)
                 sets = [
                     (*chosen, *added)
                     for added in self._sums(list(kinds.values()), size, short)
@@ -226,8 +228,12 @@ class _Search:
         taken = Counter(budget for victim in victims for budget in victim.budgets)
         return all(count <= self._case.allowed.get(budget, count) for budget, count in taken.items())
 
+    def _lacked(self, node: str) -> set[str]:
+        """What the pod lacks in its quota or on a node."""
+        return {refusal.resource for refusal in self._case.refusals}.union(self._sites.lacks(node))
+
     def _cost(self, victims: Sequence[Victim], node: str) -> tuple[object, ...]:
-        lacked = {refusal.resource for refusal in self._case.refusals}.union(self._sites.lacks(node))
+        lacked = self._lacked(node)
         return (
             max((v.pod.priority for v in victims), default=0),
             sum(v.request.get(name, 0) for v in victims for name in lacked),
