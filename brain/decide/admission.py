@@ -24,6 +24,7 @@ from brain.decide.quotas import capacity_labels
 from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
 from brain.decide.why import Reason
 from brain.model import resources
+from brain.model.budget import Budget
 from brain.model.pod import Pod
 from brain.model.quota import Quota, Standing, standings
 from brain.model.resources import Resources
@@ -34,8 +35,8 @@ BORROWERS: Final = 1 << 32
 """What borrowers' priority is lowered by in a plan: priorities are 32 bits wide, so all others come first."""
 MOST_PLANS: Final = 4
 """Plans made in one round, each without those whose quota let them pass and who found no room in the one before."""
-MOST_RECLAIMS: Final = 64
-"""Pods for which a round looks for victims, the first of those that are waiting."""
+MOST_RECLAIMS: Final = 16
+"""Pods for which a round searches among those that may be evicted for them; the next round goes on."""
 
 FREE: Final = "free"
 MADE: Final = "repartition"
@@ -108,6 +109,7 @@ class _Entry:
     quota: Quota
     request: Resources
     owner: bool = False
+    behind: bool = False
     wait: str = ""
 
     @property
@@ -128,13 +130,18 @@ class _Round:
         self._spared = spared
         self._of = by_namespace(active)
         self._now, self._later = Ledger(active), Ledger(active)
-        self._gone: set[str] = set()
+        self._able: _Borrowed | None = None
         self._gated: list[_Entry] = []
         self._inside: list[_Entry] = []
         self._others: list[Pod] = []
-        self._leaving = any(pod.terminating and pod.node and not pod.ended for pod in snapshot.pods)
+        self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
+        self._expects: dict[str, str] = {}
+        self._kept: set[str] = set()
+        self._ahead: dict[str, int] = {}
+        self._placed: list[tuple[Pod, str]] = []
         self._decisions: list[AdmissionDecision] = []
         self._waits: dict[str, str] = {}
+        self._searches = 0
         self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
         self._read()
 
@@ -142,14 +149,14 @@ class _Round:
         """Sort the pods of quotas by how they stand, and make up the books."""
         placed, last = self._snapshot.placed(), _Last.sums
         _Last.sums = {}
-        for key, quota in self._now.quotas.items():
-            members = tuple(placed.get(namespace, ()) for namespace in quota.namespaces)
+        for key, counting in self._now.quotas.items():
+            members = tuple(placed.get(namespace, ()) for namespace in counting.namespaces)
             known = last.get(key)
-            if known is None or not known.of(quota, members, self._gb):
-                known = _Sum.made(quota, members, self._gb)
+            if known is None or not known.of(counting, members, self._gb):
+                known = _Sum.made(counting, members, self._gb)
             _Last.sums[key] = known
-            self._now.charge(quota, known.now)
-            self._later.charge(quota, known.later)
+            self._now.charge(counting, known.now)
+            self._later.charge(counting, known.later)
         for pod in self._snapshot.unbound():
             quota = self._of.get(pod.namespace)
             if quota is None or pod.ended or pod.terminating:
@@ -170,14 +177,12 @@ class _Round:
         self._gated.sort(key=lambda entry: (-entry.pod.priority, entry.pod.created, entry.key))
         self._inside.sort(key=lambda entry: (not entry.owner, -entry.pod.priority, entry.pod.created, entry.key))
 
-    def _running(self) -> list[Victim]:
-        """Pods of quotas that have a node, but those that leave, and those that are never touched."""
-        return [
-            victim
-            for known in _Last.sums.values()
-            for victim in known.running
-            if victim.pod.namespace not in self._spared and victim.pod.key not in self._gone
-        ]
+    def _borrowed(self) -> _Borrowed:
+        """Who may have to go: found when first asked for, without those that this round evicts."""
+        if self._able is None:
+            sums = [known for known in _Last.sums.values() if self._spared.isdisjoint(known.quota.namespaces)]
+            self._able = _Borrowed.of(sums, self._snapshot.budgets)
+        return self._able
 
     def _summed(self, entry: _Entry) -> bool:
         """Whether a pod that was let in keeps others from borrowing: unless it has, and will have, no room."""
@@ -186,24 +191,32 @@ class _Round:
     def run(self, opened: Sequence[OpenGate]) -> Admission:
         without: set[str] = set()
         why: dict[str, Reason] = {}
+        if self._leaving:
+            self._expect()
         for last in (*[False] * (MOST_PLANS - 1), True):
             accepted = self._accepted(without)
             plan = partition.plan(self._virtual(accepted))
             why |= plan.why
-            ground = self._ground(plan)
-            homeless = self._homeless(accepted, plan, ground)
+            homeless = self._homeless(accepted, plan)
             for entry in homeless:
+                if entry.key in self._expects:
+                    self._kept.add(entry.key)
+                    continue
                 self._now.discharge(entry.quota, entry.request)
                 self._later.discharge(entry.quota, entry.request)
+            planned = any(entry.key in plan.assigned for entry in homeless)
             without |= {entry.key for entry in homeless}
             accepted = [entry for entry in accepted if entry.key not in without]
-            if last or not homeless or not self._others_pass(accepted, without):
+            if last or not homeless or not (planned or self._others_pass(accepted, without)):
                 break
             for entry in accepted:
                 self._now.discharge(entry.quota, entry.request)
                 self._later.discharge(entry.quota, entry.request)
         plan = replace(plan, why={key: reason for key, reason in why.items() if key not in plan.assigned})
         held = self._let_in(accepted, plan)
+        ground = self._ground(plan)
+        for pod, node in self._placed:
+            ground.take(pod, node)
         self._reclaim({entry.key for entry in accepted}, plan, ground)
         gated = {entry.key for entry in self._gated}
         self._decisions += _nominations(self._snapshot, plan, gated)
@@ -211,9 +224,33 @@ class _Round:
 
     # Letting in.
 
+    def _expect(self) -> None:
+        """Find who gets the room of those on their way out, first come first: until then it is kept for them."""
+        ground = Ground(self._snapshot.nodes, self._snapshot.bound())
+        inside = [entry for entry in self._inside if entry.pod.unschedulable]
+        waiting = [entry for entry in self._gated if not entry.pod.group]
+        owners = {entry.key: self._later.owns(entry.quota, entry.request) for entry in waiting}
+        owners |= {entry.key: entry.owner for entry in inside}
+        ranked = sorted([*inside, *waiting], key=lambda e: (not owners[e.key], -e.pod.priority, e.pod.created, e.key))
+        for entry in ranked[:MOST_RECLAIMS]:
+            if entry.pod.gated and not passes(self._later, entry.quota, entry.pod, entry.request):
+                continue
+            suiting = [name for name in ground.suiting(entry.pod, self._refusing(entry.pod)) if name in self._leaving]
+            suiting.sort(key=lambda name: name != entry.pod.nominated)
+            node = next((name for name in suiting if ground.fits(entry.pod, name)), None)
+            if node is not None:
+                ground.take(entry.pod, node)
+                self._expects[entry.key] = node
+                if entry.pod.gated:
+                    self._later.charge(entry.quota, entry.request)
+        for entry in waiting:
+            if entry.key in self._expects:
+                self._later.discharge(entry.quota, entry.request)
+
     def _accepted(self, without: set[str]) -> list[_Entry]:
         """Those whose quota lets them pass, owners first; they are charged. Of groups all that are of use, or none."""
         accepted: list[_Entry] = []
+        self._ahead.clear()
         groups = self._groups()
         waiting = [entry for entry in self._gated if entry.key not in without]
         for owners in (True, False):
@@ -268,17 +305,33 @@ class _Round:
         return []
 
     def _charged(self, entry: _Entry, *, owners: bool) -> bool:
-        """Whether a pod passes as an owner, or at all; then it is charged."""
-        entry.owner = self._now.owns(entry.quota, entry.request)
-        entry.wait = ""
-        if owners and not entry.owner:
+        """Whether a pod passes as an owner, or at all; then it is charged.
+
+        An owner does not pass before one of its own quota that passes too and has a higher priority: that one would
+        only evict it again. One that gets the room of pods on their way out is charged without passing, so that nobody
+        gets in before it.
+        """
+        if entry.key in self._kept:
             return False
-        if not passes(self._now, entry.quota, entry.pod, entry.request):
+        entry.owner, entry.behind, entry.wait = self._now.owns(entry.quota, entry.request), False, ""
+        may = passes(self._now, entry.quota, entry.pod, entry.request)
+        expects = entry.key in self._expects and not may
+        ahead = self._ahead.get(entry.quota.key, entry.pod.priority)
+        entry.behind = ahead > entry.pod.priority
+        if owners and not (self._later.owns(entry.quota, entry.request) if expects else entry.owner):
+            if may:
+                self._ahead.setdefault(entry.quota.key, entry.pod.priority)
+            return False
+        if owners and entry.behind:
+            return False
+        if not may:
             entry.wait = self._refused(entry)
-            return False
-        self._now.charge(entry.quota, entry.request)
-        self._later.charge(entry.quota, entry.request)
-        return True
+            if expects:
+                self._kept.add(entry.key)
+        if may or expects:
+            self._now.charge(entry.quota, entry.request)
+            self._later.charge(entry.quota, entry.request)
+        return may
 
     def _refused(self, entry: _Entry) -> str:
         quota = entry.quota
@@ -293,7 +346,7 @@ class _Round:
 
     def _virtual(self, accepted: Iterable[_Entry]) -> Snapshot:
         """The snapshot as if the accepted had been let in, and refused by the scheduler."""
-        seen = [(entry.pod, (entry.owner, True)) for entry in accepted]
+        seen = [(entry.pod, (entry.owner and not entry.behind, True)) for entry in accepted]
         for entry in self._inside:
             promised = entry.pod.reservation.split("/")[1:2] in ([MADE], [RECLAIMED])
             if promised or not entry.owner:
@@ -302,26 +355,41 @@ class _Round:
         _Last.copies = copies
         return self._snapshot.instead({key: copy for key, (_, _, copy) in copies.items()})
 
-    def _ground(self, plan: Plan) -> Ground:
+    def _ground(self, plan: Plan, *, now: bool = False) -> Ground:
         pods = {pod.key: pod for pod in self._snapshot.unbound()}
         assigned = [(pods[key], node) for key, node in plan.assigned.items()]
-        return Ground(self._snapshot.nodes, self._snapshot.bound(), assigned, plan.geometries)
+        return Ground(self._snapshot.nodes, self._snapshot.bound(), assigned, plan.geometries, now=now)
 
-    def _homeless(self, accepted: Sequence[_Entry], plan: Plan, ground: Ground) -> list[_Entry]:
-        """Those that pass and have no room; what asks for no MIG device gets its room here."""
+    def _homeless(self, accepted: Sequence[_Entry], plan: Plan) -> list[_Entry]:
+        """Those that pass and have no room; what asks for no MIG device gets its room here.
+
+        What the scheduler may bind at any moment, or keeps room for, has its room before them; what somebody gets once
+        pods have gone is not theirs.
+        """
+        now, kept = self._ground(plan, now=True), self._kept_room()
+        self._placed = []
+        for pod in self._snapshot.unbound():
+            if pod.waiting and not pod.mig_request and (pod.nominated or not pod.unschedulable):
+                node = self._first_fit(pod, now)
+                if node is not None:
+                    now.take(pod, node)
+                    self._placed.append((pod, node))
         found = []
         short: defaultdict[str, int] = defaultdict(int)
         for entry in accepted:
-            if entry.pod.mig_request:
-                there = entry.key in plan.assigned
-            else:
-                node = self._first_fit(entry.pod, ground)
-                there = node is not None
+            pod, node = entry.pod, plan.assigned.get(entry.key)
+            if not pod.mig_request:
+                node = self._first_fit(pod, now, kept)
                 if node is not None:
-                    ground.take(entry.pod, node)
-            if not there:
+                    now.take(pod, node)
+                    self._placed.append((pod, node))
+            elif node in self._leaving and self._expects.get(entry.key) != node and not kept.fits(pod, node):
+                node = None
+            if node is None:
                 found.append(entry)
-                short[entry.pod.group] += 1
+                short[pod.group] += 1
+            elif node in self._leaving and self._expects.get(entry.key) != node:
+                kept.take(pod, node)
         groups = self._groups()
         gone = {entry.key for entry in found}
         for group, need in groups.items():
@@ -330,9 +398,24 @@ class _Round:
                 found += [entry for entry in members if entry.key not in gone]
         return found
 
-    def _first_fit(self, pod: Pod, ground: Ground) -> str | None:
-        refused = self._refusing(pod)
-        return next((node for node in ground.suiting(pod, refused) if ground.fits(pod, node)), None)
+    def _kept_room(self) -> Ground:
+        """The nodes once pods have gone that are on their way out, and those are there that get their room."""
+        ground = Ground(self._snapshot.nodes, self._snapshot.bound())
+        pods = {pod.key: pod for pod in self._snapshot.unbound()} if self._expects else {}
+        for key, node in self._expects.items():
+            ground.take(pods[key], node)
+        return ground
+
+    def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
+        """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others."""
+        suiting = ground.suiting(pod, self._refusing(pod))
+        suiting.sort(key=lambda node: node != pod.nominated)
+        for node in suiting:
+            if ground.fits(pod, node):
+                others = kept is not None and node in self._leaving and self._expects.get(pod.key) != node
+                if not others or (kept is not None and kept.fits(pod, node)):
+                    return node
+        return None
 
     def _refusing(self, pod: Pod) -> Callable[[str], str]:
         """What other pods mean for a pod, by node."""
@@ -380,15 +463,18 @@ class _Round:
         """Look for room that others must leave, for those who are still without, owners first."""
         waiting = [entry for entry in self._gated if entry.key not in accepted]
         for entry in waiting:
+            if entry.key in self._kept:
+                self._now.discharge(entry.quota, entry.request)
+                self._later.discharge(entry.quota, entry.request)
+        for entry in waiting:
             entry.owner = self._later.owns(entry.quota, entry.request)
         inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned]
         entries = sorted([*inside, *waiting], key=lambda e: (not e.owner, -e.pod.priority, e.pod.created, e.key))
-        over: frozenset[str] | None = None
         vain: set[object] = set()
-        for entry in entries[:MOST_RECLAIMS]:
+        for entry in entries:
             gated = entry.pod.gated
             reason = plan.why.get(entry.key)
-            if reason is not None and reason.later:
+            if self._searches >= MOST_RECLAIMS or (reason is not None and reason.later):
                 self._tell(entry, reason)
                 continue
             if not gated:
@@ -396,9 +482,7 @@ class _Round:
             kind = entry.quota.key, tuple(sorted(entry.request.items())), entry.pod.priority, entry.pod.node_affinity
             found: Reclaim | None = None
             if (kind, tuple(sorted(entry.pod.node_selector.items()))) not in vain:
-                if over is None:
-                    over = self._over()
-                found = self._found(entry, ground, over)
+                found = self._found(entry, ground)
                 if found is None:
                     vain.add((kind, tuple(sorted(entry.pod.node_selector.items()))))
             if found is None:
@@ -406,8 +490,6 @@ class _Round:
                 self._without(entry, gated=gated)
                 continue
             self._carry(entry, found, ground)
-        for entry in entries[MOST_RECLAIMS:]:
-            self._tell(entry, plan.why.get(entry.key))
 
     def _tell(self, entry: _Entry, reason: Reason | None) -> None:
         """Why a pod is not let in, or not bound: its quota, or else what the planner says of the nodes."""
@@ -420,21 +502,7 @@ class _Round:
         for ledger in (self._now, self._later):
             (ledger.charge if sign > 0 else ledger.discharge)(entry.quota, entry.request, summed=self._summed(entry))
 
-    def _over(self) -> frozenset[str]:
-        """Keys of the over-quota pods among those that have a node."""
-        members: defaultdict[str, list[Pod]] = defaultdict(list)
-        for victim in self._running():
-            if victim.quota is not None:
-                members[victim.quota.key].append(victim.pod)
-        quotas = {quota.key: quota for quota in self._of.values()}
-        return frozenset(
-            key
-            for name, pods in members.items()
-            for key, label in capacity_labels(quotas[name], pods, self._gb).items()
-            if label == names.OVER_QUOTA
-        )
-
-    def _found(self, entry: _Entry, ground: Ground, over: frozenset[str]) -> Reclaim | None:
+    def _found(self, entry: _Entry, ground: Ground) -> Reclaim | None:
         """Where a pod fits once those have gone that are on their way, or whom to evict for it."""
         pod, quota, request = entry.pod, entry.quota, entry.request
         sites = PodSites(ground, pod, self._refusing(pod))
@@ -444,28 +512,13 @@ class _Round:
                 return Reclaim(node, ())
         if pod.protected and not self._later.owns(quota, request):
             return None
-        victims = victims_for(self._later, quota, pod, request, running=self._running(), over=over)
+        able = self._borrowed()
+        victims = victims_for(self._later, quota, pod, request, running=able.for_(quota), over=able.over)
         if not victims:
             return None
-        budgets, allowed = self._budgets(victims)
-        # The API server refuses whom several budgets cover, whatever they allow.
-        covered = [
-            replace(victim, budgets=budgets.get(victim.pod.key, ()))
-            for victim in victims
-            if len(budgets.get(victim.pod.key, ())) < 2
-        ]
-        found = cheapest(Case(quota, self._later.refusals(quota, request), covered, sites, allowed))
+        self._searches += 1
+        found = cheapest(Case(quota, self._later.refusals(quota, request), victims, sites, able.allowed))
         return found if found is not None and found.victims else None
-
-    def _budgets(self, victims: Iterable[Victim]) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
-        """The disruption budgets that cover victims, by pod, and how many pods each lets go."""
-        budgets = self._snapshot.budgets
-        covering = {
-            victim.pod.key: tuple(f"{b.namespace}/{b.name}" for b in budgets if b.guards(victim.pod))
-            for victim in (victims if budgets else ())
-        }
-        allowed = {f"{budget.namespace}/{budget.name}": budget.allowed for budget in budgets}
-        return covering, allowed
 
     def _carry(self, entry: _Entry, found: Reclaim, ground: Ground) -> None:
         """Do what comes next for a pod that gets its room by others' end; what it waits for is kept for it."""
@@ -473,7 +526,7 @@ class _Round:
         goes = ", ".join(victim.pod.key for victim in found.victims)
         if not found.victims:
             self._waits[entry.key] = f"waits for pods on their way out on {found.node}"
-        elif pod.gated and not self._hot(pod):
+        elif pod.gated and not self._hot(pod) and not self._beyond_max(entry):
             self._open(entry, RECLAIMED, found.node)
         elif not pod.gated and not self._hot(pod) and pod.nominated != found.node:
             self._decisions.append(Nominate(pod.namespace, pod.name, pod.uid, found.node))
@@ -488,12 +541,16 @@ class _Round:
             if victim.quota is not None:
                 self._later.discharge(victim.quota, victim.request)
         gone = {victim.pod.key for victim in found.victims}
-        self._gone |= gone
+        self._able = self._borrowed().without(gone)
         ground.release(victim.pod for victim in found.victims)
-        self._leaving |= bool(found.victims)
+        self._leaving |= {found.node} if found.victims else set()
         ground.take(pod, found.node)
         for ledger in (self._now, self._later):
             ledger.charge(entry.quota, entry.request)
+
+    def _beyond_max(self, entry: _Entry) -> bool:
+        """Whether its quota's ``max`` keeps a pod out until others have gone."""
+        return any(refusal.rule == "max" for refusal in self._now.refusals(entry.quota, entry.request))
 
     def _why(self, entry: _Entry, victim: Victim) -> str:
         if victim.quota is entry.quota:
@@ -510,8 +567,14 @@ class _Round:
             self._recharge(entry, 1)
             if pod.nominated and pod.reservation:
                 self._decisions.append(Nominate(pod.namespace, pod.name, pod.uid, ""))
-        elif fits_quota and entry.owner and not self._hot(pod) and entry.pod.group not in self._groups():
+        elif (
+            fits_quota
+            and self._now.owns(entry.quota, entry.request)
+            and not self._hot(pod)
+            and entry.pod.group not in self._groups()
+        ):
             # So that an autoscaler sees it and may add nodes.
+            entry.owner = True
             self._open(entry, NONE, "")
             for ledger in (self._now, self._later):
                 ledger.charge(entry.quota, entry.request, summed=False)
@@ -527,7 +590,8 @@ class _Sum:
         gpu_memory_gb: what one whole GPU counts for.
         now: what they use.
         later: what those use that are not on their way out.
-        running: the latter.
+        able: those of the latter that may be evicted.
+        over: keys of the latter that are over-quota.
     """
 
     quota: Quota
@@ -535,7 +599,8 @@ class _Sum:
     gpu_memory_gb: int
     now: Resources
     later: Resources
-    running: tuple[Victim, ...]
+    able: tuple[Victim, ...]
+    over: frozenset[str]
 
     @staticmethod
     def made(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: int) -> _Sum:
@@ -548,12 +613,62 @@ class _Sum:
         running = tuple(victim for victim in counted if not victim.pod.terminating)
         now = resources.total(victim.request for victim in counted)
         later = now if len(running) == len(counted) else resources.total(victim.request for victim in running)
-        return _Sum(quota, members, gpu_memory_gb, now, later, running)
+        labels = capacity_labels(quota, [victim.pod for victim in running], gpu_memory_gb)
+        over = frozenset(key for key, label in labels.items() if label == names.OVER_QUOTA)
+        able = tuple(victim for victim in running if not victim.pod.protected)
+        return _Sum(quota, members, gpu_memory_gb, now, later, able, over)
 
     def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
         """Whether it is that of some objects."""
         same = all(one is other for one, other in zip(self.members, members, strict=False))
         return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Borrowed:
+    """Who may have to go for others.
+
+    Attributes:
+        over: keys of over-quota pods.
+        borrowers: those of them that may be evicted, newest first.
+        members: all that may be evicted, by quota key.
+        allowed: how many pods each disruption budget lets go.
+    """
+
+    over: frozenset[str]
+    borrowers: Sequence[Victim]
+    members: Mapping[str, Sequence[Victim]]
+    allowed: Mapping[str, int]
+
+    @staticmethod
+    def of(sums: Iterable[_Sum], budgets: Sequence[Budget]) -> _Borrowed:
+        """Of the pods of quotas."""
+        over: set[str] = set()
+        borrowers: list[Victim] = []
+        members: dict[str, Sequence[Victim]] = {}
+        for known in sums:
+            able: Sequence[Victim] = known.able
+            if budgets:
+                able = [replace(v, budgets=tuple(b.key for b in budgets if b.guards(v.pod))) for v in able]
+            members[known.quota.key] = able
+            if known.over:
+                over |= known.over
+                borrowers += (victim for victim in able if victim.pod.key in known.over)
+        borrowers.sort(key=lambda victim: (-victim.pod.created, victim.pod.key))
+        return _Borrowed(frozenset(over), borrowers, members, {budget.key: budget.allowed for budget in budgets})
+
+    def for_(self, quota: Quota) -> list[Victim]:
+        """Those that may be evicted for a pod of a quota, as far as they alone say."""
+        return [*self.members.get(quota.key, ()), *(victim for victim in self.borrowers if victim.quota is not quota)]
+
+    def without(self, gone: Set[str]) -> _Borrowed:
+        """Without some that are evicted already."""
+        touched = {v.quota.key for v in self.borrowers if v.pod.key in gone and v.quota is not None}
+        left = {key: [v for v in self.members[key] if v.pod.key not in gone] for key in touched}
+        members = {**self.members, **left}
+        spent = Counter(budget for v in self.borrowers for budget in v.budgets if v.pod.key in gone)
+        allowed = {name: most - spent[name] for name, most in self.allowed.items()}
+        return _Borrowed(self.over, [v for v in self.borrowers if v.pod.key not in gone], members, allowed)
 
 
 class _Last:

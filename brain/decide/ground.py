@@ -1,7 +1,7 @@
 """Nodes as they would be if some pods had gone: where a pod would fit then, a repartition included.
 
-Pods on their way out count as gone, pods that a plan has given a node as there. Nodes are looked at when they are first
-asked about. Mutable; made for one round and thrown away.
+Pods on their way out count as gone unless asked otherwise, pods that a plan has given a node as there. Nodes are looked
+at when they are first asked about. Mutable; made for one round and thrown away.
 """
 
 from __future__ import annotations
@@ -29,8 +29,14 @@ class Ground:
         bound: Mapping[str, Sequence[Pod]],
         assigned: Iterable[tuple[Pod, str]] = (),
         geometries: Mapping[str, Mapping[int, Geometry]] | None = None,
+        *,
+        now: bool = False,
     ) -> None:
-        """``assigned`` and ``geometries`` are what a plan does; ``bound`` are pods by node that have not ended."""
+        """``assigned`` and ``geometries`` are what a plan does; ``bound`` are pods by node that have not ended.
+
+        ``now``: pods on their way out are still there.
+        """
+        self._now = now
         self._nodes = {node.name: node for node in sorted(nodes, key=lambda node: node.name)}
         self._bound = bound
         self._given: defaultdict[str, list[Pod]] = defaultdict(list)
@@ -91,7 +97,7 @@ class Ground:
 
     def _made(self, name: str) -> Room:
         node, pods = self._nodes[name], self._bound.get(name, ())
-        leaving = {pod.key for pod in pods if pod.terminating}
+        leaving = set() if self._now else {pod.key for pod in pods if pod.terminating}
         agent = node.agent
         if agent is not None:
             gpus = tuple(

@@ -51,6 +51,7 @@ class Ledger:
         self.used: dict[str, Counter[str]] = {key: Counter() for key in self.quotas}
         self._min: Counter[str] = Counter()
         self._summed: Counter[str] = Counter()
+        self._lendable: dict[str, int] = {}
         self._naming: defaultdict[str, list[Quota]] = defaultdict(list)
         for quota in self.quotas.values():
             for name, value in quota.min.items():
@@ -69,6 +70,7 @@ class Ledger:
         used = self.used[quota.key]
         for name, value in request.items():
             used[name] += sign * value
+            self._lendable.pop(name, None)
             if summed and name in quota.min:
                 self._summed[name] += sign * value
 
@@ -115,7 +117,11 @@ class Ledger:
 
     def lendable(self, resource: str) -> int:
         """What quotas leave of their ``min`` of a resource."""
-        return sum(max(0, quota.min[resource] - self.used[quota.key][resource]) for quota in self._naming[resource])
+        known = self._lendable.get(resource)
+        if known is None:
+            left = (quota.min[resource] - self.used[quota.key][resource] for quota in self._naming[resource])
+            known = self._lendable[resource] = sum(max(0, each) for each in left)
+        return known
 
 
 def enforced(quota: Quota, request: Resources) -> Iterator[tuple[str, int]]:

@@ -20,7 +20,7 @@ from brain.model.resources import Resources
 MOST_TRIALS: Final = 4_000
 """Sets of pods that are tried on nodes for one pod; beyond that, sets from which no pod can be left out are taken."""
 _MOST_SUMS: Final = 20_000
-"""Ways to make up what a quota lacks that are looked at for one set on a node."""
+"""Steps of the search for ways to make up what a quota lacks, for one pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +99,19 @@ class _Search:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._sites = case.sites
-        # The Eviction API refuses pods that several budgets cover.
-        self._victims = sorted(
-            (v for v in case.victims if len(v.budgets) < 2 and all(case.allowed.get(b, 1) > 0 for b in v.budgets)),
-            key=_newest,
-        )
-        self._gives = {
-            v.pod.key: tuple(_given(case.quota, refusal, v) for refusal in case.refusals) for v in case.victims
-        }
+        self._victims = sorted(filter(self._may_go, case.victims), key=_newest)
         self._short = tuple(refusal.short for refusal in case.refusals)
         self._levels = sorted({v.pod.priority for v in self._victims})
         self._trials = 0
+        self._sums_left = _MOST_SUMS
+        self._known: dict[tuple[frozenset[str], int], Sequence[Sequence[Victim]]] = {}
+        self._all_kinds = 0
 
     def run(self) -> Reclaim | None:
         best: tuple[tuple[object, ...], Reclaim] | None = None
         for node, chosen in self._standing():
             most = len(self._victims) if best is None else len(best[1].victims)
-            for victims in self._completed(chosen, most):
+            for victims in self._completed(node, chosen, most):
                 key = (len(victims), *self._cost(victims, node))
                 if best is None or key < best[0]:
                     best = key, Reclaim(node, tuple(sorted(victims, key=lambda v: v.pod.key)))
@@ -165,7 +161,7 @@ class _Search:
         if self._lets_go(chosen):
             yield tuple(chosen)
 
-    def _completed(self, chosen: tuple[Victim, ...], most: int) -> Iterator[tuple[Victim, ...]]:
+    def _completed(self, node: str, chosen: tuple[Victim, ...], most: int) -> Iterator[tuple[Victim, ...]]:
         """A set with the best of the smallest sets that add what the quota still lacks; at most so many in all."""
         short = self._still(self._short, chosen)
         if not any(short):
@@ -174,38 +170,75 @@ class _Search:
             return
         taken = {v.pod.key for v in chosen}
         lowest = max((v.pod.priority for v in chosen), default=None)
+        lacked = frozenset(self._lacked(node))
+        levels = [level for level in self._levels if lowest is None or level >= lowest]
+        kinds = {level: self._kinds(lacked, level) for level in levels}
         for size in range(1, most - len(chosen) + 1):
-            for level in self._levels:
-                if lowest is not None and level < lowest:
+            enough = False
+            for level in levels:
+                members = [[v for v in each[: size + len(taken)] if v.pod.key not in taken] for each in kinds[level]]
+                if not self._reaches(members, size, short):
                     continue
-                kinds: defaultdict[object, list[Victim]] = defaultdict(list)
-                for v in self._victims:
-                    if v.pod.key not in taken and v.pod.priority <= level and any(self._gives[v.pod.key]):
-                        kinds[self._gives[v.pod.key], self._case.quota is v.quota, v.budgets].append(v)
-                sets = [
-                    (*chosen, *added)
-                    for added in self._sums(list(kinds.values()), size, short)
-                    if self._lets_go((*chosen, *added))
-                ]
+                enough = True
+                sets = [(*chosen, *added) for added in self._sums(members, size, short)]
+                sets = [each for each in sets if self._lets_go(each)]
                 if sets:
                     yield from sets
                     return
+            if self._sums_left <= 0 or (not enough and size >= self._all_kinds):
+                return
+
+    def _kinds(self, lacked: frozenset[str], level: int) -> Sequence[Sequence[Victim]]:
+        """Pods of a priority at most that give something, by what they give and free; of each kind the newest first."""
+        known = self._known.get((lacked, level))
+        if known is None:
+            found: defaultdict[object, list[Victim]] = defaultdict(list)
+            for v in self._victims:
+                gives = self._gives(v)
+                if v.pod.priority <= level and any(gives):
+                    found[gives, sum(v.request.get(name, 0) for name in lacked), v.budgets].append(v)
+            known = self._known[lacked, level] = list(found.values())
+            self._all_kinds = max(self._all_kinds, sum(map(len, known)))
+        return known
+
+    def _reaches(self, kinds: Sequence[Sequence[Victim]], size: int, short: tuple[int, ...]) -> bool:
+        """Whether so many pods can give what is short at all, resource by resource."""
+        given = [(self._gives(each[0]), len(each)) for each in kinds if each]
+        for position, lack in enumerate(short):
+            left, reached = size, 0
+            for gives, count in sorted(given, key=lambda entry: -entry[0][position]):
+                reached += gives[position] * min(left, count)
+                left -= min(left, count)
+                if not left:
+                    break
+            if reached < lack:
+                return False
+        return True
 
     def _sums(
         self, kinds: Sequence[Sequence[Victim]], size: int, short: tuple[int, ...]
     ) -> Iterator[tuple[Victim, ...]]:
         """Sets of a size, each kind's newest first, that together give what is short."""
-        left = [_MOST_SUMS]
+        # What one pod of the kinds from a position on can give at most.
+        most = [short] * (len(kinds) + 1)
+        most[-1] = tuple(0 for _ in short)
+        for at in range(len(kinds) - 1, -1, -1):
+            gives = self._gives(kinds[at][0]) if kinds[at] else most[-1]
+            most[at] = tuple(map(max, gives, most[at + 1]))
 
         def walk(
             at: int, size: int, short: tuple[int, ...], chosen: tuple[Victim, ...]
         ) -> Iterator[tuple[Victim, ...]]:
-            left[0] -= 1
-            if left[0] < 0:
-                return
-            if not size or at == len(kinds):
-                if not size and not any(short):
+            if not size:
+                if not any(short):
                     yield chosen
+                return
+            self._sums_left -= 1
+            if (
+                self._sums_left < 0
+                or at == len(kinds)
+                or any(lack > size * each for lack, each in zip(short, most[at], strict=True))
+            ):
                 return
             members = kinds[at]
             for count in range(min(size, len(members)), -1, -1):
@@ -213,10 +246,19 @@ class _Search:
 
         yield from walk(0, size, short, ())
 
+    def _may_go(self, victim: Victim) -> bool:
+        """Whether disruption budgets let a pod go; the Eviction API refuses those that several cover."""
+        budgets = victim.budgets
+        return not budgets or (len(budgets) == 1 and self._case.allowed.get(budgets[0], 1) > 0)
+
+    def _gives(self, victim: Victim) -> tuple[int, ...]:
+        """What of each shortage of the quota a pod's end makes up."""
+        return tuple(_given(self._case.quota, refusal, victim) for refusal in self._case.refusals)
+
     def _still(self, short: tuple[int, ...], victims: Sequence[Victim]) -> tuple[int, ...]:
         """What of a shortage is left once some have gone."""
         for victim in victims:
-            short = tuple(max(0, lack - given) for lack, given in zip(short, self._gives[victim.pod.key], strict=True))
+            short = tuple(max(0, lack - given) for lack, given in zip(short, self._gives(victim), strict=True))
         return short
 
     def _lets_go(self, victims: Sequence[Victim]) -> bool:
@@ -226,8 +268,12 @@ class _Search:
         taken = Counter(budget for victim in victims for budget in victim.budgets)
         return all(count <= self._case.allowed.get(budget, count) for budget, count in taken.items())
 
+    def _lacked(self, node: str) -> set[str]:
+        """What the pod lacks in its quota or on a node."""
+        return {refusal.resource for refusal in self._case.refusals}.union(self._sites.lacks(node))
+
     def _cost(self, victims: Sequence[Victim], node: str) -> tuple[object, ...]:
-        lacked = {refusal.resource for refusal in self._case.refusals}.union(self._sites.lacks(node))
+        lacked = self._lacked(node)
         return (
             max((v.pod.priority for v in victims), default=0),
             sum(v.request.get(name, 0) for v in victims for name in lacked),

@@ -28,6 +28,11 @@ class Budget:
     selector: LabelSelector | None
     allowed: int
 
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
     def guards(self, pod: Pod) -> bool:
         """Whether evicting a pod takes one of the allowed evictions.
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from brain.decide.admission import Admission, admit
 from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
 from brain.model.budget import Budget
-from brain.model.mig import InstanceState
+from brain.model.mig import Gpu, InstanceState
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.quota import Quota
@@ -53,8 +53,9 @@ class Cluster:
 
     def snapshot(self) -> Snapshot:
         pods, nodes, quotas = list(self.pods.values()), list(self.nodes.values()), list(self.quotas)
-        for each in (pods, nodes, quotas):
-            self.rng.shuffle(each)  # type: ignore[arg-type]
+        self.rng.shuffle(pods)
+        self.rng.shuffle(nodes)
+        self.rng.shuffle(quotas)
         return Snapshot(tuple(nodes), tuple(pods), tuple(quotas), budgets=self._budgets())
 
     def _budgets(self) -> tuple[Budget, ...]:
@@ -268,7 +269,7 @@ class Cluster:
         return found
 
 
-def _gpus(item: Node) -> tuple:  # type: ignore[type-arg]
+def _gpus(item: Node) -> tuple[Gpu, ...]:
     return item.agent.gpus if item.agent is not None else ()
 
 

@@ -45,7 +45,8 @@ def _changed(item: Node, result: Plan) -> Node:
         known = {instance.placement: instance for instance in gpu.instances}
         sizes = {profile.name: profile.size for profile in gpu.profiles}
         instances = tuple(
-            known.get(place) or Instance(place.profile, place.start, sizes[place.profile], uuid=f"new-{place}")
+            known.get(place)
+            or Instance(place.profile, place.start, sizes[place.profile], uuid=f"new-{gpu.index}-{place}")
             for place in wanted.get(gpu.index, gpu.geometry)
         )
         gpus.append(replace(gpu, instances=instances))
