@@ -294,7 +294,8 @@ class _Round:
         """Whether a pod passes as an owner, or at all; then it is charged.
 
         An owner does not pass before one of its own quota that passes too and has a higher priority: that one would
-        only evict it again. One that gets the room of pods on their way out is charged without passing, so that nobody gets in before it.
+        only evict it again. One that gets the room of pods on their way out is charged without passing, so that nobody
+        gets in before it.
         """
         if entry.key in self._kept:
             return False
@@ -428,9 +429,11 @@ class _Round:
     def _let_in(self, accepted: Sequence[_Entry], plan: Plan) -> frozenset[str]:
         """Let those in that have their room, or will; the nodes whose order waits for that."""
         held: set[str] = set()
+        as_it_is = Ground(self._snapshot.nodes, self._snapshot.bound(), now=True)
         for entry in accepted:
             node, made = plan.assigned.get(entry.key, ""), plan.made.get(entry.key)
-            if made and self._hot(entry.pod):
+            # One that fits there already would take what is to go for another.
+            if made and (self._hot(entry.pod) or as_it_is.fits(entry.pod, node, change=False)):
                 self._waits[entry.key] = f"waits: room is made on {node}"
                 continue
             if made:
@@ -458,7 +461,7 @@ class _Round:
             entry.owner = self._later.owns(entry.quota, entry.request)
         inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned]
         entries = sorted([*inside, *waiting], key=lambda e: (not e.owner, -e.pod.priority, e.pod.created, e.key))
-        over: frozenset[str] | None = None
+        over: set[str] | None = None
         vain: set[object] = set()
         for entry in entries[:MOST_RECLAIMS]:
             gated = entry.pod.gated
@@ -472,7 +475,7 @@ class _Round:
             found: Reclaim | None = None
             if (kind, tuple(sorted(entry.pod.node_selector.items()))) not in vain:
                 if over is None:
-                    over = self._over()
+                    over = self._over({quota.key for quota in self._of.values()})
                 found = self._found(entry, ground, over)
                 if found is None:
                     vain.add((kind, tuple(sorted(entry.pod.node_selector.items()))))
@@ -480,6 +483,10 @@ class _Round:
                 self._without(entry, gated=gated, text=reason.text if reason is not None else "")
                 continue
             self._carry(entry, found, ground)
+            touched = {victim.quota.key for victim in found.victims if victim.quota is not None}
+            if over is not None and touched:
+                over -= {victim.pod.key for victim in self._running if victim.quota and victim.quota.key in touched}
+                over |= self._over(touched)
         for entry in entries[MOST_RECLAIMS:]:
             reason = plan.why.get(entry.key)
             self._waits[entry.key] = (
@@ -490,21 +497,21 @@ class _Round:
         for ledger in (self._now, self._later):
             (ledger.charge if sign > 0 else ledger.discharge)(entry.quota, entry.request, summed=self._summed(entry))
 
-    def _over(self) -> frozenset[str]:
-        """Keys of the over-quota pods among those that have a node."""
+    def _over(self, wanted: Set[str]) -> set[str]:
+        """Keys of the over-quota pods, of quotas by key, among those that have a node and stay."""
         members: defaultdict[str, list[Pod]] = defaultdict(list)
         for victim in self._running:
-            if victim.quota is not None:
+            if victim.quota is not None and victim.quota.key in wanted:
                 members[victim.quota.key].append(victim.pod)
         quotas = {quota.key: quota for quota in self._of.values()}
-        return frozenset(
+        return {
             key
             for name, pods in members.items()
             for key, label in capacity_labels(quotas[name], pods, self._gb).items()
             if label == names.OVER_QUOTA
-        )
+        }
 
-    def _found(self, entry: _Entry, ground: Ground, over: frozenset[str]) -> Reclaim | None:
+    def _found(self, entry: _Entry, ground: Ground, over: Set[str]) -> Reclaim | None:
         """Where a pod fits once those have gone that are on their way, or whom to evict for it."""
         pod, quota, request = entry.pod, entry.quota, entry.request
         sites = PodSites(ground, pod, self._refusing(pod))

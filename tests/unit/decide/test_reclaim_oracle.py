@@ -390,7 +390,7 @@ def decided(world: World) -> tuple[str, tuple[str, ...]] | None:
     quotas = world.snapshot.quotas
     round_ = _Round(world.snapshot, quotas, GB, {"kube-system"})
     ground = Ground(world.snapshot.nodes, world.snapshot.bound())
-    found = round_._found(round_._gated[0], ground, round_._over())  # noqa: SLF001
+    found = round_._found(round_._gated[0], ground, round_._over({quota.key for quota in quotas}))
     return (found.node, tuple(victim.pod.key for victim in found.victims)) if found is not None else None
 
 
