@@ -181,7 +181,7 @@ class _Round:
         """Who may have to go: found when first asked for, without those that this round evicts."""
         if self._able is None:
             sums = [known for known in _Last.sums.values() if self._spared.isdisjoint(known.quota.namespaces)]
-            self._able = _Borrowed.of(sums, self._snapshot.budgets)
+            self._able = _Borrowed(sums, self._snapshot.budgets, self._gb)
         return self._able
 
     def _summed(self, entry: _Entry) -> bool:
@@ -440,9 +440,11 @@ class _Round:
     def _let_in(self, accepted: Sequence[_Entry], plan: Plan) -> frozenset[str]:
         """Let those in that have their room, or will; the nodes whose order waits for that."""
         held: set[str] = set()
+        as_it_is = Ground(self._snapshot.nodes, self._snapshot.bound(), now=True)
         for entry in accepted:
             node, made = plan.assigned.get(entry.key, ""), plan.made.get(entry.key)
-            if made and self._hot(entry.pod):
+            # One that fits there already would take what is to go for another.
+            if made and (self._hot(entry.pod) or as_it_is.fits(entry.pod, node, change=False)):
                 self._waits[entry.key] = f"waits: room is made on {node}"
                 continue
             if made:
@@ -540,8 +542,8 @@ class _Round:
         for victim in found.victims:
             if victim.quota is not None:
                 self._later.discharge(victim.quota, victim.request)
-        gone = {victim.pod.key for victim in found.victims}
-        self._able = self._borrowed().without(gone)
+        if found.victims:
+            self._borrowed().gone(found.victims)
         ground.release(victim.pod for victim in found.victims)
         self._leaving |= {found.node} if found.victims else set()
         ground.take(pod, found.node)
@@ -590,8 +592,8 @@ class _Sum:
         gpu_memory_gb: what one whole GPU counts for.
         now: what they use.
         later: what those use that are not on their way out.
-        able: those of the latter that may be evicted.
-        over: keys of the latter that are over-quota.
+        running: the latter.
+        over: keys of those of them that are over-quota.
     """
 
     quota: Quota
@@ -599,7 +601,7 @@ class _Sum:
     gpu_memory_gb: int
     now: Resources
     later: Resources
-    able: tuple[Victim, ...]
+    running: tuple[Victim, ...]
     over: frozenset[str]
 
     @staticmethod
@@ -613,10 +615,7 @@ class _Sum:
         running = tuple(victim for victim in counted if not victim.pod.terminating)
         now = resources.total(victim.request for victim in counted)
         later = now if len(running) == len(counted) else resources.total(victim.request for victim in running)
-        labels = capacity_labels(quota, [victim.pod for victim in running], gpu_memory_gb)
-        over = frozenset(key for key, label in labels.items() if label == names.OVER_QUOTA)
-        able = tuple(victim for victim in running if not victim.pod.protected)
-        return _Sum(quota, members, gpu_memory_gb, now, later, able, over)
+        return _Sum(quota, members, gpu_memory_gb, now, later, running, _over(quota, running, gpu_memory_gb))
 
     def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
         """Whether it is that of some objects."""
@@ -624,51 +623,53 @@ class _Sum:
         return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Borrowed:
-    """Who may have to go for others.
+    """Who may have to go for others, while a round evicts.
 
     Attributes:
         over: keys of over-quota pods.
-        borrowers: those of them that may be evicted, newest first.
-        members: all that may be evicted, by quota key.
         allowed: how many pods each disruption budget lets go.
     """
 
-    over: frozenset[str]
-    borrowers: Sequence[Victim]
-    members: Mapping[str, Sequence[Victim]]
-    allowed: Mapping[str, int]
-
-    @staticmethod
-    def of(sums: Iterable[_Sum], budgets: Sequence[Budget]) -> _Borrowed:
-        """Of the pods of quotas."""
-        over: set[str] = set()
-        borrowers: list[Victim] = []
-        members: dict[str, Sequence[Victim]] = {}
+    def __init__(self, sums: Iterable[_Sum], budgets: Sequence[Budget], gpu_memory_gb: int) -> None:
+        self._gb = gpu_memory_gb
+        self._running: dict[str, Sequence[Victim]] = {}
+        self.over: set[str] = set()
+        self.allowed = {budget.key: budget.allowed for budget in budgets}
         for known in sums:
-            able: Sequence[Victim] = known.able
+            running: Sequence[Victim] = known.running
             if budgets:
-                able = [replace(v, budgets=tuple(b.key for b in budgets if b.guards(v.pod))) for v in able]
-            members[known.quota.key] = able
-            if known.over:
-                over |= known.over
-                borrowers += (victim for victim in able if victim.pod.key in known.over)
-        borrowers.sort(key=lambda victim: (-victim.pod.created, victim.pod.key))
-        return _Borrowed(frozenset(over), borrowers, members, {budget.key: budget.allowed for budget in budgets})
+                running = [replace(v, budgets=tuple(b.key for b in budgets if b.guards(v.pod))) for v in running]
+            self._running[known.quota.key] = running
+            self.over |= known.over
+        self._borrowers = self._sorted()
+
+    def _sorted(self) -> list[Victim]:
+        borrowers = [victim for each in self._running.values() for victim in each if victim.pod.key in self.over]
+        return sorted(borrowers, key=lambda victim: (-victim.pod.created, victim.pod.key))
 
     def for_(self, quota: Quota) -> list[Victim]:
-        """Those that may be evicted for a pod of a quota, as far as they alone say."""
-        return [*self.members.get(quota.key, ()), *(victim for victim in self.borrowers if victim.quota is not quota)]
+        """Pods of the quota, and over-quota ones of others."""
+        return [*self._running.get(quota.key, ()), *(v for v in self._borrowers if v.quota is not quota)]
 
-    def without(self, gone: Set[str]) -> _Borrowed:
-        """Without some that are evicted already."""
-        touched = {v.quota.key for v in self.borrowers if v.pod.key in gone and v.quota is not None}
-        left = {key: [v for v in self.members[key] if v.pod.key not in gone] for key in touched}
-        members = {**self.members, **left}
-        spent = Counter(budget for v in self.borrowers for budget in v.budgets if v.pod.key in gone)
-        allowed = {name: most - spent[name] for name, most in self.allowed.items()}
-        return _Borrowed(self.over, [v for v in self.borrowers if v.pod.key not in gone], members, allowed)
+    def gone(self, victims: Iterable[Victim]) -> None:
+        """Some are evicted; labels of their quotas are found again."""
+        keys = {victim.pod.key for victim in victims}
+        for victim in victims:
+            for budget in victim.budgets:
+                self.allowed[budget] -= 1
+        for quota in {victim.quota.key: victim.quota for victim in victims if victim.quota is not None}.values():
+            left = [victim for victim in self._running[quota.key] if victim.pod.key not in keys]
+            self.over -= {victim.pod.key for victim in self._running[quota.key]}
+            self.over |= _over(quota, left, self._gb)
+            self._running[quota.key] = left
+        self._borrowers = self._sorted()
+
+
+def _over(quota: Quota, running: Sequence[Victim], gpu_memory_gb: int) -> frozenset[str]:
+    """Keys of the over-quota pods among those of a quota."""
+    labels = capacity_labels(quota, [victim.pod for victim in running], gpu_memory_gb)
+    return frozenset(key for key, label in labels.items() if label == names.OVER_QUOTA)
 
 
 class _Last:

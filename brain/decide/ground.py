@@ -51,11 +51,11 @@ class Ground:
         """Nodes that the pod may run on, however full; ``refused`` says what other pods there mean for it."""
         return [name for name, node in self._nodes.items() if not fit.unsuitable(pod, node) and not refused(name)]
 
-    def fits(self, pod: Pod, node: str, without: Sequence[Pod] = ()) -> bool:
-        """Whether a pod fits on a node once some of its pods have gone."""
+    def fits(self, pod: Pod, node: str, without: Sequence[Pod] = (), *, change: bool = True) -> bool:
+        """Whether a pod fits on a node once some of its pods have gone; ``change``: its GPUs partitioned again."""
         room = self._room(node)
         with self._gone(node, room, without):
-            return room.knows(pod) and not room.refusal(pod) and room.option(pod, change=True) is not None
+            return room.knows(pod) and not room.refusal(pod) and room.option(pod, change=change) is not None
 
     def take(self, pod: Pod, node: str) -> None:
         """Give a pod its place on a node where it fits."""

@@ -83,7 +83,8 @@ class Cluster:
     # What decisions do.
 
     def act(self, admission: Admission) -> bool:
-        """Carry out; whether anything was done."""
+        """Carry out; whether anything was done. Victims of one pod are chosen together, one pod after the other."""
+        before: dict[str, Rules] = {}
         for decision in admission.decisions:
             self.log.append(f"{self.now} {decision}")
             key = f"{decision.namespace}/{decision.name}"
@@ -99,7 +100,10 @@ class Cluster:
                     assert not pod.node
                     self.pods[key] = replace(pod, nominated=decision.node)
                 case Evict():
-                    self._evict(pod, decision)
+                    if decision.beneficiary not in before:
+                        waiting = self.pods[decision.beneficiary]
+                        before[decision.beneficiary] = Rules(World(self.snapshot(), waiting))
+                    self._evict(pod, before[decision.beneficiary])
         changed = False
         for name in admission.plan.geometries:
             if name not in admission.held:
@@ -125,19 +129,17 @@ class Cluster:
         assert owner or not pod.protected, "a protected borrower"
         self.pods[pod.key] = replace(pod, gates=(), reservation=decision.reservation)
 
-    def _evict(self, pod: Pod, decision: Evict) -> None:
-        beneficiary = self.pods[decision.beneficiary]
-        rules = Rules(World(self.snapshot(), beneficiary))
+    def _evict(self, pod: Pod, rules: Rules) -> None:
         assert pod.node
         assert not pod.terminating
         assert not pod.protected
         quota = self.quota_of(pod)
         assert quota is not None, "outside quotas"
         if quota is rules.mine:
-            assert pod.priority < beneficiary.priority
+            assert pod.priority < rules.p.priority
         else:
             assert rules.over_quota(pod), "in-quota"
-        if not rules.budgets_hold([pod]):
+        if not Rules(World(self.snapshot(), rules.p)).budgets_hold([pod]):
             self.log.append("  429")
             return
         self.evictions += 1

@@ -1,0 +1,239 @@
+"""Who is let in, nominated and evicted: whole small worlds, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from brain.decide.admission import Admission, admit
+from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
+from brain.model.affinity import LabelSelector, Requirement
+from brain.model.budget import Budget
+from brain.model.node import Node
+from brain.model.pod import Pod
+from brain.model.quota import Kind, Quota
+from brain.model.snapshot import Snapshot
+from n8s import names
+from tests.worlds import bound, gpu, node, pod
+
+GB = 16
+OTHER_GATE = "example.com/other"
+
+
+def quota(namespace: str, least: Mapping[str, int], most: Mapping[str, int] | None = None) -> Quota:
+    return Quota(Kind.SINGLE, namespace, namespace, (namespace,), least, most or {})
+
+
+def gated(key: str, cpu: int = 0, mig: Mapping[str, int] | None = None, **changes: Any) -> Pod:
+    namespace, _, name = key.partition("/")
+    plain = pod(name, mig, namespace, request={"cpu": cpu}, gates=(names.QUOTA_GATE,), unschedulable=False)
+    return replace(plain, **{"never_preempts": True, **changes})
+
+
+def running(key: str, cpu: int = 0, mig: Mapping[str, int] | None = None, on: str = "n", **changes: Any) -> Pod:
+    namespace, _, name = key.partition("/")
+    each = bound(name, on, mig, request={"cpu": cpu})
+    return replace(each, namespace=namespace, uid=f"uid-{namespace}-{name}", **changes)
+
+
+def inside(key: str, cpu: int = 0, mig: Mapping[str, int] | None = None, how: str = "reclaim", **changes: Any) -> Pod:
+    """Let in, and refused by the scheduler."""
+    plain = gated(key, cpu, mig, gates=(), unschedulable=True, reservation=f"in-quota/{how}/n")
+    return replace(plain, **changes)
+
+
+def cpus(count: int, name: str = "n") -> Node:
+    return Node(name, allocatable={"cpu": count, "memory": 1 << 40, "pods": 110})
+
+
+def decided(*pods: Pod, quotas: tuple[Quota, ...], nodes: tuple[Node, ...], **others: Any) -> Admission:
+    return admit(Snapshot(nodes, pods, quotas, **others), GB)
+
+
+def let_in(result: Admission) -> dict[str, str]:
+    return {f"{d.namespace}/{d.name}": d.reservation for d in result.decisions if isinstance(d, LetIn)}
+
+
+def evicted(result: Admission) -> dict[str, str]:
+    return {f"{d.namespace}/{d.name}": d.beneficiary for d in result.decisions if isinstance(d, Evict)}
+
+
+def nominated(result: Admission) -> dict[str, str]:
+    return {f"{d.namespace}/{d.name}": d.node for d in result.decisions if isinstance(d, Nominate)}
+
+
+A, B = quota("a", {"cpu": 2000}), quota("b", {"cpu": 2000})
+BOTH = (A, B)
+FOUR = (cpus(4000),)
+
+
+def test_the_gate_opens_when_the_quota_is_gone() -> None:
+    result = decided(gated("c/p", 1000), gated("a/p", 1000), quotas=BOTH, nodes=FOUR)
+    assert [d.name for d in result.decisions if isinstance(d, OpenGate)] == ["p"]
+    assert let_in(result).keys() == {"a/p"}
+    result = decided(gated("c/p", 1000), quotas=(), nodes=FOUR)
+    assert result.decisions == (OpenGate("c", "p", "uid-c-p"),)
+
+
+def test_gates_of_others_come_first() -> None:
+    result = decided(gated("a/p", 1000, gates=(names.QUOTA_GATE, OTHER_GATE)), quotas=BOTH, nodes=FOUR)
+    assert result.decisions == ()
+    assert OTHER_GATE in result.waits["a/p"]
+    assert decided(gated("c/p", gates=(OTHER_GATE,)), quotas=BOTH, nodes=FOUR).decisions == ()
+
+
+def test_an_owner_is_let_in_where_there_is_room() -> None:
+    assert let_in(decided(gated("a/p", 2000), quotas=BOTH, nodes=FOUR)) == {"a/p": "in-quota/free"}
+
+
+def test_a_borrower_is_let_in_up_to_the_sum_of_min_and_not_beyond() -> None:
+    there = (running("a/one", 2000), running("a/two", 1000))
+    large = (cpus(9000),)
+    assert let_in(decided(*there, gated("a/p", 1000), quotas=BOTH, nodes=large)) == {"a/p": "over-quota/free"}
+    result = decided(*there, gated("a/p", 1500), quotas=BOTH, nodes=large)
+    assert result.decisions == ()
+    assert result.waits["a/p"] == "waits: quotas use 3 of 4 cpu in all, and this asks for 1500m"
+
+
+def test_max_holds() -> None:
+    quotas = (quota("a", {"cpu": 2000}, {"cpu": 2500}), B)
+    result = decided(running("a/one", 2000), gated("a/p", 1000), quotas=quotas, nodes=FOUR)
+    assert result.decisions == ()
+    assert result.waits["a/p"] == "waits: a uses 2 of max 2500m cpu, and this asks for 1"
+
+
+def test_an_owner_goes_before_an_older_borrower_of_higher_priority() -> None:
+    there = (running("a/one", 2000, priority=5), running("b/one", 1000))
+    older = gated("a/older", 1000, created=1, priority=5)
+    assert let_in(decided(*there, older, gated("b/owner", 1000, created=9), quotas=BOTH, nodes=FOUR)) == {
+        "b/owner": "in-quota/free"
+    }
+
+
+def test_a_group_goes_in_together_or_not_at_all() -> None:
+    group = [gated(f"a/g{n}", 1000, group="job/a/j", group_min=3) for n in range(3)]
+    assert len(let_in(decided(*group, quotas=BOTH, nodes=FOUR))) == 3
+    lent = running("b/one", 2000)
+    result = decided(lent, *group, quotas=BOTH, nodes=(cpus(9000),))
+    assert let_in(result) == {}
+    assert result.waits["a/g0"] == "waits: 3 pods of its group go in together, and the quota lets 2"
+    assert let_in(decided(*group, quotas=BOTH, nodes=(cpus(2000),))) == {}
+
+
+def test_a_group_without_room_does_not_stand_in_the_way_of_others() -> None:
+    group = [gated(f"a/g{n}", 1000, group="job/a/j", group_min=3) for n in range(3)]
+    assert let_in(decided(*group, gated("a/alone", 1000), quotas=BOTH, nodes=(cpus(2000),))).keys() == {"a/alone"}
+
+
+def test_a_protected_pod_may_not_borrow() -> None:
+    protected = gated("a/p", 1000, labels={names.PREEMPTIBLE_LABEL: "false"})
+    result = decided(running("a/one", 2000), protected, quotas=BOTH, nodes=FOUR)
+    assert result.decisions == ()
+    assert "not preemptible" in result.waits["a/p"]
+    assert let_in(decided(protected, quotas=BOTH, nodes=FOUR)).keys() == {"a/p"}
+
+
+BORROWED = (
+    running("b/old", 1000, created=1),
+    running("b/x", 1000, created=2),
+    running("b/y", 1000, created=3, labels={"app": "kept"}),
+    running("b/z", 1000, created=4, labels={"app": "kept"}),
+)
+
+
+def test_an_owner_is_let_in_then_nominated_then_the_newest_borrower_goes() -> None:
+    first = decided(*BORROWED, gated("a/p", 1000), quotas=BOTH, nodes=FOUR)
+    assert let_in(first) == {"a/p": "in-quota/reclaim/n"}
+    assert evicted(first) == {}
+    assert nominated(first) == {}
+    fresh = inside("a/p", 1000, unschedulable=False)
+    assert decided(*BORROWED, fresh, quotas=BOTH, nodes=FOUR).decisions == ()
+    second = decided(*BORROWED, inside("a/p", 1000), quotas=BOTH, nodes=FOUR)
+    assert nominated(second) == {"a/p": "n"}
+    assert evicted(second) == {}
+    third = decided(*BORROWED, inside("a/p", 1000, nominated="n"), quotas=BOTH, nodes=FOUR)
+    assert third.decisions == (third.decisions[0],)
+    assert evicted(third) == {"b/z": "a/p"}
+
+
+def test_nobody_else_goes_while_victims_are_on_their_way_out() -> None:
+    leaving = (*BORROWED[:3], replace(BORROWED[3], terminating=True))
+    result = decided(*leaving, inside("a/p", 1000, nominated="n"), quotas=BOTH, nodes=FOUR)
+    assert result.decisions == ()
+
+
+def test_what_victims_leave_is_kept_from_those_who_come_back() -> None:
+    leaving = (*BORROWED[:2], replace(BORROWED[2], terminating=True))
+    waiting = inside("a/p", 2000, nominated="n")
+    result = decided(*leaving, waiting, gated("b/z2", 1000, created=9), quotas=BOTH, nodes=FOUR)
+    assert result.decisions == ()
+    hot = gated("a/p", 2000, priority=9, never_preempts=False)
+    result = decided(*leaving, hot, gated("b/z2", 1000, created=9), quotas=BOTH, nodes=FOUR)
+    assert result.decisions == ()
+
+
+def test_a_disruption_budget_that_lets_nobody_go_names_another_victim_or_none() -> None:
+    budget = Budget("b", "kept", LabelSelector(), 0)
+    waiting = inside("a/p", 1000, nominated="n")
+    assert evicted(decided(*BORROWED, waiting, quotas=BOTH, nodes=FOUR, budgets=(budget,))) == {}
+    kept = Budget("b", "kept", LabelSelector((Requirement("app", "In", ("kept",)),)), 0)
+    more = (running("b/old", 2000, created=1), *BORROWED[1:3])
+    assert evicted(decided(*more, waiting, quotas=BOTH, nodes=FOUR, budgets=(kept,))) == {"b/x": "a/p"}
+
+
+def test_pods_that_several_budgets_cover_are_no_victims() -> None:
+    budgets = (Budget("b", "one", LabelSelector(), 5), Budget("b", "two", LabelSelector(), 5))
+    waiting = inside("a/p", 1000, nominated="n")
+    assert evicted(decided(*BORROWED, waiting, quotas=BOTH, nodes=FOUR, budgets=budgets)) == {}
+
+
+def test_who_kube_scheduler_would_preempt_for_keeps_its_gate_until_the_room_is_real() -> None:
+    hot = gated("a/p", 1000, priority=9, never_preempts=False)
+    result = decided(*BORROWED, hot, quotas=BOTH, nodes=FOUR)
+    assert let_in(result) == {}
+    assert evicted(result) == {"b/z": "a/p"}
+    assert let_in(decided(*BORROWED[:3], hot, quotas=BOTH, nodes=FOUR)).keys() == {"a/p"}
+
+
+def test_a_pod_beyond_its_max_keeps_its_gate_until_others_of_its_quota_are_gone() -> None:
+    quotas = (quota("a", {"cpu": 1000}, {"cpu": 2000}), B)
+    result = decided(running("a/low", 2000), gated("a/high", 1000, priority=5), quotas=quotas, nodes=FOUR)
+    assert let_in(result) == {}
+    assert evicted(result) == {"a/low": "a/high"}
+
+
+def test_an_owner_that_nobody_can_make_room_for_is_let_in_for_an_autoscaler_only_if_cold() -> None:
+    outside = running("outside/p", 4000)
+    assert let_in(decided(outside, gated("a/p", 1000), quotas=BOTH, nodes=FOUR)) == {"a/p": "in-quota/none"}
+    hot = gated("a/p", 1000, priority=1, never_preempts=False)
+    assert decided(outside, hot, quotas=BOTH, nodes=FOUR).decisions == ()
+    borrower = (running("a/one", 2000, on="m"), gated("a/p", 1000))
+    assert decided(outside, *borrower, quotas=BOTH, nodes=(*FOUR, cpus(2000, "m"))).decisions == ()
+
+
+def test_room_that_a_pod_was_let_in_for_is_not_given_twice() -> None:
+    fresh = inside("a/p", 2000, how="free", unschedulable=False)
+    borrower = gated("b/p", 2500)
+    quotas = (A, B, quota("c", {"cpu": 2000}))
+    assert let_in(decided(borrower, quotas=quotas, nodes=FOUR)) == {"b/p": "over-quota/free"}
+    assert let_in(decided(fresh, borrower, quotas=quotas, nodes=FOUR)) == {}
+
+
+def test_room_of_a_pod_on_its_way_out_is_not_free_yet() -> None:
+    leaving = replace(running("outside/p", 4000), terminating=True)
+    result = decided(leaving, gated("a/p", 1000), quotas=BOTH, nodes=FOUR)
+    assert let_in(result) == {}
+    assert result.waits["a/p"] == "waits for pods on their way out on n"
+
+
+def test_a_large_slice_is_served_by_the_small_ones_on_one_half_of_one_gpu() -> None:
+    """Five 1g pods, of which the oldest is in-quota: the half goes that it does not stand on, and no more."""
+    quotas = tuple(quota(name, {names.GPU_MEMORY: least}) for name, least in (("a", 20), ("b", 5), ("c", 20)))
+    starts = (0, 1, 2, 4, 5)
+    text = " ".join(f"1g.5gb@{start}u:b/p{start}" for start in starts)
+    waiting = inside("a/big", 0, {"3g.20gb": 1}, nominated="n")
+    for oldest, half in ((0, (4, 5)), (5, (0, 1, 2))):
+        small = [running(f"b/p{at}", 0, {"1g.5gb": 1}, created=0 if at == oldest else 9) for at in starts]
+        result = decided(*small, waiting, quotas=quotas, nodes=(node("n", [gpu(0, text)]),))
+        assert evicted(result) == {f"b/p{start}": "a/big" for start in half}
