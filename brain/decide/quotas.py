@@ -1,20 +1,26 @@
 """What quotas say of their namespaces' pods: usage, labels, standing. Enforcement is not decided here.
 
-What follows from a quota and its running pods alone is kept for the next round.
+What follows from a quota and its own pods alone is kept for the next round.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from brain.decide.decisions import LabelPod, UpdateQuota
+from brain.decide.ledger import Ledger
 from brain.model import resources
 from brain.model.pod import Pod
 from brain.model.quota import Condition, Quota, QuotaStatus, Standing, Verdict, standings
 from brain.model.resources import Resources
 from brain.model.snapshot import Snapshot
 from n8s import names
+
+MOST_FOLLOWING: Final = 32
+"""Statuses written in one round only because of what other quotas use."""
 
 
 def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod | UpdateQuota]:
@@ -23,29 +29,77 @@ def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod
     A pod that does not run, or whose namespace has no active quota, carries no capacity label.
     """
     verdicts = standings(snapshot.quotas)
-    running = snapshot.running()
+    running, counted = snapshot.running(), snapshot.counted()
     last, sums = _Last.sums, dict[str, _Sum]()
     governed: set[str] = set()
     writes: list[LabelPod] = []
-    for quota in sorted(snapshot.quotas, key=lambda quota: quota.key):
-        verdict = verdicts[quota.key]
-        used: Mapping[str, int] = {}
-        if verdict.standing is Standing.ACTIVE:
+    ordered = sorted(snapshot.quotas, key=lambda quota: quota.key)
+    for quota in ordered:
+        if verdicts[quota.key].standing is Standing.ACTIVE:
             governed.update(quota.namespaces)
-            members = tuple(running.get(namespace, ()) for namespace in quota.namespaces)
+            members = tuple(of.get(namespace, ()) for of in (running, counted) for namespace in quota.namespaces)
             known = last.get(quota.key)
             if known is None or not known.of(quota, members, gpu_memory_gb):
                 known = _summed(quota, members, gpu_memory_gb)
             sums[quota.key] = known
-            used = known.used
             writes += known.writes
-        status = QuotaStatus(used, tuple(_conditions(verdict)), quota.generation)
-        if status != quota.status:
-            yield UpdateQuota(quota, status)
     _Last.sums = sums
+    yield from _updates(ordered, verdicts, sums)
     labelled = snapshot.labelled()
     writes += _writes((pod for pod in labelled if not _bears(pod) or pod.namespace not in governed), {})
     yield from sorted(writes, key=lambda write: (write.namespace, write.name))
+
+
+def _updates(
+    quotas: Sequence[Quota], verdicts: Mapping[str, Verdict], sums: Mapping[str, _Sum]
+) -> Iterator[UpdateQuota]:
+    """Where a status is not what it should be, what to write.
+
+    Each pod changes what is left for all quotas. So of the statuses in which nothing else is new, a round writes those
+    that are the furthest off; what is written brings the next round.
+    """
+    ledger = Ledger(quota for quota in quotas if quota.key in sums)
+    for quota in ledger.quotas.values():
+        ledger.charge(quota, sums[quota.key].reserved)
+    borrowed: Counter[str] = Counter()
+    for quota in ledger.quotas.values():
+        borrowed.update(ledger.borrowed(quota))
+    following: list[tuple[int, UpdateQuota]] = []
+    for quota in quotas:
+        status = QuotaStatus(conditions=tuple(_conditions(verdicts[quota.key])), generation=quota.generation)
+        if quota.key in sums:
+            known = sums[quota.key]
+            left = {name: max(0, value - known.reserved[name]) for name, value in quota.min.items()}
+            status = replace(
+                status,
+                used=known.used,
+                reserved=known.reserved,
+                borrowed=ledger.borrowed(quota),
+                lent={name: min(value, borrowed[name]) for name, value in left.items()},
+                guaranteed_over_quota=ledger.share(quota),
+            )
+        shown = quota.status
+        if status == shown:
+            continue
+        if replace(status, lent=shown.lent, guaranteed_over_quota=shown.guaranteed_over_quota) != shown:
+            yield UpdateQuota(quota, status)
+        else:
+            following.append((_distance(quota, status), UpdateQuota(quota, status)))
+    following.sort(key=lambda each: -each[0])
+    yield from (update for _, update in following[:MOST_FOLLOWING])
+
+
+def _distance(quota: Quota, status: QuotaStatus) -> int:
+    """By how much what a status shows of others' doing is off: per mille of ``min``."""
+    shown = quota.status
+    return max(
+        (
+            1000 * abs(now.get(name, 0) - before.get(name, 0)) // max(1, least)
+            for now, before in ((status.lent, shown.lent), (status.guaranteed_over_quota, shown.guaranteed_over_quota))
+            for name, least in quota.min.items()
+        ),
+        default=0,
+    )
 
 
 def _writes(pods: Iterable[Pod], labels: Mapping[str, str]) -> Iterator[LabelPod]:
@@ -63,20 +117,23 @@ def _bears(pod: Pod) -> bool:
 
 
 def _summed(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: int) -> _Sum:
-    pods = [pod for group in members for pod in group]
-    writes = tuple(_writes(pods, capacity_labels(quota, pods, gpu_memory_gb)))
-    return _Sum(quota, members, gpu_memory_gb, usage(quota, pods, gpu_memory_gb), writes)
+    half = len(quota.namespaces)
+    running, counted = ([pod for group in part for pod in group] for part in (members[:half], members[half:]))
+    writes = tuple(_writes(running, capacity_labels(quota, running, gpu_memory_gb)))
+    used, reserved = (usage(quota, pods, gpu_memory_gb) for pods in (running, counted))
+    return _Sum(quota, members, gpu_memory_gb, used, reserved, writes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sum:
-    """What follows from a quota and its running pods alone.
+    """What follows from a quota and its own pods alone.
 
     Attributes:
         quota: the quota.
-        members: its running pods, by namespace in its order.
+        members: its running pods, by namespace in its order, then those that decisions count.
         gpu_memory_gb: what one whole GPU counts for.
-        used: see :func:`usage`.
+        used: what its running pods use; see :func:`usage`.
+        reserved: what those use that decisions count.
         writes: where those pods' capacity labels are not what they should be.
     """
 
@@ -84,6 +141,7 @@ class _Sum:
     members: tuple[tuple[Pod, ...], ...]
     gpu_memory_gb: int
     used: Mapping[str, int]
+    reserved: Mapping[str, int]
     writes: tuple[LabelPod, ...]
 
     def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:

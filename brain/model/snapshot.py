@@ -57,6 +57,10 @@ class Snapshot:
         """By namespace, its pods in phase Running, by key; namespaces without any are left out."""
         return _grouped(self.pods).running
 
+    def counted(self) -> Mapping[str, tuple[Pod, ...]]:
+        """By namespace, its pods that have not ended and are bound or free to be, by key; empty ones are left out."""
+        return _grouped(self.pods).counted
+
     def unbound(self) -> tuple[Pod, ...]:
         """The pods that have no node, by key."""
         return _grouped(self.pods).traits.get(_UNBOUND, ())
@@ -92,6 +96,11 @@ def _traits(pod: Pod) -> Iterator[str]:
         yield _LABELLED
 
 
+def _counts(pod: Pod) -> bool:
+    """Whether decisions count a pod as using what it asks for."""
+    return pod.waiting or (bool(pod.node) and not pod.ended)
+
+
 @dataclass(frozen=True, slots=True)
 class _Groups:
     """Pods by what the decisions ask for.
@@ -100,12 +109,14 @@ class _Groups:
         pods: all of them.
         bound: see :meth:`Snapshot.bound`.
         running: see :meth:`Snapshot.running`.
+        counted: see :meth:`Snapshot.counted`.
         traits: by trait, the pods that have it, by key.
     """
 
     pods: tuple[Pod, ...] = ()
     bound: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
     running: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
+    counted: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
     traits: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
 
 
@@ -135,6 +146,11 @@ def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
             last.running,
             [(pod.namespace, pod) for pod in gone if pod.phase == "Running"],
             [(pod.namespace, pod) for pod in new if pod.phase == "Running"],
+        ),
+        _changed(
+            last.counted,
+            [(pod.namespace, pod) for pod in gone if _counts(pod)],
+            [(pod.namespace, pod) for pod in new if _counts(pod)],
         ),
         _changed(
             last.traits,
