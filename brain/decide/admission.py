@@ -363,7 +363,9 @@ class _Round:
 
     def _open(self, entry: _Entry, how: str, node: str) -> None:
         pod = entry.pod
-        self._decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, reserved(entry.label, how, node)))
+        self._decisions.append(
+            LetIn(pod.namespace, pod.name, pod.uid, entry.label, reserved(entry.label, how, node), pod.created)
+        )
 
     # Reclaim.
 
@@ -463,7 +465,7 @@ class _Round:
             self._waits[entry.key] = f"waits: {goes} evicted for it on {found.node}"
             for victim in found.victims:
                 self._decisions.append(
-                    Evict(victim.pod.namespace, victim.pod.name, victim.pod.uid, pod.key, self._why(entry, victim))
+                    Evict(victim.pod.namespace, victim.pod.name, victim.pod.uid, pod.key, *self._why(entry, victim))
                 )
         for victim in found.victims:
             if victim.quota is not None:
@@ -475,12 +477,14 @@ class _Round:
         for ledger in (self._now, self._later):
             ledger.charge(entry.quota, entry.request)
 
-    def _why(self, entry: _Entry, victim: Victim) -> str:
+    def _why(self, entry: _Entry, victim: Victim) -> tuple[str, str]:
+        """Why a pod is evicted, for people and for the metric."""
         if victim.quota is entry.quota:
-            return f"{entry.key} of the same quota has a higher priority"
+            return f"{entry.key} of the same quota has a higher priority", "priority"
         due = "its min" if entry.owner else "its guaranteed share"
         borrowed = victim.quota.name if victim.quota is not None else ""
-        return f"{borrowed} borrows, and {entry.quota.name} wants {due} back for {entry.key}"
+        why = f"{borrowed} borrows, and {entry.quota.name} wants {due} back for {entry.key}"
+        return why, "min" if entry.owner else "share"
 
     def _without(self, entry: _Entry, *, gated: bool, text: str) -> None:
         """A pod that nobody can make room for now."""
