@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from brain.model import resources
 from brain.model.quota import Quota, Standing
+from brain.model.resources import Resources
 from brain.model.snapshot import Snapshot
 from n8s import names
 
@@ -34,7 +35,7 @@ class QuotaMetrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The figures, as Prometheus asks for them."""
         active = [quota for quota in self.snapshot.quotas if _active(quota)]
-        figures = {
+        figures: dict[str, tuple[str, Callable[[Quota], Resources]]] = {
             "used": ("What a quota's running pods ask for.", lambda quota: quota.status.used),
             "borrowed": ("What a quota uses beyond its min.", lambda quota: quota.status.borrowed),
             "min": ("What a quota guarantees.", lambda quota: quota.min),
