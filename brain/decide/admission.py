@@ -53,12 +53,14 @@ class Admission:
         decisions: what to write.
         held: nodes whose order waits: a pod that room is made for there is not nominated yet.
         waits: why pods of quotas are not let in, or not bound, by key.
+        reclaiming: keys of pods that others are evicted for, or that wait for the room of pods on their way out.
     """
 
     plan: Plan
     decisions: tuple[AdmissionDecision, ...] = ()
     held: frozenset[str] = frozenset()
     waits: Mapping[str, str] = field(default_factory=dict)
+    reclaiming: frozenset[str] = frozenset()
 
 
 def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -> Admission:
@@ -135,6 +137,7 @@ class _Round:
         self._leaving = False
         self._decisions: list[AdmissionDecision] = []
         self._waits: dict[str, str] = {}
+        self._reclaiming: set[str] = set()
         self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
         self._read()
 
@@ -195,7 +198,7 @@ class _Round:
         self._reclaim({entry.key for entry in accepted}, plan, ground)
         gated = {entry.key for entry in self._gated}
         self._decisions += _nominations(self._snapshot, plan, gated)
-        return Admission(plan, (*opened, *self._decisions), held, self._waits)
+        return Admission(plan, (*opened, *self._decisions), held, self._waits, frozenset(self._reclaiming))
 
     # Letting in.
 
@@ -453,6 +456,7 @@ class _Round:
     def _carry(self, entry: _Entry, found: Reclaim, ground: Ground) -> None:
         """Do what comes next for a pod that gets its room by others' end; what it waits for is kept for it."""
         pod = entry.pod
+        self._reclaiming.add(pod.key)
         goes = ", ".join(victim.pod.key for victim in found.victims)
         if not found.victims:
             self._waits[entry.key] = f"waits for pods on their way out on {found.node}"

@@ -5,16 +5,17 @@ What follows from a quota and its own pods alone is kept for the next round.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
 from brain.decide.decisions import LabelPod, UpdateQuota
 from brain.decide.ledger import Ledger
 from brain.model import resources
+from brain.model.node import Node
 from brain.model.pod import Pod
-from brain.model.quota import Condition, Quota, QuotaStatus, Standing, Verdict, standings
+from brain.model.quota import EXCEEDS, RECLAIMING, Condition, Quota, QuotaStatus, Standing, Verdict, standings
 from brain.model.resources import Resources
 from brain.model.snapshot import Snapshot
 from n8s import names
@@ -23,10 +24,13 @@ MOST_FOLLOWING: Final = 32
 """Statuses written in one round only because of what other quotas use."""
 
 
-def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod | UpdateQuota]:
+def quota_decisions(
+    snapshot: Snapshot, gpu_memory_gb: int, reclaiming: Set[str] = frozenset()
+) -> Iterator[LabelPod | UpdateQuota]:
     """Where a quota's status or a pod's capacity label is not what it should be, what to write.
 
-    A pod that does not run, or whose namespace has no active quota, carries no capacity label.
+    A pod that does not run, or whose namespace has no active quota, carries no capacity label. ``reclaiming`` are keys
+    of pods that others must leave for.
     """
     verdicts = standings(snapshot.quotas)
     running, counted = snapshot.running(), snapshot.counted()
@@ -44,14 +48,23 @@ def quota_decisions(snapshot: Snapshot, gpu_memory_gb: int) -> Iterator[LabelPod
             sums[quota.key] = known
             writes += known.writes
     _Last.sums = sums
-    yield from _updates(ordered, verdicts, sums)
+    conditions = {quota.key: _conditions(verdicts[quota.key]) for quota in ordered}
+    for name, said in (
+        _reclaims(ordered, reclaiming),
+        _exceeding([known.quota for known in sums.values()], snapshot.nodes),
+    ):
+        for quota in ordered:
+            message = said.get(quota.key, "") if quota.key in sums else ""
+            reason = name if message else f"Not{name}"
+            conditions[quota.key].append(Condition(name, bool(message), reason, message))
+    yield from _updates(ordered, conditions, sums)
     labelled = snapshot.labelled()
     writes += _writes((pod for pod in labelled if not _bears(pod) or pod.namespace not in governed), {})
     yield from sorted(writes, key=lambda write: (write.namespace, write.name))
 
 
 def _updates(
-    quotas: Sequence[Quota], verdicts: Mapping[str, Verdict], sums: Mapping[str, _Sum]
+    quotas: Sequence[Quota], conditions: Mapping[str, list[Condition]], sums: Mapping[str, _Sum]
 ) -> Iterator[UpdateQuota]:
     """Where a status is not what it should be, what to write.
 
@@ -66,7 +79,8 @@ def _updates(
         borrowed.update(ledger.borrowed(quota))
     following: list[tuple[int, UpdateQuota]] = []
     for quota in quotas:
-        status = QuotaStatus(conditions=tuple(_conditions(verdicts[quota.key])), generation=quota.generation)
+        held = tuple(sorted(conditions[quota.key], key=lambda condition: condition.type))
+        status = QuotaStatus(conditions=held, generation=quota.generation)
         if quota.key in sums:
             known = sums[quota.key]
             left = {name: max(0, value - known.reserved[name]) for name, value in quota.min.items()}
@@ -187,10 +201,47 @@ def _seniority(pod: Pod, request: Resources, asked: Sequence[str]) -> tuple[obje
     return not protected, pod.created, -pod.priority, sizes, pod.key
 
 
-def _conditions(verdict: Verdict) -> Iterator[Condition]:
-    """All three standings as conditions, by type, so that each can be waited for."""
-    for standing in sorted(Standing, key=lambda standing: standing.value):
+def _reclaims(quotas: Iterable[Quota], reclaiming: Set[str]) -> tuple[str, dict[str, str]]:
+    """The condition that says that room is taken back, with its message by quota key where it holds."""
+    waiting: defaultdict[str, list[str]] = defaultdict(list)
+    for key in sorted(reclaiming):
+        waiting[key.partition("/")[0]].append(key)
+    pods = {quota.key: [key for namespace in quota.namespaces for key in waiting[namespace]] for quota in quotas}
+    said = {key: f"{len(keys)} pods wait for others to leave, first {keys[0]}" for key, keys in pods.items() if keys}
+    return RECLAIMING, said
+
+
+def _exceeding(active: Iterable[Quota], nodes: Iterable[Node]) -> tuple[str, dict[str, str]]:
+    """The condition that says that more is guaranteed than there is, with its message by quota key where it holds.
+
+    MIG devices and GPU memory are not judged: how much of them there can be is for the planner to find.
+    """
+    guaranteed: Counter[str] = Counter()
+    whose: defaultdict[str, list[str]] = defaultdict(list)
+    for quota in active:
+        for name, value in quota.min.items():
+            if name != names.GPU_MEMORY and not name.startswith(names.MIG_PREFIX):
+                guaranteed[name] += value
+                whose[name].append(quota.key)
+    there = dict.fromkeys(guaranteed, 0)
+    for node in nodes:
+        for name in there:
+            there[name] += node.allocatable.get(name, 0)
+    said: dict[str, str] = {}
+    for name, value in sorted(guaranteed.items()):
+        if value > there[name]:
+            least, most = (resources.quantity(name, each) for each in (value, there[name]))
+            text = f"quotas guarantee {least} {name}, and nodes have {most}"
+            said |= {key: f"{said[key]}; {text}" if key in said else text for key in whose[name]}
+    return EXCEEDS, said
+
+
+def _conditions(verdict: Verdict) -> list[Condition]:
+    """All three standings as conditions, so that each can be waited for."""
+    found = []
+    for standing in Standing:
         holds = verdict.standing is standing
         reason = verdict.standing.value if holds or standing is Standing.ACTIVE else f"Not{standing.value}"
         message = verdict.reason if holds or standing is Standing.ACTIVE else ""
-        yield Condition(standing.value, holds, reason, message)
+        found.append(Condition(standing.value, holds, reason, message))
+    return found

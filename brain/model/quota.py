@@ -111,6 +111,12 @@ class Quota:
         return frozenset(self.min) | frozenset(self.max)
 
 
+RECLAIMING: Final = "Reclaiming"
+"""Condition: pods are evicted for one of the quota's, or it waits for the room of pods on their way out."""
+EXCEEDS: Final = "MinExceedsCapacity"
+"""Condition: of a resource that the quota's ``min`` names, quotas guarantee more than the nodes have."""
+
+
 class Standing(enum.Enum):
     """Whether a quota counts."""
 

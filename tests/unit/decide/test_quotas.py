@@ -11,6 +11,7 @@ import pytest
 
 from brain.decide import quotas
 from brain.decide.decisions import LabelPod, UpdateQuota
+from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.quota import AMOUNTS, Kind, Quota, QuotaStatus, Standing, standings
 from brain.model.snapshot import Snapshot
@@ -89,6 +90,8 @@ def test_used_counts_running_pods_and_labels_follow() -> None:
         ("Active", True),
         ("Conflict", False),
         ("Superseded", False),
+        ("Reclaiming", False),
+        ("MinExceedsCapacity", True),
     }
     labels = {(d.name, d.value) for d in decisions if isinstance(d, LabelPod)}
     assert labels == {("a", "in-quota"), ("b", "over-quota"), ("elsewhere", None), ("ended", None)}
@@ -205,3 +208,23 @@ def settled(stated: dict[str, Quota], pods: tuple[Pod, ...]) -> list[list[str]]:
         rounds.append(list(updates))
         stated |= {name: replace(stated[name], status=status) for name, status in updates.items()}
     return rounds
+
+
+def holding(name: str, world: Snapshot, reclaiming: frozenset[str] = frozenset()) -> dict[str, str]:
+    """The message of a condition of each quota of which it holds."""
+    updates = [d for d in quotas.quota_decisions(world, 32, reclaiming) if isinstance(d, UpdateQuota)]
+    return {d.quota.name: c.message for d in updates for c in d.status.conditions if c.type == name and c.status}
+
+
+def test_a_quota_that_takes_room_back_says_so() -> None:
+    world = Snapshot(quotas=(LENDER, BORROWER))
+    assert holding("Reclaiming", world, frozenset({"a/q", "a/p", "c/p"})) == {
+        "lender": "2 pods wait for others to leave, first a/p"
+    }
+
+
+def test_quotas_that_guarantee_more_than_there_is_say_so() -> None:
+    nodes = tuple(Node(name, allocatable={"cpu": 3900, "nvidia.com/gpu": 8}) for name in ("n1", "n2"))
+    other = quota("other", ("c",), min={"nvidia.com/gpu": 16, "nvidia.com/mig-1g.5gb": 99, names.GPU_MEMORY: 999})
+    said = holding("MinExceedsCapacity", Snapshot(nodes=nodes, quotas=(LENDER, BORROWER, other)))
+    assert said == dict.fromkeys(("lender", "borrower"), "quotas guarantee 8 cpu, and nodes have 7800m")
