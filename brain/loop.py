@@ -115,6 +115,7 @@ class Loop:
         self._metrics.plan_gap_pods.set(decisions.plan.gap)
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)
+        self._metrics.quotas.snapshot = snapshot
         self._metrics.rounds.inc()
         return decisions.wake_seconds, well
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from brain.act.events import Teller
 from brain.act.writes import JSON, Write, Written, node_path, taint, write
-from brain.decide.decisions import AskState, Decision, EmitEvent, Evict, OrderGeometry, TaintNode, UntaintNode
+from brain.decide.decisions import AskState, Decision, EmitEvent, Evict, LetIn, OrderGeometry, TaintNode, UntaintNode
 from brain.errors import ApiError, RefusedError
 from brain.metrics import Metrics
 from brain.model.mig import Geometry
@@ -104,7 +104,10 @@ class Actor:
             else:
                 result = "ok"
                 self._told.discard(path)
+                if isinstance(decision, LetIn):
+                    self._metrics.admission_seconds.observe(max(0.0, self._today().timestamp() - decision.created))
                 if isinstance(decision, Evict):
+                    self._metrics.evictions.labels(decision.cause).inc()
                     told = {"pod": f"{decision.namespace}/{decision.name}", "beneficiary": decision.beneficiary}
                     _log.info("pod evicted", extra=told | {"why": decision.reason})
         self._metrics.writes.labels(kind, result).inc()

@@ -25,7 +25,8 @@ from brain.decide.decisions import (
     UpdateQuota,
 )
 from brain.model import resources
-from brain.model.quota import Condition, Kind
+from brain.model.quota import AMOUNTS, Condition, Kind
+from brain.model.resources import Resources
 from n8s import names
 
 MERGE: Final = "application/merge-patch+json"
@@ -184,8 +185,7 @@ def _quota_status(decision: UpdateQuota, now: datetime) -> Write:
     plural = names.ELASTIC_QUOTAS if quota.kind is Kind.SINGLE else names.COMPOSITE_ELASTIC_QUOTAS
     path = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{quota.namespace}/{plural}/{quota.name}/status"
     before = {condition.type: condition for condition in quota.status.conditions}
-    used: dict[str, str | None] = dict.fromkeys(sorted(quota.status.used.keys() - status.used.keys()))
-    used |= {name: resources.quantity(name, value) for name, value in sorted(status.used.items())}
+    amounts = {_camel(field): _changed(getattr(quota.status, field), getattr(status, field)) for field in AMOUNTS}
     conditions = [
         {
             "type": condition.type,
@@ -197,8 +197,19 @@ def _quota_status(decision: UpdateQuota, now: datetime) -> Write:
         }
         for condition in status.conditions
     ]
-    body = {"used": used, "conditions": conditions, "observedGeneration": status.generation}
+    body = {**amounts, "conditions": conditions, "observedGeneration": status.generation}
     return Write("PATCH", path, {"metadata": {"uid": quota.uid}, "status": body})
+
+
+def _changed(before: Resources, now: Resources) -> dict[str, str | None]:
+    """What a patch says of amounts by resource; those that are there no more are taken away."""
+    gone: dict[str, str | None] = dict.fromkeys(sorted(before.keys() - now.keys()))
+    return gone | {name: resources.quantity(name, value) for name, value in sorted(now.items())}
+
+
+def _camel(field: str) -> str:
+    first, *rest = field.split("_")
+    return first + "".join(map(str.capitalize, rest))
 
 
 def _since(condition: Condition, before: Condition | None) -> str:

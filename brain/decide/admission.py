@@ -55,12 +55,14 @@ class Admission:
         decisions: what to write.
         held: nodes whose order waits: a pod that room is made for there is not nominated yet.
         waits: why pods of quotas are not let in, or not bound, by key.
+        reclaiming: keys of pods that others are evicted for, or that wait for the room of pods on their way out.
     """
 
     plan: Plan
     decisions: tuple[AdmissionDecision, ...] = ()
     held: frozenset[str] = frozenset()
     waits: Mapping[str, str] = field(default_factory=dict)
+    reclaiming: frozenset[str] = frozenset()
 
 
 def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -> Admission:
@@ -142,15 +144,16 @@ class _Round:
         self._decisions: list[AdmissionDecision] = []
         self._waits: dict[str, str] = {}
         self._searches = 0
+        self._reclaiming: set[str] = set()
         self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
         self._read()
 
     def _read(self) -> None:
         """Sort the pods of quotas by how they stand, and make up the books."""
-        placed, last = self._snapshot.placed(), _Last.sums
+        counted, last = self._snapshot.counted(), _Last.sums
         _Last.sums = {}
         for key, counting in self._now.quotas.items():
-            members = tuple(placed.get(namespace, ()) for namespace in counting.namespaces)
+            members = tuple(counted.get(namespace, ()) for namespace in counting.namespaces)
             known = last.get(key)
             if known is None or not known.of(counting, members, self._gb):
                 known = _Sum.made(counting, members, self._gb)
@@ -220,7 +223,7 @@ class _Round:
         self._reclaim({entry.key for entry in accepted}, plan, ground)
         gated = {entry.key for entry in self._gated}
         self._decisions += _nominations(self._snapshot, plan, gated)
-        return Admission(plan, (*opened, *self._decisions), held, self._waits)
+        return Admission(plan, (*opened, *self._decisions), held, self._waits, frozenset(self._reclaiming))
 
     # Letting in.
 
@@ -457,7 +460,9 @@ class _Round:
 
     def _open(self, entry: _Entry, how: str, node: str) -> None:
         pod = entry.pod
-        self._decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, reserved(entry.label, how, node)))
+        self._decisions.append(
+            LetIn(pod.namespace, pod.name, pod.uid, entry.label, reserved(entry.label, how, node), pod.created)
+        )
 
     # Reclaim.
 
@@ -525,6 +530,7 @@ class _Round:
     def _carry(self, entry: _Entry, found: Reclaim, ground: Ground) -> None:
         """Do what comes next for a pod that gets its room by others' end; what it waits for is kept for it."""
         pod = entry.pod
+        self._reclaiming.add(pod.key)
         goes = ", ".join(victim.pod.key for victim in found.victims)
         if not found.victims:
             self._waits[entry.key] = f"waits for pods on their way out on {found.node}"
@@ -537,7 +543,7 @@ class _Round:
             self._waits[entry.key] = f"waits: {goes} evicted for it on {found.node}"
             for victim in found.victims:
                 self._decisions.append(
-                    Evict(victim.pod.namespace, victim.pod.name, victim.pod.uid, pod.key, self._why(entry, victim))
+                    Evict(victim.pod.namespace, victim.pod.name, victim.pod.uid, pod.key, *self._why(entry, victim))
                 )
         for victim in found.victims:
             if victim.quota is not None:
@@ -554,12 +560,14 @@ class _Round:
         """Whether its quota's ``max`` keeps a pod out until others have gone."""
         return any(refusal.rule == "max" for refusal in self._now.refusals(entry.quota, entry.request))
 
-    def _why(self, entry: _Entry, victim: Victim) -> str:
+    def _why(self, entry: _Entry, victim: Victim) -> tuple[str, str]:
+        """Why a pod is evicted, for people and for the metric."""
         if victim.quota is entry.quota:
-            return f"{entry.key} of the same quota has a higher priority"
+            return f"{entry.key} of the same quota has a higher priority", "priority"
         due = "its min" if entry.owner else "its guaranteed share"
         borrowed = victim.quota.name if victim.quota is not None else ""
-        return f"{borrowed} borrows, and {entry.quota.name} wants {due} back for {entry.key}"
+        why = f"{borrowed} borrows, and {entry.quota.name} wants {due} back for {entry.key}"
+        return why, "min" if entry.owner else "share"
 
     def _without(self, entry: _Entry, *, gated: bool) -> None:
         """A pod that nobody can make room for now."""

@@ -74,13 +74,17 @@ class LabelPod:
 
 @dataclass(frozen=True, slots=True)
 class LetIn:
-    """Let a pod in: our gate off, capacity label and reservation on, all at once or not at all. For this uid only."""
+    """Let a pod in: our gate off, capacity label and reservation on, all at once or not at all. For this uid only.
+
+    ``created`` is when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+    """
 
     namespace: str
     name: str
     uid: str
     label: str
     reservation: str
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class Evict:
         uid: of the pod.
         beneficiary: key of the pod that is to have its room.
         reason: why, for people.
+        cause: why, for the metric: what entitles the beneficiary, ``min``, ``share`` or ``priority``.
     """
 
     namespace: str
@@ -119,6 +124,7 @@ class Evict:
     uid: str
     beneficiary: str
     reason: str
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ once, however many namespaces it has. Who is let in and who is evicted is not de
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -51,12 +51,11 @@ class Ledger:
         self.used: dict[str, Counter[str]] = {key: Counter() for key in self.quotas}
         self._min: Counter[str] = Counter()
         self._summed: Counter[str] = Counter()
-        self._lendable: dict[str, int] = {}
-        self._naming: defaultdict[str, list[Quota]] = defaultdict(list)
+        self._left: Counter[str] = Counter()
         for quota in self.quotas.values():
             for name, value in quota.min.items():
                 self._min[name] += value
-                self._naming[name].append(quota)
+                self._left[name] += value
 
     def charge(self, quota: Quota, request: Resources, *, summed: bool = True) -> None:
         """Count a request. One that is not ``summed`` counts in its own quota only: it keeps nobody from borrowing."""
@@ -69,9 +68,13 @@ class Ledger:
     def _add(self, quota: Quota, request: Resources, sign: int, *, summed: bool) -> None:
         used = self.used[quota.key]
         for name, value in request.items():
+            before = used[name]
             used[name] += sign * value
-            self._lendable.pop(name, None)
-            if summed and name in quota.min:
+            least = quota.min.get(name)
+            if least is None:
+                continue
+            self._left[name] += max(0, least - used[name]) - max(0, least - before)
+            if summed:
                 self._summed[name] += sign * value
 
     def refusals(self, quota: Quota, request: Resources) -> list[Refusal]:
@@ -108,6 +111,11 @@ class Ledger:
         used, share = self.used[quota.key], self.share(quota)
         return any(used[name] > value + share[name] for name, value in quota.min.items())
 
+    def borrowed(self, quota: Quota) -> dict[str, int]:
+        """What the quota uses beyond its ``min``, of each resource that this names."""
+        used = self.used[quota.key]
+        return {name: max(0, used[name] - value) for name, value in quota.min.items()}
+
     def share(self, quota: Quota) -> dict[str, int]:
         """What is guaranteed to the quota, beyond its ``min``, of what can be borrowed; rounded down."""
         return {
@@ -117,11 +125,7 @@ class Ledger:
 
     def lendable(self, resource: str) -> int:
         """What quotas leave of their ``min`` of a resource."""
-        known = self._lendable.get(resource)
-        if known is None:
-            left = (quota.min[resource] - self.used[quota.key][resource] for quota in self._naming[resource])
-            known = self._lendable[resource] = sum(max(0, each) for each in left)
-        return known
+        return self._left[resource]
 
 
 def enforced(quota: Quota, request: Resources) -> Iterator[tuple[str, int]]:

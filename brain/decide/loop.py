@@ -43,7 +43,7 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     turns = _turns(snapshot, replace(plan, geometries=now), set(as_it_is.values()), settings.settle_seconds)
     decisions: list[Decision] = [each for turn in turns for each in turn.steps]
     decisions += governed.namespace_labels(snapshot, settings.release_namespace)
-    decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb)
+    decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb, admission.reclaiming)
     decisions += admission.decisions
     decisions += [each for turn in turns for each in turn.shown]
     decisions += _pod_events(snapshot, admission)

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import cast
+from typing import Final, cast
 
 from brain.model import resources
 from brain.model.resources import Resources
@@ -51,11 +51,23 @@ class QuotaStatus:
         used: what its Running pods ask for, of each resource that the quota names.
         conditions: by type, sorted.
         generation: the generation of the spec that this was worked out from.
+        reserved: what decisions count, of the same: pods that are bound or were let in and have not ended.
+        borrowed: what of ``reserved`` is beyond ``min``, of each resource that ``min`` names.
+        lent: what of its ``min`` others may have now: what it leaves, but no more than is borrowed in all.
+        guaranteed_over_quota: its guaranteed share, beyond its ``min``, of what can be borrowed.
     """
 
     used: Resources = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     generation: int = 0
+    reserved: Resources = field(default_factory=dict)
+    borrowed: Resources = field(default_factory=dict)
+    lent: Resources = field(default_factory=dict)
+    guaranteed_over_quota: Resources = field(default_factory=dict)
+
+
+AMOUNTS: Final = ("used", "reserved", "borrowed", "lent", "guaranteed_over_quota")
+"""The attributes of :class:`QuotaStatus` that are amounts by resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,12 @@ class Quota:
     def named(self) -> frozenset[str]:
         """The resources that it names, in min or max."""
         return frozenset(self.min) | frozenset(self.max)
+
+
+RECLAIMING: Final = "Reclaiming"
+"""Condition: pods are evicted for one of the quota's, or it waits for the room of pods on their way out."""
+EXCEEDS: Final = "MinExceedsCapacity"
+"""Condition: of a resource that the quota's ``min`` names, quotas guarantee more than the nodes have."""
 
 
 class Standing(enum.Enum):

@@ -57,10 +57,6 @@ class Snapshot:
         """By namespace, its pods in phase Running, by key; namespaces without any are left out."""
         return _grouped(self.pods).running
 
-    def placed(self) -> Mapping[str, tuple[Pod, ...]]:
-        """By namespace, its pods that have a node and have not ended, by key; namespaces without any are left out."""
-        return _grouped(self.pods).placed
-
     def instead(self, others: Mapping[str, Pod]) -> Snapshot:
         """The snapshot with other pods, by key, in the place of some that have no node."""
         groups = _grouped(self.pods)
@@ -71,6 +67,10 @@ class Snapshot:
         }
         _Last.beside = replace(groups, pods=pods, traits=traits)
         return replace(self, pods=pods)
+
+    def counted(self) -> Mapping[str, tuple[Pod, ...]]:
+        """By namespace, its pods that have not ended and are bound or free to be, by key; empty ones are left out."""
+        return _grouped(self.pods).counted
 
     def unbound(self) -> tuple[Pod, ...]:
         """The pods that have no node, by key."""
@@ -107,6 +107,11 @@ def _traits(pod: Pod) -> Iterator[str]:
         yield _LABELLED
 
 
+def _counts(pod: Pod) -> bool:
+    """Whether decisions count a pod as using what it asks for."""
+    return pod.waiting or (bool(pod.node) and not pod.ended)
+
+
 @dataclass(frozen=True, slots=True)
 class _Groups:
     """Pods by what the decisions ask for.
@@ -115,14 +120,14 @@ class _Groups:
         pods: all of them.
         bound: see :meth:`Snapshot.bound`.
         running: see :meth:`Snapshot.running`.
-        placed: see :meth:`Snapshot.placed`.
+        counted: see :meth:`Snapshot.counted`.
         traits: by trait, the pods that have it, by key.
     """
 
     pods: tuple[Pod, ...] = ()
     bound: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
     running: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
-    placed: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
+    counted: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
     traits: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
 
 
@@ -160,9 +165,9 @@ def _regrouped(pods: tuple[Pod, ...], last: _Groups) -> _Groups:
             [(pod.namespace, pod) for pod in new if pod.phase == "Running"],
         ),
         _changed(
-            last.placed,
-            [(pod.namespace, pod) for pod in gone if pod.node and not pod.ended],
-            [(pod.namespace, pod) for pod in new if pod.node and not pod.ended],
+            last.counted,
+            [(pod.namespace, pod) for pod in gone if _counts(pod)],
+            [(pod.namespace, pod) for pod in new if _counts(pod)],
         ),
         _changed(
             last.traits,

@@ -200,6 +200,10 @@ def _any_quota(kind: Kind, raw: bytes | msgspec.Raw) -> Quota:
         problems=tuple(problems),
         status=QuotaStatus(
             used=_amounts(status.used),
+            reserved=_amounts(status.reserved),
+            borrowed=_amounts(status.borrowed),
+            lent=_amounts(status.lent),
+            guaranteed_over_quota=_amounts(status.guaranteed_over_quota),
             conditions=tuple(
                 Condition(held.type, held.status == "True", held.reason, held.message, held.last_transition_time or "")
                 for held in sorted(status.conditions, key=lambda held: held.type)

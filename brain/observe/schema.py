@@ -285,6 +285,10 @@ class QuotaStatus(_Struct, frozen=True):
     """``status`` of a quota; only the brain writes it."""
 
     used: Quantities = {}
+    reserved: Quantities = {}
+    borrowed: Quantities = {}
+    lent: Quantities = {}
+    guaranteed_over_quota: Quantities = {}
     conditions: list[Condition] = []
     observed_generation: int = 0
 

@@ -1,4 +1,8 @@
-"""The command ``n8s``: ``n8s plan FILE...`` plans offline, ``n8s explain pod NAME`` asks a brain about a pod."""
+"""The command ``n8s``.
+
+``n8s plan FILE...`` plans offline, ``n8s quota decide FILE...`` decides by quotas offline, and ``n8s explain pod NAME``
+asks a brain about a pod.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from brain import explain
 from brain.decide.partition import plan
 from brain.explain import NoAnswerError
 from brain.model.snapshot import Snapshot
-from brain.offline import cluster, report, scenario
+from brain.offline import cluster, question, quotas, report, scenario
 from brain.offline.errors import WHOLE, InputError
 from n8s import commandline
 
@@ -45,6 +49,14 @@ _EXPLAINING = """Ask the brain how a pod stands with its MIG devices: whether it
 it, or what it lacks, on how many nodes. The exit code is 1 where the brain cannot be reached or knows no such pod."""
 
 
+_DECIDING = """Work out, without a cluster, what quotas decide: who is let in, who is evicted for whom, who is
+over-quota, what a request counts for, whether a quota may be written. MIG devices are taken as they are.
+
+A FILE holds a question (a JSON object with name, quotas, running, nodes, and pending or what else is asked), several
+of them under cases, or one a line. Names that end in .gz are unpacked; - is standard input.
+Prints one JSON object a question."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 2 where a file cannot be planned, 1 where a brain cannot tell of a pod."""
     parser = commandline.parser("n8s", "Nebulnetes from the command line.")
@@ -54,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     planning.add_argument("files", nargs="+", metavar="FILE", help="what to plan; - for standard input")
     output = "text for people (default), or json: one object a plan"
     planning.add_argument("--output", choices=("text", "json"), default="text", help=output)
+    quota = commands.add_parser("quota", help="quotas").add_subparsers(dest="asked", required=True, metavar="COMMAND")
+    deciding = quota.add_parser("decide", help="decide offline", description=_DECIDING, formatter_class=shown)
+    deciding.add_argument("files", nargs="+", metavar="FILE", help="questions; - for standard input")
     explaining = commands.add_parser("explain", help="ask the brain how a pod stands", description=_EXPLAINING)
     explaining.add_argument("kind", choices=("pod",), metavar="pod")
     explaining.add_argument("pod", type=_key, metavar="NAMESPACE/NAME")
@@ -68,12 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "explain":
             _explain(arguments, console)
+        elif arguments.command == "quota":
+            _decide(arguments)
         else:
             _plan(arguments, console)
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InputError as error:
-        print(f"n8s plan: {error}", file=sys.stderr)
+        asked = "plan" if arguments.command == "plan" else f"quota {arguments.asked}"
+        print(f"n8s {asked}: {error}", file=sys.stderr)
         return 2
     except NoAnswerError as error:
         print(f"n8s explain: {error}", file=sys.stderr)
@@ -91,6 +109,13 @@ def _plan(arguments: argparse.Namespace, console: Console) -> None:
                 console.print(f"{name}: nothing to plan: no nodes and no pods", markup=False, highlight=False)
             else:
                 console.print(report.page(name, snapshot, result))
+
+
+def _decide(arguments: argparse.Namespace) -> None:
+    for file in arguments.files:
+        for document, where in _documents(file):
+            for case, path in question.cases(document, where):
+                print(json.dumps(quotas.answer(case, where, path)), flush=True)
 
 
 def _explain(arguments: argparse.Namespace, console: Console) -> None:
@@ -111,20 +136,36 @@ def _key(text: str) -> tuple[str, str]:
 
 def _worlds(file: str) -> Iterator[tuple[str, Snapshot]]:
     """The name and the world of each problem in a file."""
+    for document, where in _documents(file):
+        kind = document.get("kind") if isinstance(document, dict) else None
+        if kind is None:
+            yield scenario.read(document, where)
+        elif where != file:
+            raise InputError(where, WHOLE, "expected a scenario")
+        elif kind == "List":
+            yield file, cluster.read(document, file)
+        else:
+            raise InputError(file, WHOLE, f"is a {kind}, expected a List, as `{_KUBECTL}` prints it")
+
+
+def _documents(file: str) -> Iterator[tuple[Any, str]]:
+    """The documents of a file, one a line where they are so, each with how messages name its place."""
     text = _text(file)
-    if file.removesuffix(".gz").endswith(".jsonl"):
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield scenario.read(_document(line, f"{file}, line {number}"), f"{file}, line {number}")
+    if not file.removesuffix(".gz").endswith(".jsonl") and not _by_line(text):
+        yield _document(text, file), file
         return
-    document = _document(text, file)
-    kind = document.get("kind") if isinstance(document, dict) else None
-    if kind == "List":
-        yield file, cluster.read(document, file)
-    elif kind is not None:
-        raise InputError(file, WHOLE, f"is a {kind}, expected a List, as `{_KUBECTL}` prints it")
-    else:
-        yield scenario.read(document, file)
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield _document(line, f"{file}, line {number}"), f"{file}, line {number}"
+
+
+def _by_line(text: str) -> bool:
+    """Whether a text is more than one document, the first of which is one line."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _text(file: str) -> str:

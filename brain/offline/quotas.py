@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
-
 from brain.decide import quotas as usage
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.ground import Ground, PodSites
@@ -22,72 +20,19 @@ from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
 from brain.model import resources
 from brain.model.node import Node
 from brain.model.pod import Pod
-from brain.model.quota import Kind, Quota, Standing, standings
+from brain.model.quota import Quota, Standing, standings
 from brain.model.request import Container, pod_request
-from brain.offline.errors import WHOLE, InputError
+from brain.offline.errors import WHOLE
+from brain.offline.question import Input, Part, Question, Request, StatedNode, StatedPod, StatedQuota, read
 from n8s import names
 from webhook import rules
 
-GPU_MEMORY_GB: Final = 16
-"""What one whole GPU counts for where the document does not say."""
 _ANY: Final = 10**18
 """As good as no limit."""
 
 
-class _Quota(msgspec.Struct, frozen=True):
-    name: str
-    kind: Kind
-    namespaces: list[str]
-    min: dict[str, int] | None = None
-    max: dict[str, int] | None = None
-
-
-class _Pod(msgspec.Struct, frozen=True):
-    ns: str
-    name: str
-    request: dict[str, int]
-    priority: int = 0
-    created: int = 0
-    node: str = ""
-    labels: dict[str, str] = {}
-
-
-class _Node(msgspec.Struct, frozen=True):
-    name: str
-    allocatable: dict[str, int]
-
-
-_EVERYWHERE: Final = _Node("", {})
+_EVERYWHERE: Final = StatedNode("", Request())
 """Stands for all nodes where a document has none: every pod fits."""
-
-
-class _Part(msgspec.Struct, frozen=True):
-    requests: dict[str, int] = {}
-    limits: dict[str, int] = {}
-    restart_policy: str = ""
-
-
-class _Input(msgspec.Struct, frozen=True):
-    resources: dict[str, int] | None = None
-    containers: list[_Part] = []
-    init_containers: list[_Part] = []
-    overhead: dict[str, int] = {}
-
-
-class _Question(msgspec.Struct, frozen=True):
-    name: str
-    kind: str = ""
-    quotas: list[_Quota] = []
-    running: list[_Pod] = []
-    nominated: list[_Pod] = []
-    nodes: list[_Node] = []
-    pending: _Pod | None = None
-    pending_sequence: list[_Pod] | None = None
-    used_override: dict[str, dict[str, int]] = {}
-    gpu_memory_gb: int = GPU_MEMORY_GB
-    input: _Input | None = None
-    object: _Quota | None = None
-    operation: str = "CREATE"
 
 
 def answer(document: object, file: str, path: str = WHOLE) -> dict[str, Any]:
@@ -96,11 +41,7 @@ def answer(document: object, file: str, path: str = WHOLE) -> dict[str, Any]:
     Raises:
         InputError: it cannot be understood.
     """
-    try:
-        question = msgspec.convert(document, _Question)
-    except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at ")
-        raise InputError(file, where.strip("`") or path, message) from error
+    question = read(document, file, path)
     found: dict[str, Any] = {"name": question.name}
     if question.input is not None:
         found |= _counted(question.input, question.gpu_memory_gb)
@@ -111,7 +52,7 @@ def answer(document: object, file: str, path: str = WHOLE) -> dict[str, Any]:
     return found
 
 
-def _counted(asked: _Input, gpu_memory_gb: int) -> dict[str, Any]:
+def _counted(asked: Input, gpu_memory_gb: int) -> dict[str, Any]:
     """What quotas count for a request."""
     if asked.resources is not None:
         request: Mapping[str, int] = asked.resources
@@ -121,11 +62,13 @@ def _counted(asked: _Input, gpu_memory_gb: int) -> dict[str, Any]:
     return {"request": dict(sorted(whole.items())), "gpu_memory": whole.get(names.GPU_MEMORY, 0)}
 
 
-def _container(part: _Part) -> Container:
-    return Container(part.requests, part.limits, part.restart_policy == "Always")
+def _container(part: Part) -> Container:
+    asked = part.resources
+    requests, limits = {**asked.requests, **part.requests}, {**asked.limits, **part.limits}
+    return Container(requests, limits, part.restart_policy == "Always")
 
 
-def _written(question: _Question, written: _Quota) -> dict[str, Any]:
+def _written(question: Question, written: StatedQuota) -> dict[str, Any]:
     """Whether a quota may be written, and what becomes of the others."""
     existing = [_quota(each, age) for age, each in enumerate(question.quotas)]
     new = _quota(written, len(existing))
@@ -140,8 +83,8 @@ def _written(question: _Question, written: _Quota) -> dict[str, Any]:
     return {"allowed": True, "kept_quotas": sorted(active), "superseded": sorted(superseded)}
 
 
-def _quota(stated: _Quota, age: int) -> Quota:
-    least, most = stated.min or {}, stated.max or {}
+def _quota(stated: StatedQuota, age: int) -> Quota:
+    least, most = stated.min, stated.max
     problems = [f"min[{name}]: {value} is negative" for name, value in least.items() if value < 0]
     problems += [f"max[{name}]: {value} is negative" for name, value in most.items() if value < 0]
     problems += [
@@ -150,6 +93,8 @@ def _quota(stated: _Quota, age: int) -> Quota:
         if name in most and value > most[name]
     ]
     namespaces = tuple(stated.namespaces)
+    if not namespaces:
+        problems.append("namespaces: name at least one namespace")
     return Quota(
         stated.kind,
         namespaces[0] if namespaces else "",
@@ -165,7 +110,7 @@ def _quota(stated: _Quota, age: int) -> Quota:
 class _World:
     """Quotas, pods and nodes of one document."""
 
-    def __init__(self, question: _Question) -> None:
+    def __init__(self, question: Question) -> None:
         self._question = question
         stated = [_quota(each, age) for age, each in enumerate(question.quotas)]
         verdicts = standings(stated)
@@ -179,7 +124,7 @@ class _World:
         ]
 
     @property
-    def _waiting(self) -> list[_Pod]:
+    def _waiting(self) -> list[StatedPod]:
         question = self._question
         return [*([question.pending] if question.pending else []), *(question.pending_sequence or [])]
 
@@ -204,7 +149,7 @@ class _World:
             found |= self._all([self._pod(each) for each in self._question.pending_sequence])
         return found
 
-    def _pod(self, stated: _Pod) -> Pod:
+    def _pod(self, stated: StatedPod) -> Pod:
         return Pod(
             stated.ns,
             stated.name,

@@ -145,7 +145,8 @@ async def test_letting_in_takes_our_gate_off_and_writes_label_and_reservation() 
         await it.api.put(PODS, {"metadata": {"name": "p", "uid": "new"}, "spec": {"schedulingGates": gates}})
         assert not await it.act(LetIn("a", "p", "old", names.IN_QUOTA, "{}"), OpenGate("a", "p", "old"))
         assert it.pod()["spec"]["schedulingGates"] == gates
-        assert await it.act(LetIn("a", "p", "new", names.IN_QUOTA, "{}"))
+        assert await it.act(LetIn("a", "p", "new", names.IN_QUOTA, "{}", int(NOW.timestamp()) - 7))
+        assert it.metrics.registry.get_sample_value("n8s_brain_admission_seconds_sum") == 7
         assert it.pod()["spec"]["schedulingGates"] == gates[:1]
         assert it.pod()["metadata"]["labels"] == {names.CAPACITY_LABEL: names.IN_QUOTA}
         assert it.pod()["metadata"]["annotations"] == {names.RESERVATION_ANNOTATION: "{}"}
@@ -186,7 +187,8 @@ async def test_evicting_is_for_one_uid_only(caplog: pytest.LogCaptureFixture) ->
         assert "deletionTimestamp" not in it.pod()["metadata"]
         assert it.writes("Evict", "stale") == 2
         assert not told_by_actor(caplog)
-        assert await it.act(Evict("a", "p", "new", "b/owner", "its min"))
+        assert await it.act(Evict("a", "p", "new", "b/owner", "its min", "share"))
+        assert it.metrics.registry.get_sample_value("n8s_brain_evictions_total", {"reason": "share"}) == 1
         assert "deletionTimestamp" in it.pod()["metadata"]
         assert "gracePeriodSeconds" not in it.api.bodies[-1]["deleteOptions"]
         (record,) = told_by_actor(caplog)

@@ -302,6 +302,7 @@ def test_elastic_quota() -> None:
                 "spec": {"min": {"cpu": "1500m", "nvidia.com/gpu": 2}, "max": {"cpu": 3}},
                 "status": {
                     "used": {"cpu": "500m"},
+                    "guaranteedOverQuota": {"cpu": "1"},
                     "observedGeneration": 3,
                     "conditions": [
                         {"type": "B", "status": "False", "reason": "r", "message": "m", "lastTransitionTime": "t"},
@@ -314,6 +315,7 @@ def test_elastic_quota() -> None:
     assert (quota.kind, quota.namespace, quota.namespaces, quota.generation) == (Kind.SINGLE, "a", ("a",), 4)
     assert (quota.min, quota.max, quota.problems) == ({"cpu": 1500, "nvidia.com/gpu": 2}, {"cpu": 3000}, ())
     assert (quota.status.used, quota.status.generation) == ({"cpu": 500}, 3)
+    assert (quota.status.reserved, quota.status.guaranteed_over_quota) == ({}, {"cpu": 1000})
     assert quota.status.conditions == (
         Condition("A", status=True, reason="r"),
         Condition("B", status=False, reason="r", message="m"),

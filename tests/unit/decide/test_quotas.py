@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from brain.decide import quotas
 from brain.decide.decisions import LabelPod, UpdateQuota
+from brain.model.node import Node
 from brain.model.pod import Pod
-from brain.model.quota import Kind, Quota, Standing, standings
+from brain.model.quota import AMOUNTS, Kind, Quota, QuotaStatus, Standing, standings
 from brain.model.snapshot import Snapshot
 from n8s import names
 from tests.worlds import bound, pod
@@ -88,6 +90,8 @@ def test_used_counts_running_pods_and_labels_follow() -> None:
         ("Active", True),
         ("Conflict", False),
         ("Superseded", False),
+        ("Reclaiming", False),
+        ("MinExceedsCapacity", True),
     }
     labels = {(d.name, d.value) for d in decisions if isinstance(d, LabelPod)}
     assert labels == {("a", "in-quota"), ("b", "over-quota"), ("elsewhere", None), ("ended", None)}
@@ -147,3 +151,80 @@ def test_standings(stated: list[Quota], expected: dict[str, str]) -> None:
     verdicts = standings(stated)
     assert {q.name: verdicts[q.key].standing.value for q in stated} == expected
     assert all(verdicts[q.key].reason or verdicts[q.key].standing is Standing.ACTIVE for q in stated)
+
+
+def statuses(pods: tuple[Pod, ...], *stated: Quota) -> dict[str, QuotaStatus]:
+    decisions = quotas.quota_decisions(Snapshot(pods=pods, quotas=stated), 32)
+    return {d.quota.name: d.status for d in decisions if isinstance(d, UpdateQuota)}
+
+
+LENDER, BORROWER = quota("lender", ("a",), min={"cpu": 6000}), quota("borrower", ("b",), min={"cpu": 2000})
+
+
+def test_what_is_reserved_borrowed_lent_and_guaranteed() -> None:
+    pods = (
+        bound("runs", "n1", namespace="b", request={"cpu": 1500}),
+        bound("starts", "n1", namespace="b", request={"cpu": 1000}, phase="Pending"),
+        pod("let-in", namespace="b", request={"cpu": 700}),
+        pod("waits", namespace="b", request={"cpu": 100}, gates=(names.QUOTA_GATE,)),
+        bound("ended", "n1", namespace="b", request={"cpu": 100}, phase="Succeeded"),
+        bound("own", "n1", namespace="a", request={"cpu": 500}),
+    )
+    found = statuses(pods, LENDER, BORROWER)
+    assert [dict(getattr(found["borrower"], field)) for field in AMOUNTS] == [
+        {"cpu": 1500},
+        {"cpu": 3200},
+        {"cpu": 1200},
+        {"cpu": 0},
+        {"cpu": 1375},
+    ]
+    assert [dict(getattr(found["lender"], field)) for field in AMOUNTS] == [
+        {"cpu": 500},
+        {"cpu": 500},
+        {"cpu": 0},
+        {"cpu": 1200},
+        {"cpu": 4125},
+    ]
+
+
+def test_a_quota_that_does_not_count_shows_no_amounts() -> None:
+    found = statuses((bound("p", "n1", request={"cpu": 1}),), quota("a", min={"cpu": 1}), quota("b", min={"cpu": 1}))
+    assert all(not getattr(found["b"], field) for field in AMOUNTS)
+
+
+def test_what_only_others_changed_is_written_a_few_at_a_time_until_all_is_right() -> None:
+    stated = {f"q{i:03}": quota(f"q{i:03}", (f"n{i:03}",), min={"cpu": 1000}) for i in range(100)}
+    assert len(settled(stated, ())) == 1
+    pods = (bound("p", "n1", namespace="n000", request={"cpu": 1000}),)
+    rounds = settled(stated, pods)
+    assert [len(written) for written in rounds] == [33, 32, 32, 3]
+    assert "q000" in rounds[0]
+
+
+def settled(stated: dict[str, Quota], pods: tuple[Pod, ...]) -> list[list[str]]:
+    """Writes until nothing is left to write; whose statuses each round wrote."""
+    rounds = []
+    while updates := statuses(pods, *stated.values()):
+        rounds.append(list(updates))
+        stated |= {name: replace(stated[name], status=status) for name, status in updates.items()}
+    return rounds
+
+
+def holding(name: str, world: Snapshot, reclaiming: frozenset[str] = frozenset()) -> dict[str, str]:
+    """The message of a condition of each quota of which it holds."""
+    updates = [d for d in quotas.quota_decisions(world, 32, reclaiming) if isinstance(d, UpdateQuota)]
+    return {d.quota.name: c.message for d in updates for c in d.status.conditions if c.type == name and c.status}
+
+
+def test_a_quota_that_takes_room_back_says_so() -> None:
+    world = Snapshot(quotas=(LENDER, BORROWER))
+    assert holding("Reclaiming", world, frozenset({"a/q", "a/p", "c/p"})) == {
+        "lender": "2 pods wait for others to leave, first a/p"
+    }
+
+
+def test_quotas_that_guarantee_more_than_there_is_say_so() -> None:
+    nodes = tuple(Node(name, allocatable={"cpu": 3900, "nvidia.com/gpu": 8}) for name in ("n1", "n2"))
+    other = quota("other", ("c",), min={"nvidia.com/gpu": 16, "nvidia.com/mig-1g.5gb": 99, names.GPU_MEMORY: 999})
+    said = holding("MinExceedsCapacity", Snapshot(nodes=nodes, quotas=(LENDER, BORROWER, other)))
+    assert said == dict.fromkeys(("lender", "borrower"), "quotas guarantee 8 cpu, and nodes have 7800m")
