@@ -138,6 +138,7 @@ class _Round:
         self._kept: set[str] = set()
         self._ahead: dict[str, int] = {}
         self._placed: list[tuple[Pod, str]] = []
+        self._untried: dict[object, list[str]] = {}
         self._decisions: list[AdmissionDecision] = []
         self._waits: dict[str, str] = {}
         self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
@@ -357,6 +358,7 @@ class _Round:
         """
         now, kept = self._ground(plan, now=True), self._kept_room()
         self._placed = []
+        self._untried.clear()
         for pod in self._snapshot.unbound():
             if pod.waiting and not pod.mig_request and (pod.nominated or not pod.unschedulable):
                 node = self._first_fit(pod, now)
@@ -396,15 +398,32 @@ class _Round:
         return ground
 
     def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
-        """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others."""
-        suiting = ground.suiting(pod, self._refusing(pod))
-        suiting.sort(key=lambda node: node != pod.nominated)
-        for node in suiting:
-            if ground.fits(pod, node):
-                others = kept is not None and node in self._leaving and self._expects.get(pod.key) != node
-                if not others or (kept is not None and kept.fits(pod, node)):
-                    return node
-        return None
+        """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others.
+
+        Room only gets less: where one pod did not fit, the next that is alike is not tried.
+        """
+
+        def free(node: str) -> bool:
+            others = kept is not None and node in self._leaving and self._expects.get(pod.key) != node
+            return ground.fits(pod, node) and not (others and kept is not None and not kept.fits(pod, node))
+
+        alone = not (pod.host_ports or pod.affinity or pod.anti_affinity or pod.spread or self._snapshot.avoiding())
+        if kept is None or not alone or pod.nominated or pod.key in self._expects:
+            suiting = ground.suiting(pod, self._refusing(pod))
+            suiting.sort(key=lambda node: node != pod.nominated)
+            return next((node for node in suiting if free(node)), None)
+        kind = (
+            tuple(sorted(pod.request.items())),
+            tuple(sorted(pod.node_selector.items())),
+            pod.node_affinity,
+            pod.tolerations,
+        )
+        nodes = self._untried.get(kind)
+        if nodes is None:
+            nodes = self._untried[kind] = ground.suiting(pod, self._refusing(pod))[::-1]
+        while nodes and not free(nodes[-1]):
+            nodes.pop()
+        return nodes[-1] if nodes else None
 
     def _refusing(self, pod: Pod) -> Callable[[str], str]:
         """What other pods mean for a pod, by node."""
