@@ -134,6 +134,8 @@ class _Round:
         self._inside: list[_Entry] = []
         self._others: list[Pod] = []
         self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
+        self._contested = self._leaving
+        self._names = {node.name for node in snapshot.nodes}
         self._expects: dict[str, str] = {}
         self._kept: set[str] = set()
         self._ahead: dict[str, int] = {}
@@ -374,12 +376,12 @@ class _Round:
                 if node is not None:
                     now.take(pod, node)
                     self._placed.append((pod, node))
-            elif node in self._leaving and self._expects.get(entry.key) != node and not kept.fits(pod, node):
+            elif node in self._contested and self._expects.get(entry.key) != node and not kept.fits(pod, node):
                 node = None
             if node is None:
                 found.append(entry)
                 short[pod.group] += 1
-            elif node in self._leaving and self._expects.get(entry.key) != node:
+            elif node in self._contested and self._expects.get(entry.key) != node:
                 kept.take(pod, node)
         groups = self._groups()
         gone = {entry.key for entry in found}
@@ -395,6 +397,12 @@ class _Round:
         pods = {pod.key: pod for pod in self._snapshot.unbound()} if self._expects else {}
         for key, node in self._expects.items():
             ground.take(pods[key], node)
+        for pod in self._snapshot.unbound():
+            # The plan knows of those that are nominated only if they ask for MIG devices.
+            apart = not pod.mig_request and pod.key not in self._expects
+            if pod.waiting and apart and pod.nominated in self._names and ground.fits(pod, pod.nominated):
+                ground.take(pod, pod.nominated)
+                self._contested |= {pod.nominated}
         return ground
 
     def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
@@ -404,7 +412,7 @@ class _Round:
         """
 
         def free(node: str) -> bool:
-            others = kept is not None and node in self._leaving and self._expects.get(pod.key) != node
+            others = kept is not None and node in self._contested and self._expects.get(pod.key) != node
             return ground.fits(pod, node) and not (others and kept is not None and not kept.fits(pod, node))
 
         alone = not (pod.host_ports or pod.affinity or pod.anti_affinity or pod.spread or self._snapshot.avoiding())
