@@ -137,10 +137,13 @@ class _Round:
         self._inside: list[_Entry] = []
         self._others: list[Pod] = []
         self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
+        self._contested = self._leaving
+        self._names = {node.name for node in snapshot.nodes}
         self._expects: dict[str, str] = {}
         self._kept: set[str] = set()
         self._ahead: dict[str, int] = {}
         self._placed: list[tuple[Pod, str]] = []
+        self._untried: dict[object, list[str]] = {}
         self._decisions: list[AdmissionDecision] = []
         self._waits: dict[str, str] = {}
         self._searches = 0
@@ -371,6 +374,7 @@ class _Round:
         """
         now, kept = self._ground(plan, now=True), self._kept_room()
         self._placed = []
+        self._untried.clear()
         for pod in self._snapshot.unbound():
             if pod.waiting and not pod.mig_request and (pod.nominated or not pod.unschedulable):
                 node = self._first_fit(pod, now)
@@ -386,12 +390,12 @@ class _Round:
                 if node is not None:
                     now.take(pod, node)
                     self._placed.append((pod, node))
-            elif node in self._leaving and self._expects.get(entry.key) != node and not kept.fits(pod, node):
+            elif node in self._contested and self._expects.get(entry.key) != node and not kept.fits(pod, node):
                 node = None
             if node is None:
                 found.append(entry)
                 short[pod.group] += 1
-            elif node in self._leaving and self._expects.get(entry.key) != node:
+            elif node in self._contested and self._expects.get(entry.key) != node:
                 kept.take(pod, node)
         groups = self._groups()
         gone = {entry.key for entry in found}
@@ -407,18 +411,41 @@ class _Round:
         pods = {pod.key: pod for pod in self._snapshot.unbound()} if self._expects else {}
         for key, node in self._expects.items():
             ground.take(pods[key], node)
+        for pod in self._snapshot.unbound():
+            # The plan knows of those that are nominated only if they ask for MIG devices.
+            apart = not pod.mig_request and pod.key not in self._expects
+            if pod.waiting and apart and pod.nominated in self._names and ground.fits(pod, pod.nominated):
+                ground.take(pod, pod.nominated)
+                self._contested |= {pod.nominated}
         return ground
 
     def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
-        """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others."""
-        suiting = ground.suiting(pod, self._refusing(pod))
-        suiting.sort(key=lambda node: node != pod.nominated)
-        for node in suiting:
-            if ground.fits(pod, node):
-                others = kept is not None and node in self._leaving and self._expects.get(pod.key) != node
-                if not others or (kept is not None and kept.fits(pod, node)):
-                    return node
-        return None
+        """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others.
+
+        Room only gets less: where one pod did not fit, the next that is alike is not tried.
+        """
+
+        def free(node: str) -> bool:
+            others = kept is not None and node in self._contested and self._expects.get(pod.key) != node
+            return ground.fits(pod, node) and not (others and kept is not None and not kept.fits(pod, node))
+
+        alone = not (pod.host_ports or pod.affinity or pod.anti_affinity or pod.spread or self._snapshot.avoiding())
+        if kept is None or not alone or pod.nominated or pod.key in self._expects:
+            suiting = ground.suiting(pod, self._refusing(pod))
+            suiting.sort(key=lambda node: node != pod.nominated)
+            return next((node for node in suiting if free(node)), None)
+        kind = (
+            tuple(sorted(pod.request.items())),
+            tuple(sorted(pod.node_selector.items())),
+            pod.node_affinity,
+            pod.tolerations,
+        )
+        nodes = self._untried.get(kind)
+        if nodes is None:
+            nodes = self._untried[kind] = ground.suiting(pod, self._refusing(pod))[::-1]
+        while nodes and not free(nodes[-1]):
+            nodes.pop()
+        return nodes[-1] if nodes else None
 
     def _refusing(self, pod: Pod) -> Callable[[str], str]:
         """What other pods mean for a pod, by node."""

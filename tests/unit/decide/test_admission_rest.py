@@ -265,7 +265,13 @@ class Cluster:
             rules = Rules(World(snapshot, pod))
             own = {n: self.used(quota, n) - (0 if pod.gated else asked(pod)[n]) for n in quota.min}
             owner = all(own[n] + asked(pod)[n] <= least for n, least in quota.min.items() if asked(pod)[n] > 0)
-            answer = min(rules.answers(), default=None) if owner else None
+            # What was let in for an autoscaler and found no node counts in its own quota all the same.
+            below = all(
+                self.used(quota, n) - (0 if pod.gated else asked(pod)[n]) + asked(pod)[n] <= most
+                for n, most in quota.max.items()
+                if asked(pod)[n] > 0
+            )
+            answer = min(rules.answers(), default=None) if owner and below else None
             if answer is not None:
                 found.append(f"{pod.key} {answer}")
         return found

@@ -129,7 +129,7 @@ def tightened(rng: random.Random, quota: Quota, pods: Sequence[Pod], waiting: Po
             least[name] = used[name] + rng.choice([0, 1, 1, 1, 2]) * max(asked(waiting)[name], 1)
         else:
             least[name] = used[name] * rng.choice([0, 1, 1, 2, 4]) // 2
-    return replace(quota, min=least)
+    return replace(quota, min=least, max={name: max(most, least.get(name, 0)) for name, most in quota.max.items()})
 
 
 def random_amount(rng: random.Random, name: str) -> int:
