@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final
 
 from brain.decide import partition
@@ -31,8 +32,14 @@ from brain.model.resources import Resources
 from brain.model.snapshot import Snapshot
 from n8s import names
 
-BORROWERS: Final = 1 << 32
-"""What borrowers' priority is lowered by in a plan: priorities are 32 bits wide, so all others come first."""
+OWNER: Final = 0
+"""First of all: who stays within ``min``, and pods outside quotas."""
+SHARER: Final = 1
+"""Then those within their guaranteed share: they may evict those beyond it, who therefore must not come before them."""
+BORROWER: Final = 2
+"""Last: who borrows more."""
+BEHIND: Final = 1 << 32
+"""What each tier's priority is lowered by in a plan: priorities have 32 bits, so all of earlier tiers come first."""
 MOST_PLANS: Final = 4
 """Plans made in one round, each without those whose quota let them pass and who found no room in the one before."""
 MOST_RECLAIMS: Final = 16
@@ -111,7 +118,7 @@ class _Entry:
     quota: Quota
     request: Resources
     owner: bool = False
-    behind: bool = False
+    tier: int = OWNER
     wait: str = ""
 
     @property
@@ -121,6 +128,29 @@ class _Entry:
     @property
     def label(self) -> str:
         return names.IN_QUOTA if self.owner else names.OVER_QUOTA
+
+
+class _Ahead:
+    """By quota and tier, the highest priority of those that pass: nobody of less comes in an earlier tier."""
+
+    def __init__(self, highest: Mapping[str, Mapping[int, int]] = MappingProxyType({})) -> None:
+        self._highest = {quota: dict(tiers) for quota, tiers in highest.items()}
+
+    def copy(self) -> _Ahead:
+        """The same, apart from this."""
+        return _Ahead(self._highest)
+
+    def note(self, entry: _Entry, tier: int) -> None:
+        """One passes in a tier."""
+        tiers = self._highest.setdefault(entry.quota.key, {})
+        tiers[tier] = max(tiers.get(tier, entry.pod.priority), entry.pod.priority)
+
+    def tier(self, entry: _Entry, natural: int) -> int:
+        """The tier in which one's turn is."""
+        tiers = self._highest.get(entry.quota.key)
+        if not tiers:
+            return natural
+        return max([natural, *(tier for tier, priority in tiers.items() if priority > entry.pod.priority)])
 
 
 class _Round:
@@ -141,7 +171,8 @@ class _Round:
         self._names = {node.name for node in snapshot.nodes}
         self._expects: dict[str, str] = {}
         self._kept: set[str] = set()
-        self._ahead: dict[str, int] = {}
+        self._inside_ahead = _Ahead()
+        self._ahead = _Ahead()
         self._placed: list[tuple[Pod, str]] = []
         self._untried: dict[object, list[str]] = {}
         self._decisions: list[AdmissionDecision] = []
@@ -181,7 +212,12 @@ class _Round:
         for entry in self._inside:
             entry.owner = entry.pod.reservation.partition("/")[0] != names.OVER_QUOTA
         self._gated.sort(key=lambda entry: (-entry.pod.priority, entry.pod.created, entry.key))
-        self._inside.sort(key=lambda entry: (not entry.owner, -entry.pod.priority, entry.pod.created, entry.key))
+        for entry in self._inside:
+            if entry.pod.unschedulable and not entry.owner:
+                self._inside_ahead.note(entry, SHARER)
+        for entry in self._inside:
+            entry.tier = self._inside_ahead.tier(entry, OWNER if entry.owner else SHARER)
+        self._inside.sort(key=lambda entry: (entry.tier, -entry.pod.priority, entry.pod.created, entry.key))
 
     def _borrowed(self) -> _Borrowed:
         """Who may have to go: found when first asked for, without those that this round evicts."""
@@ -213,11 +249,17 @@ class _Round:
             planned = any(entry.key in plan.assigned for entry in homeless)
             without |= {entry.key for entry in homeless}
             accepted = [entry for entry in accepted if entry.key not in without]
-            if last or not homeless or not (planned or self._others_pass(accepted, without)):
+            if last or not homeless:
                 break
+            passing = planned or self._others_pass(accepted, without)
             for entry in accepted:
                 self._now.discharge(entry.quota, entry.request)
                 self._later.discharge(entry.quota, entry.request)
+            if not (passing or self._earlier_pass(accepted, without)):
+                for entry in accepted:
+                    self._now.charge(entry.quota, entry.request)
+                    self._later.charge(entry.quota, entry.request)
+                break
         plan = replace(plan, why={key: reason for key, reason in why.items() if key not in plan.assigned})
         held = self._let_in(accepted, plan)
         ground = self._ground(plan)
@@ -235,9 +277,10 @@ class _Round:
         ground = Ground(self._snapshot.nodes, self._snapshot.bound())
         inside = [entry for entry in self._inside if entry.pod.unschedulable]
         waiting = [entry for entry in self._gated if not entry.pod.group]
-        owners = {entry.key: self._later.owns(entry.quota, entry.request) for entry in waiting}
-        owners |= {entry.key: entry.owner for entry in inside}
-        ranked = sorted([*inside, *waiting], key=lambda e: (not owners[e.key], -e.pod.priority, e.pod.created, e.key))
+        for entry in waiting:
+            entry.owner = self._later.owns(entry.quota, entry.request)
+            entry.tier = self._inside_ahead.tier(entry, self._natural(entry, self._later))
+        ranked = sorted([*inside, *waiting], key=lambda e: (e.tier, -e.pod.priority, e.pod.created, e.key))
         for entry in ranked[:MOST_RECLAIMS]:
             if entry.pod.gated and not passes(self._later, entry.quota, entry.pod, entry.request):
                 continue
@@ -256,10 +299,10 @@ class _Round:
     def _accepted(self, without: set[str]) -> list[_Entry]:
         """Those whose quota lets them pass, owners first; they are charged. Of groups all that are of use, or none."""
         accepted: list[_Entry] = []
-        self._ahead.clear()
+        self._ahead = self._inside_ahead.copy()
         groups = self._groups()
         waiting = [entry for entry in self._gated if entry.key not in without]
-        for owners in (True, False):
+        for tier in (OWNER, SHARER, BORROWER):
             left: list[_Entry] = []
             tried: set[str] = set()
             for entry in waiting:
@@ -268,11 +311,11 @@ class _Round:
                     if group not in tried:
                         tried.add(group)
                         members = [each for each in waiting if each.pod.group == group]
-                        taken = self._together(members, groups[group], owners=owners)
+                        taken = self._together(members, groups[group], tier)
                         accepted += taken
                         chosen = {each.key for each in taken}
                         left += [each for each in members if each.key not in chosen]
-                elif self._charged(entry, owners=owners):
+                elif self._charged(entry, tier):
                     accepted.append(entry)
                 else:
                     left.append(entry)
@@ -297,8 +340,8 @@ class _Round:
         }
         return {group: need for group, need in needs.items() if need > 1}
 
-    def _together(self, members: Sequence[_Entry], need: int, *, owners: bool) -> list[_Entry]:
-        taken = [entry for entry in members if self._charged(entry, owners=owners)]
+    def _together(self, members: Sequence[_Entry], need: int, tier: int) -> list[_Entry]:
+        taken = [entry for entry in members if self._charged(entry, tier)]
         if len(taken) >= need:
             return taken
         for entry in taken:
@@ -310,25 +353,23 @@ class _Round:
             )
         return []
 
-    def _charged(self, entry: _Entry, *, owners: bool) -> bool:
-        """Whether a pod passes as an owner, or at all; then it is charged.
+    def _charged(self, entry: _Entry, tier: int) -> bool:
+        """Whether a pod passes, and comes as early as it is now the turn of; then it is charged.
 
-        An owner does not pass before one of its own quota that passes too and has a higher priority: that one would
-        only evict it again. One that gets the room of pods on their way out is charged without passing, so that nobody
+        Nobody passes before one of its own quota that passes too and has a higher priority: that one would only evict
+        it again. One that gets the room of pods on their way out is charged without passing, so that nobody
         gets in before it.
         """
         if entry.key in self._kept:
             return False
-        entry.owner, entry.behind, entry.wait = self._now.owns(entry.quota, entry.request), False, ""
+        entry.owner, entry.wait = self._now.owns(entry.quota, entry.request), ""
         may = passes(self._now, entry.quota, entry.pod, entry.request)
         expects = entry.key in self._expects and not may
-        ahead = self._ahead.get(entry.quota.key, entry.pod.priority)
-        entry.behind = ahead > entry.pod.priority
-        if owners and not (self._later.owns(entry.quota, entry.request) if expects else entry.owner):
-            if may:
-                self._ahead.setdefault(entry.quota.key, entry.pod.priority)
-            return False
-        if owners and entry.behind:
+        natural = self._natural(entry, self._later if expects else self._now)
+        entry.tier = self._ahead.tier(entry, natural)
+        if may:
+            self._ahead.note(entry, natural)
+        if entry.tier > tier:
             return False
         if not may:
             entry.wait = self._refused(entry)
@@ -338,6 +379,13 @@ class _Round:
             self._now.charge(entry.quota, entry.request)
             self._later.charge(entry.quota, entry.request)
         return may
+
+    @staticmethod
+    def _natural(entry: _Entry, ledger: Ledger) -> int:
+        """The tier of a pod by itself."""
+        if ledger.owns(entry.quota, entry.request):
+            return OWNER
+        return SHARER if ledger.shares(entry.quota, entry.request) else BORROWER
 
     def _refused(self, entry: _Entry) -> str:
         quota = entry.quota
@@ -352,12 +400,12 @@ class _Round:
 
     def _virtual(self, accepted: Iterable[_Entry]) -> Snapshot:
         """The snapshot as if the accepted had been let in, and refused by the scheduler."""
-        seen = [(entry.pod, (entry.owner and not entry.behind, True)) for entry in accepted]
+        seen = [(entry.pod, (entry.tier, True)) for entry in accepted]
         for entry in self._inside:
             promised = entry.pod.reservation.split("/")[1:2] in ([MADE], [RECLAIMED])
-            if promised or not entry.owner:
-                seen.append((entry.pod, (entry.owner, entry.pod.unschedulable or promised)))
-        copies = {pod.key: (pod, how, _copy(pod, owner=how[0], refused=how[1])) for pod, how in seen}
+            if promised or entry.tier:
+                seen.append((entry.pod, (entry.tier, entry.pod.unschedulable or promised)))
+        copies = {pod.key: (pod, how, _copy(pod, tier=how[0], refused=how[1])) for pod, how in seen}
         _Last.copies = copies
         return self._snapshot.instead({key: copy for key, (_, _, copy) in copies.items()})
 
@@ -463,6 +511,17 @@ class _Round:
             if entry.key not in inside and entry.key not in without
         )
 
+    def _earlier_pass(self, accepted: Sequence[_Entry], without: set[str]) -> bool:
+        """Whether one that was refused passes before some of the accepted, which are not charged meanwhile."""
+        inside = {entry.key for entry in accepted}
+        latest = max(((entry.tier, -entry.pod.priority) for entry in accepted), default=(OWNER, 0))
+        return any(
+            passes(self._now, entry.quota, entry.pod, entry.request)
+            and (self._natural(entry, self._now), -entry.pod.priority) < latest
+            for entry in self._gated
+            if entry.key not in inside and entry.key not in without
+        )
+
     def _hot(self, pod: Pod) -> bool:
         """Whether kube-scheduler might evict somebody for the pod: then it is let in only where it fits at once."""
         return not pod.never_preempts and pod.priority > self._lowest
@@ -503,7 +562,7 @@ class _Round:
         for entry in waiting:
             entry.owner = self._later.owns(entry.quota, entry.request)
         inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned]
-        entries = sorted([*inside, *waiting], key=lambda e: (not e.owner, -e.pod.priority, e.pod.created, e.key))
+        entries = sorted([*inside, *waiting], key=lambda e: (e.tier, -e.pod.priority, e.pod.created, e.key))
         vain: set[object] = set()
         for entry in entries:
             gated = entry.pod.gated
@@ -606,6 +665,7 @@ class _Round:
                 self._decisions.append(Nominate(pod.namespace, pod.name, pod.uid, ""))
         elif (
             fits_quota
+            and entry.tier == OWNER
             and self._now.owns(entry.quota, entry.request)
             and not self._hot(pod)
             and entry.pod.group not in self._groups()
@@ -646,6 +706,7 @@ class _Sum:
             Victim(pod, resources.with_gpu_memory(pod.request, gpu_memory_gb), quota)
             for pods in members
             for pod in pods
+            if pod.node
         ]
         running = tuple(victim for victim in counted if not victim.pod.terminating)
         now = resources.total(victim.request for victim in counted)
@@ -715,14 +776,13 @@ class _Last:
         sums: by quota.
     """
 
-    copies: Mapping[str, tuple[Pod, tuple[bool, bool], Pod]] = {}
+    copies: Mapping[str, tuple[Pod, tuple[int, bool], Pod]] = {}
     sums: dict[str, _Sum] = {}  # noqa: RUF012 - replaced as a whole
 
 
-def _copy(pod: Pod, *, owner: bool, refused: bool) -> Pod:
-    """A pod as the planner should see it: let in, and behind all owners where it borrows."""
+def _copy(pod: Pod, *, tier: int, refused: bool) -> Pod:
+    """A pod as the planner should see it: let in, and behind all of earlier tiers."""
     known = _Last.copies.get(pod.key)
-    if known is not None and known[0] is pod and known[1] == (owner, refused):
+    if known is not None and known[0] is pod and known[1] == (tier, refused):
         return known[2]
-    priority = pod.priority if owner else pod.priority - BORROWERS
-    return replace(pod, gates=(), priority=priority, unschedulable=refused)
+    return replace(pod, gates=(), priority=pod.priority - tier * BEHIND, unschedulable=refused)

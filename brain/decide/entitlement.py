@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from brain.decide.ledger import Ledger
 from brain.decide.reclaim import Victim
@@ -23,9 +23,10 @@ def victims_for(
 ) -> list[Victim]:
     """Who may be evicted for a pod that finds no room.
 
-    An owner takes back from over-quota pods of other quotas above their ``min``; a borrower within its guaranteed share
-    from those above theirs, and any borrower from its own quota's pods of strictly lower priority. Never from an
-    in-quota pod of another quota, from a protected one, or across the border of quotas.
+    An owner takes back from over-quota pods of other quotas that use what these have above their ``min``; a borrower
+    within its guaranteed share from those that use what these have above theirs, and any borrower from its own quota's
+    pods of strictly lower priority. Never from an in-quota pod of another quota, from a protected one, or across the
+    border of quotas.
 
     Args:
         ledger: what quotas use; pods on their way out count as gone.
@@ -42,11 +43,18 @@ def victims_for(
     over = frozenset(over)
     others = [v for v in free if v.quota is not None and v.quota is not quota and v.pod.key in over]
     if ledger.owns(quota, request):
-        lends = {key: ledger.over_min(other) for key, other in ledger.quotas.items()}
-        return [v for v in others if v.quota is not None and lends[v.quota.key]]
+        return _beyond(others, {key: ledger.over_min(other) for key, other in ledger.quotas.items()})
     if pod.protected:
         return []
     if not ledger.shares(quota, request):
         return lower
-    lends = {key: ledger.over_share(other) for key, other in ledger.quotas.items()}
-    return [*lower, *(v for v in others if v.quota is not None and lends[v.quota.key])]
+    return [*lower, *_beyond(others, {key: ledger.over_share(other) for key, other in ledger.quotas.items()})]
+
+
+def _beyond(victims: Iterable[Victim], exceeded: Mapping[str, Set[str]]) -> list[Victim]:
+    """Those that use something of what their quota has too much of; the others borrow nothing, and would come back."""
+    return [
+        victim
+        for victim in victims
+        if victim.quota is not None and any(victim.request.get(name, 0) > 0 for name in exceeded[victim.quota.key])
+    ]

@@ -101,15 +101,15 @@ class Ledger:
             used[name] + value <= quota.min[name] + share.get(name, 0) for name, value in _guaranteed(quota, request)
         )
 
-    def over_min(self, quota: Quota) -> bool:
-        """Whether the quota uses more than its ``min``."""
+    def over_min(self, quota: Quota) -> frozenset[str]:
+        """The resources of which the quota uses more than its ``min``."""
         used = self.used[quota.key]
-        return any(used[name] > value for name, value in quota.min.items())
+        return frozenset(name for name, value in quota.min.items() if used[name] > value)
 
-    def over_share(self, quota: Quota) -> bool:
-        """Whether the quota uses more than its ``min`` and its guaranteed share."""
+    def over_share(self, quota: Quota) -> frozenset[str]:
+        """The resources of which the quota uses more than its ``min`` and its guaranteed share."""
         used, share = self.used[quota.key], self.share(quota)
-        return any(used[name] > value + share[name] for name, value in quota.min.items())
+        return frozenset(name for name, value in quota.min.items() if used[name] > value + share[name])
 
     def borrowed(self, quota: Quota) -> dict[str, int]:
         """What the quota uses beyond its ``min``, of each resource that this names."""

@@ -298,6 +298,13 @@ class Rules:
                 return False
         return True
 
+    def takes_too_much(self, quota: Quota, each: Pod, *, share: bool) -> bool:
+        """Whether a pod asks for something that its quota has more of than its min (and share)."""
+        return any(
+            asked(each)[name] > 0 and self.used(quota, name) > least + (self.share(quota, name) if share else 0)
+            for name, least in quota.min.items()
+        )
+
     def over_quota(self, each: Pod) -> bool:
         quota = self.quota_of(each)
         if quota is None:
@@ -322,10 +329,10 @@ class Rules:
             if its is quota:
                 allowed = not owner and each.priority < self.p.priority
             elif owner:
-                allowed = self.over_quota(each) and not self.within(its, share=False)
+                allowed = self.over_quota(each) and self.takes_too_much(its, each, share=False)
             else:
                 entitled = self.within(quota, share=True, request=request)
-                allowed = entitled and self.over_quota(each) and not self.within(its, share=True)
+                allowed = entitled and self.over_quota(each) and self.takes_too_much(its, each, share=True)
             if allowed:
                 found.append(each)
         return found
