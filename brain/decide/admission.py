@@ -431,10 +431,16 @@ class _Round:
                     self._placed.append((pod, node))
         found = []
         short: defaultdict[str, int] = defaultdict(int)
+        displaced: dict[str, list[_Entry]] = {}
         for entry in accepted:
             pod, node = entry.pod, plan.assigned.get(entry.key)
             if not pod.mig_request:
                 node = self._first_fit(pod, now, kept)
+                if node is None:
+                    node, others = self._in_place_of_later(entry, accepted, plan)
+                    if node is not None:
+                        displaced[entry.key] = others
+                        continue
                 if node is not None:
                     now.take(pod, node)
                     self._placed.append((pod, node))
@@ -445,6 +451,10 @@ class _Round:
                 short[pod.group] += 1
             elif node in self._contested and self._expects.get(entry.key) != node:
                 kept.take(pod, node)
+        known = {entry.key for entry in found}
+        for others in displaced.values():
+            found += [entry for entry in others if entry.key not in known]
+            known |= {entry.key for entry in others}
         groups = self._groups()
         gone = {entry.key for entry in found}
         for group, need in groups.items():
@@ -452,6 +462,22 @@ class _Round:
             if short[group] and len(members) - short[group] < need:
                 found += [entry for entry in members if entry.key not in gone]
         return found
+
+    def _in_place_of_later(
+        self, entry: _Entry, accepted: Sequence[_Entry], plan: Plan
+    ) -> tuple[str | None, list[_Entry]]:
+        """Where a pod without MIG devices fits if those of later turns wait whom the plan, not knowing it, put there."""
+        rank = entry.tier, -entry.pod.priority
+        later = [e for e in accepted if e.key in plan.assigned and (e.tier, -e.pod.priority) > rank]
+        if not later:
+            return None, []
+        gone = {each.key for each in later}
+        others = replace(plan, assigned={key: node for key, node in plan.assigned.items() if key not in gone})
+        ground = self._ground(others, now=True)
+        for pod, taken in self._placed:
+            ground.take(pod, taken)
+        node = self._first_fit(entry.pod, ground)
+        return node, [each for each in later if plan.assigned[each.key] == node]
 
     def _kept_room(self) -> Ground:
         """The nodes once pods have gone that are on their way out, and those are there that get their room."""
@@ -561,7 +587,8 @@ class _Round:
                 self._later.discharge(entry.quota, entry.request)
         for entry in waiting:
             entry.owner = self._later.owns(entry.quota, entry.request)
-        inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned]
+        placed = {pod.key for pod, _ in self._placed}
+        inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned and e.key not in placed]
         entries = sorted([*inside, *waiting], key=lambda e: (e.tier, -e.pod.priority, e.pod.created, e.key))
         vain: set[object] = set()
         for entry in entries:
