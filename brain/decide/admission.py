@@ -466,7 +466,7 @@ class _Round:
     def _in_place_of_later(
         self, entry: _Entry, accepted: Sequence[_Entry], plan: Plan
     ) -> tuple[str | None, list[_Entry]]:
-        """Where a pod without MIG devices fits if those of later turns wait whom the plan, not knowing it, put there."""
+        """Where a pod without MIG devices fits if those of later turns wait that the plan put there, not knowing it."""
         rank = entry.tier, -entry.pod.priority
         later = [e for e in accepted if e.key in plan.assigned and (e.tier, -e.pod.priority) > rank]
         if not later:
