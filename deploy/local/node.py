@@ -243,6 +243,8 @@ class Node:
             "serializeImagePulls": False,
             "registryPullQPS": 0,
             "eventRecordQPS": 0,
+            # A program that is killed again and again on purpose need not stay away for minutes.
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "10s"},
             "kubeAPIQPS": 200,
             "kubeAPIBurst": 400,
         }

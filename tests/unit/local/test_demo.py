@@ -18,7 +18,8 @@ from deploy.local.demo import OBJECTS
 from n8s import names
 
 DOCUMENTS = list(yaml.safe_load_all(OBJECTS.read_text()))
-QUOTAS = [document for document in DOCUMENTS if document["kind"] != "Pod"]
+USED = {document["metadata"]["namespace"] for document in DOCUMENTS if document["kind"] == "Pod"}
+QUOTAS = [each for each in DOCUMENTS if each["kind"] != "Pod" and each["metadata"]["namespace"] in USED]
 GPU_MEMORY_GB = 32
 
 
