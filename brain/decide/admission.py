@@ -163,6 +163,7 @@ class _Round:
         self._of = by_namespace(active)
         self._now, self._later = Ledger(active), Ledger(active)
         self._able: _Borrowed | None = None
+        self._carried: list[tuple[_Entry, Reclaim]] = []
         self._gated: list[_Entry] = []
         self._inside: list[_Entry] = []
         self._others: list[Pod] = []
@@ -591,9 +592,17 @@ class _Round:
         inside = [e for e in self._inside if e.pod.unschedulable and e.key not in plan.assigned and e.key not in placed]
         entries = sorted([*inside, *waiting], key=lambda e: (e.tier, -e.pod.priority, e.pod.created, e.key))
         vain: set[object] = set()
+        groups, tried = self._groups(), set[str]()
         for entry in entries:
             gated = entry.pod.gated
             reason = plan.why.get(entry.key)
+            group = entry.pod.group
+            if gated and group in groups:
+                if group not in tried:
+                    tried.add(group)
+                    members = [each for each in entries if each.pod.gated and each.pod.group == group]
+                    ground = self._together_by_reclaim(members, groups[group], plan, ground)
+                continue
             if self._searches >= MOST_RECLAIMS or (reason is not None and reason.later):
                 self._tell(entry, reason)
                 continue
@@ -611,6 +620,41 @@ class _Round:
                 continue
             self._carry(entry, found, ground)
 
+    def _together_by_reclaim(self, members: Sequence[_Entry], need: int, plan: Plan, ground: Ground) -> Ground:
+        """Look for room for as many of a group as are of use together; where there is not enough, for nobody.
+
+        Returns:
+            The nodes as they are for those that come after.
+        """
+        before = list(self._carried)
+        got: list[tuple[_Entry, Reclaim]] = []
+        for entry in members:
+            found = self._found(entry, ground, idle=True) if self._searches < MOST_RECLAIMS else None
+            if found is not None:
+                self._count(entry, found, ground)
+                got.append((entry, found))
+        if len(got) >= need:
+            for entry, found in got:
+                self._next(entry, found)
+        else:
+            for entry, found in reversed(got):
+                for victim in found.victims:
+                    if victim.quota is not None:
+                        self._later.charge(victim.quota, victim.request)
+                for ledger in (self._now, self._later):
+                    ledger.discharge(entry.quota, entry.request)
+            self._able, self._carried = None, []
+            ground = self._ground(plan)
+            for pod, node in self._placed:
+                ground.take(pod, node)
+            for entry, found in before:
+                self._count(entry, found, ground, charge=False)
+        served = {entry.key for entry, _ in got} if len(got) >= need else set()
+        for entry in members:
+            if entry.key not in served:
+                self._tell(entry, plan.why.get(entry.key))
+        return ground
+
     def _tell(self, entry: _Entry, reason: Reason | None) -> None:
         """Why a pod is not let in, or not bound: its quota, or else what the planner says of the nodes."""
         if entry.wait:
@@ -622,11 +666,14 @@ class _Round:
         for ledger in (self._now, self._later):
             (ledger.charge if sign > 0 else ledger.discharge)(entry.quota, entry.request, summed=self._summed(entry))
 
-    def _found(self, entry: _Entry, ground: Ground) -> Reclaim | None:
-        """Where a pod fits once those have gone that are on their way, or whom to evict for it."""
+    def _found(self, entry: _Entry, ground: Ground, *, idle: bool = False) -> Reclaim | None:
+        """Where a pod fits once those have gone that are on their way, or whom to evict for it.
+
+        ``idle``: it may be that nobody has to go.
+        """
         pod, quota, request = entry.pod, entry.quota, entry.request
         sites = PodSites(ground, pod, self._refusing(pod))
-        if self._leaving and passes(self._later, quota, pod, request):
+        if (self._leaving or idle) and passes(self._later, quota, pod, request):
             node = next((node for node in sites.nodes() if sites.fits(node, ())), None)
             if node is not None:
                 return Reclaim(node, ())
@@ -642,6 +689,11 @@ class _Round:
 
     def _carry(self, entry: _Entry, found: Reclaim, ground: Ground) -> None:
         """Do what comes next for a pod that gets its room by others' end; what it waits for is kept for it."""
+        self._next(entry, found)
+        self._count(entry, found, ground)
+
+    def _next(self, entry: _Entry, found: Reclaim) -> None:
+        """What comes next for a pod that gets its room by others' end."""
         pod = entry.pod
         self._reclaiming.add(pod.key)
         goes = ", ".join(victim.pod.key for victim in found.victims)
@@ -658,16 +710,21 @@ class _Round:
                 self._decisions.append(
                     Evict(victim.pod.namespace, victim.pod.name, victim.pod.uid, pod.key, *self._why(entry, victim))
                 )
-        for victim in found.victims:
-            if victim.quota is not None:
-                self._later.discharge(victim.quota, victim.request)
+
+    def _count(self, entry: _Entry, found: Reclaim, ground: Ground, *, charge: bool = True) -> None:
+        """From here on in this round the victims are gone, and the pod is there."""
+        self._carried.append((entry, found))
         if found.victims:
             self._borrowed().gone(found.victims)
+            self._leaving |= {found.node}
         ground.release(victim.pod for victim in found.victims)
-        self._leaving |= {found.node} if found.victims else set()
-        ground.take(pod, found.node)
-        for ledger in (self._now, self._later):
-            ledger.charge(entry.quota, entry.request)
+        ground.take(entry.pod, found.node)
+        if charge:
+            for victim in found.victims:
+                if victim.quota is not None:
+                    self._later.discharge(victim.quota, victim.request)
+            for ledger in (self._now, self._later):
+                ledger.charge(entry.quota, entry.request)
 
     def _beyond_max(self, entry: _Entry) -> bool:
         """Whether its quota's ``max`` keeps a pod out until others have gone."""

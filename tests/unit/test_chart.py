@@ -88,6 +88,16 @@ def grant(group: str, resources: str, verbs: str) -> set[tuple[str, str, str]]:
 QUOTAS = "elasticquotas compositeelasticquotas"
 
 
+def test_priority_classes_for_whom_nobody_is_evicted_by_priority_alone(helm: Path) -> None:
+    assert not Rendered(helm).has("PriorityClass")
+    chart = Rendered(helm, quotas={"priorityClasses": {"batch": 100, "serving": 1_000_000}})
+    classes = [each for each in chart.objects if each["kind"] == "PriorityClass"]
+    assert [(each["metadata"]["name"], each["value"], each["preemptionPolicy"]) for each in classes] == [
+        ("batch", 100, "Never"),
+        ("serving", 1_000_000, "Never"),
+    ]
+
+
 def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
     chart = Rendered(helm)
     assert rules(chart.get("ClusterRole", "brain")) == (
@@ -406,6 +416,7 @@ def test_an_existing_secret_can_be_used(helm: Path) -> None:
         (SIMULATED | {"kubernetesApi": {"host": "h", "port": "http"}}, "kubernetesApi.port is http"),
         (SIMULATED | {"quotas": {"gate": "none"}}, "/quotas/gate"),
         (SIMULATED | {"quotas": {"gateFailurePolicy": "Drop"}}, "/quotas/gateFailurePolicy"),
+        (SIMULATED | {"quotas": {"priorityClasses": {"batch": 2_000_000_000}}}, "/quotas/priorityClasses/batch"),
         (SIMULATED | {"quotas": {"gate": "webhook"}, "webhook": {"enabled": False}}, "but webhook.enabled is false"),
         (SIMULATED | {"webhook": {"timeoutSeconds": 11}}, "/webhook/timeoutSeconds"),
         (SIMULATED | {"webhook": {"url": "http://plain"}}, 'webhook.url is "http://plain"'),

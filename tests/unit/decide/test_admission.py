@@ -66,6 +66,12 @@ def nominated(result: Admission) -> dict[str, str]:
 A, B = quota("a", {"cpu": 2000}), quota("b", {"cpu": 2000})
 BOTH = (A, B)
 FOUR = (cpus(4000),)
+BORROWED = (
+    running("b/old", 1000, created=1),
+    running("b/x", 1000, created=2),
+    running("b/y", 1000, created=3, labels={"app": "kept"}),
+    running("b/z", 1000, created=4, labels={"app": "kept"}),
+)
 
 
 def test_the_gate_opens_when_the_quota_is_gone() -> None:
@@ -126,20 +132,25 @@ def test_a_group_without_room_does_not_stand_in_the_way_of_others() -> None:
     assert let_in(decided(*group, gated("a/alone", 1000), quotas=BOTH, nodes=(cpus(2000),))).keys() == {"a/alone"}
 
 
+def test_a_group_takes_back_room_for_all_or_for_nobody() -> None:
+    pair = [gated(f"a/g{n}", 1000, group="job/a/j", group_min=2) for n in range(2)]
+    assert let_in(decided(*BORROWED, *pair, quotas=BOTH, nodes=FOUR)) == {
+        "a/g0": "in-quota/reclaim/n",
+        "a/g1": "in-quota/reclaim/n",
+    }
+    kept = {names.PREEMPTIBLE_LABEL: "false"}
+    protected = [running(f"b/{n}", 1000, created=n, labels=kept if n < 3 else {}) for n in range(4)]
+    assert let_in(decided(*protected, *pair, quotas=BOTH, nodes=FOUR)) == {}
+    alone = gated("a/alone", 1000, created=9)
+    assert let_in(decided(*protected, *pair, alone, quotas=BOTH, nodes=FOUR)) == {"a/alone": "in-quota/reclaim/n"}
+
+
 def test_a_protected_pod_may_not_borrow() -> None:
     protected = gated("a/p", 1000, labels={names.PREEMPTIBLE_LABEL: "false"})
     result = decided(running("a/one", 2000), protected, quotas=BOTH, nodes=FOUR)
     assert result.decisions == ()
     assert "not preemptible" in result.waits["a/p"]
     assert let_in(decided(protected, quotas=BOTH, nodes=FOUR)).keys() == {"a/p"}
-
-
-BORROWED = (
-    running("b/old", 1000, created=1),
-    running("b/x", 1000, created=2),
-    running("b/y", 1000, created=3, labels={"app": "kept"}),
-    running("b/z", 1000, created=4, labels={"app": "kept"}),
-)
 
 
 def test_an_owner_is_let_in_then_nominated_then_the_newest_borrower_goes() -> None:
