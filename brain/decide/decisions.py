@@ -192,10 +192,12 @@ class Decisions:
         decisions: in the order in which to carry them out.
         plan: what they carry out, for the inventory and metrics.
         fitting: keys of waiting pods that fit as things are: the next snapshot says for how long they do.
+        waits: by key, what pods of quotas wait for before they are let in or bound.
         wake_seconds: after how long to decide again though nothing changed; None when time alone changes nothing.
     """
 
     decisions: tuple[Decision, ...] = ()
     plan: Plan = field(default_factory=Plan)
     fitting: frozenset[str] = frozenset()
+    waits: Mapping[str, str] = field(default_factory=dict)
     wake_seconds: float | None = None

@@ -50,7 +50,7 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     wakes = [turn.wake_seconds for turn in turns if turn.wake_seconds is not None]
     fitting = plan.tried | _fitting(snapshot, as_it_is)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
-    return Decisions(tuple(decisions), plan, fitting, min(wakes, default=None))
+    return Decisions(tuple(decisions), plan, fitting, admission.waits, min(wakes, default=None))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""How one pod stands with its MIG devices, by what one round of decisions holds: for whoever asks.
+"""How one pod stands with its quota and its MIG devices, by what one round of decisions holds: for whoever asks.
 
 Decides nothing. What it says of a pod is what the pod's event says.
 """
@@ -54,8 +54,6 @@ def explain(pod: Pod, decisions: Decisions) -> Explanation:
     """How a pod of the snapshot stands, from which the decisions follow."""
     plan = decisions.plan
     node = plan.assigned.get(pod.key, "")
-    if not pod.mig_request:
-        return Explanation(pod, Standing.NO_MIG, "asks for no MIG devices", pod.node)
     if pod.ended:
         return Explanation(pod, Standing.ENDED, f"has ended: {pod.phase}", pod.node)
     if pod.node:
@@ -63,8 +61,12 @@ def explain(pod: Pod, decisions: Decisions) -> Explanation:
         return Explanation(pod, Standing.BOUND, f"is bound to node {pod.node}{leaving}", pod.node)
     if pod.terminating:
         return Explanation(pod, Standing.ENDED, "is being deleted and never had a node")
-    if pod.gated:
+    if pod.key in decisions.waits:
+        return Explanation(pod, Standing.GATED if pod.gated else Standing.WAITS, decisions.waits[pod.key])
+    if pod.gated and pod.key not in plan.why:
         return Explanation(pod, Standing.GATED, "has scheduling gates left: no room is looked for before they are gone")
+    if not pod.mig_request:
+        return Explanation(pod, Standing.NO_MIG, "asks for no MIG devices")
     if pod.key in plan.overdue:
         return Explanation(pod, Standing.OVERDUE, plan.why[pod.key].text, plan.overdue[pod.key])
     if pod.key in plan.why:

@@ -45,8 +45,8 @@ class _Console(Console):
         raise  # noqa: PLE0704 - see above
 
 
-_EXPLAINING = """Ask the brain how a pod stands with its MIG devices: whether it fits, whether room is being made for
-it, or what it lacks, on how many nodes. The exit code is 1 where the brain cannot be reached or knows no such pod."""
+_EXPLAINING = """Ask the brain how a pod stands with its quota and its MIG devices: what it waits for, whether it fits,
+whether room is being made for it, or what it lacks, on how many nodes. The exit code is 1 where the brain cannot be reached or knows no such pod."""
 
 
 _DECIDING = """Work out, without a cluster, what quotas decide: who is let in, who is evicted for whom, who is
@@ -69,19 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     quota = commands.add_parser("quota", help="quotas").add_subparsers(dest="asked", required=True, metavar="COMMAND")
     deciding = quota.add_parser("decide", help="decide offline", description=_DECIDING, formatter_class=shown)
     deciding.add_argument("files", nargs="+", metavar="FILE", help="questions; - for standard input")
+    _asking(quota.add_parser("explain", help="ask the brain how a pod stands", description=_EXPLAINING))
     explaining = commands.add_parser("explain", help="ask the brain how a pod stands", description=_EXPLAINING)
     explaining.add_argument("kind", choices=("pod",), metavar="pod")
-    explaining.add_argument("pod", type=_key, metavar="NAMESPACE/NAME")
-    explaining.add_argument("--brain", required=True, metavar="HOST:PORT", help="where the brain serves gRPC")
-    explaining.add_argument(
-        "--output", choices=("text", "json"), default="text", help="text for people (default), or json"
-    )
+    _asking(explaining)
     arguments = parser.parse_args(argv)
     console = _Console()
     if not console.is_terminal:
         console = _Console(width=PLAIN_COLUMNS)
     try:
-        if arguments.command == "explain":
+        if "pod" in arguments:
             _explain(arguments, console)
         elif arguments.command == "quota":
             _decide(arguments)
@@ -97,6 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"n8s explain: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _asking(parser: argparse.ArgumentParser) -> None:
+    """What is said to ask a brain about a pod."""
+    parser.add_argument("pod", type=_key, metavar="NAMESPACE/NAME")
+    parser.add_argument("--brain", required=True, metavar="HOST:PORT", help="where the brain serves gRPC")
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="text for people (default), or json")
 
 
 def _plan(arguments: argparse.Namespace, console: Console) -> None:

@@ -61,7 +61,7 @@ class _PodStandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PodStandi
     POD_STANDING_ENDED: _PodStanding.ValueType  # 2
     """Has run to its end, or is being deleted without ever having had a node."""
     POD_STANDING_GATED: _PodStanding.ValueType  # 3
-    """Has scheduling gates left: no room is looked for."""
+    """Has scheduling gates left: the text says what its quota waits for, where one governs it."""
     POD_STANDING_BOUND: _PodStanding.ValueType  # 4
     """Is bound to `node`."""
     POD_STANDING_FITS: _PodStanding.ValueType  # 5
@@ -85,7 +85,7 @@ POD_STANDING_NO_MIG: PodStanding.ValueType  # 1
 POD_STANDING_ENDED: PodStanding.ValueType  # 2
 """Has run to its end, or is being deleted without ever having had a node."""
 POD_STANDING_GATED: PodStanding.ValueType  # 3
-"""Has scheduling gates left: no room is looked for."""
+"""Has scheduling gates left: the text says what its quota waits for, where one governs it."""
 POD_STANDING_BOUND: PodStanding.ValueType  # 4
 """Is bound to `node`."""
 POD_STANDING_FITS: PodStanding.ValueType  # 5

@@ -12,6 +12,7 @@ from brain.decide.why import Help, Lack
 from brain.model.mig import Placement
 from brain.model.node import Node, Taint
 from brain.model.pod import Pod
+from brain.model.quota import Kind, Quota
 from brain.model.snapshot import Snapshot
 from n8s import names
 from tests.worlds import bound, gpu, node, pod
@@ -53,6 +54,15 @@ def test_a_pod_stands(item: Node, asked: Pod, standing: Standing, text: str, whe
     result = explained(item, asked)
     assert (result.standing, result.node) == (standing, where)
     assert text in result.text
+
+
+def test_what_a_pod_behind_the_gate_waits_for_is_told() -> None:
+    team = Quota(Kind.SINGLE, "team", "q", ("team",), {names.GPU_MEMORY: 0})
+    waits = pod("p", ONE, gates=(names.QUOTA_GATE,))
+    world = Snapshot((FREE,), (waits,), (team,))
+    result = explain(waits, decide(world, Settings()))
+    text = "waits: quotas use 0 of 0 n8s.nebuly.ai/gpu-memory in all, and this asks for 5"
+    assert (result.standing, result.text) == (Standing.GATED, text)
 
 
 def test_what_is_made_is_told_in_parts() -> None:
