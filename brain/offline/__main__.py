@@ -46,7 +46,8 @@ class _Console(Console):
 
 
 _EXPLAINING = """Ask the brain how a pod stands with its quota and its MIG devices: what it waits for, whether it fits,
-whether room is being made for it, or what it lacks, on how many nodes. The exit code is 1 where the brain cannot be reached or knows no such pod."""
+whether room is being made for it, or what it lacks, on how many nodes. The exit code is 1 where the brain cannot be
+reached or knows no such pod."""
 
 
 _DECIDING = """Work out, without a cluster, what quotas decide: who is let in, who is evicted for whom, who is
