@@ -16,7 +16,7 @@ from tests.component.apiserver import ApiServer
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     programs = binaries.ensure()
     directory = tmp_path_factory.mktemp("control-plane")
-    plane = ControlPlane(directory / "state", "127.0.0.1", programs, {"PATH": os.environ["PATH"]})
+    plane = ControlPlane(directory / "state", "127.3.0.1", programs, {"PATH": os.environ["PATH"]})
     wanted = [plane.processes["etcd"], plane.processes["kube-apiserver"]]
     found = ApiServer(programs, plane.kubeconfig, directory)
     try:

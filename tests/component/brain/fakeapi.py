@@ -210,7 +210,7 @@ async def running(*collections: str) -> AsyncIterator[tuple[FakeApi, Kube]]:
         await runner.cleanup()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Returns once a condition holds; looks often, fails after a while."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - a test looks from outside

@@ -20,6 +20,7 @@ from brain.lease import NAME
 from n8s import names
 from n8s.v1 import agent_pb2, agent_pb2_grpc, gpu_pb2, inventory_pb2, inventory_pb2_grpc
 from tests.component.brain.fakeapi import FakeApi, Object, running, until
+from tests.ports import free_port
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
 BRAINS = "/api/v1/namespaces/ns/pods"
@@ -61,13 +62,6 @@ def instance(profile: str, start: int, size: int) -> gpu_pb2.Instance:
     return gpu_pb2.Instance(
         profile=profile, start=start, size=size, uuid=f"MIG-{profile}-{start}", state=gpu_pb2.INSTANCE_STATE_FREE
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class World:

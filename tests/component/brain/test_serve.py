@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -30,6 +29,7 @@ from brain.serve.inventory import Inventory
 from brain.serve.server import serving
 from n8s import names
 from n8s.v1 import inventory_pb2, inventory_pb2_grpc
+from tests.ports import free_port
 
 SERVICE = "n8s.v1.InventoryService"
 FREE = Instance("1g.5gb", 0, 1, uuid="MIG-1")
@@ -177,9 +177,7 @@ async def test_health_and_reflection(tmp_path: Path) -> None:
 
 
 async def test_a_closed_server_frees_its_port_within_the_grace() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     for _ in range(2):
         board = Inventory()
 
@@ -206,9 +204,7 @@ class Standing:
 async def test_http() -> None:
     standing, metrics = Standing(), Metrics()
     metrics.rounds.inc()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     async with (
         serving_http(application(standing, metrics.registry), "127.0.0.1", port),
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,

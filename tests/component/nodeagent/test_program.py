@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,16 +13,11 @@ import aiohttp
 from n8s.v1 import agent_pb2, gpu_pb2
 from nodeagent.gpu.simulated import SimulatedNode
 from tests.component.nodeagent.standins import brain_serving, kubelet_serving, plugin_running
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

@@ -21,6 +21,7 @@ from cryptography import x509
 
 from n8s import names
 from tests.component.webhook.standins import FakeApi, write_certificate
+from tests.ports import free_port
 from webhook import __main__ as program
 from webhook import certificates
 from webhook.config import Config
@@ -89,13 +90,6 @@ async def serving(api: FakeApi, directory: Path, answer_seconds: float = 4.0) ->
         finally:
             stop.set()
             await asyncio.wait_for(task, 5)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def listens(port: int) -> bool:
