@@ -20,7 +20,10 @@ OURS: dict[str, Any] = {"id": "c0ffee", "checkout": str(REPOSITORY), "detached":
 @pytest.fixture
 def watchdog() -> Iterator[int]:
     """Process id of something that looks like the watchdog of :data:`OURS`."""
-    with subprocess.Popen([sys.executable, "-c", "input()", OURS["id"]], stdin=subprocess.PIPE) as process:
+    said = "import time; print(flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", said, OURS["id"]], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # before it runs, its command line may not be shown yet
         yield process.pid
         process.kill()
 
