@@ -27,7 +27,7 @@ from brain.decide.why import Reason
 from brain.model import resources
 from brain.model.budget import Budget
 from brain.model.pod import Pod
-from brain.model.quota import Quota, Standing, standings
+from brain.model.quota import Quota, active
 from brain.model.resources import Resources
 from brain.model.snapshot import Snapshot
 from n8s import names
@@ -80,18 +80,17 @@ def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -
         gpu_memory_gb: GB that one whole GPU counts for.
         release_namespace: where Nebulnetes itself runs; nobody is evicted there, nor in kube-system.
     """
-    verdicts = standings(snapshot.quotas)
-    active = [quota for quota in snapshot.quotas if verdicts[quota.key].standing is Standing.ACTIVE]
-    governed = by_namespace(active)
+    counting = active(snapshot.quotas)
+    governed = by_namespace(counting)
     opened = [
         OpenGate(pod.namespace, pod.name, pod.uid)
         for pod in snapshot.unbound()
         if names.QUOTA_GATE in pod.gates and not pod.terminating and pod.namespace not in governed
     ]
-    if not active:
+    if not counting:
         plan = partition.plan(snapshot)
         return Admission(plan, (*opened, *_nominations(snapshot, plan, ())))
-    return _Round(snapshot, active, gpu_memory_gb, {SYSTEM_NAMESPACE, release_namespace}).run(opened)
+    return _Round(snapshot, counting, gpu_memory_gb, {SYSTEM_NAMESPACE, release_namespace}).run(opened)
 
 
 def reserved(label: str, how: str, node: str) -> str:
@@ -156,17 +155,16 @@ class _Ahead:
 class _Round:
     """One round over a snapshot with quotas that count."""
 
-    def __init__(self, snapshot: Snapshot, active: Sequence[Quota], gpu_memory_gb: int, spared: Set[str]) -> None:
+    def __init__(self, snapshot: Snapshot, counting: Sequence[Quota], gpu_memory_gb: int, spared: Set[str]) -> None:
         self._snapshot = snapshot
         self._gb = gpu_memory_gb
         self._spared = spared
-        self._of = by_namespace(active)
-        self._now, self._later = Ledger(active), Ledger(active)
+        self._of = by_namespace(counting)
+        self._now, self._later = Ledger(counting), Ledger(counting)
         self._able: _Borrowed | None = None
         self._carried: list[tuple[_Entry, Reclaim]] = []
         self._gated: list[_Entry] = []
         self._inside: list[_Entry] = []
-        self._others: list[Pod] = []
         self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
         self._contested = self._leaving
         self._names = {node.name for node in snapshot.nodes}
@@ -202,8 +200,7 @@ class _Round:
             request = resources.with_gpu_memory(pod.request, self._gb)
             if not pod.gates:
                 entry = _Entry(pod, quota, request)
-                for ledger in (self._now, self._later):
-                    ledger.charge(quota, request, summed=self._summed(entry))
+                self._charge(entry, summed=self._summed(entry))
                 self._inside.append(entry)
             elif pod.gates == (names.QUOTA_GATE,):
                 self._gated.append(_Entry(pod, quota, request))
@@ -231,6 +228,16 @@ class _Round:
         """Whether a pod that was let in keeps others from borrowing: unless it has, and will have, no room."""
         return not entry.pod.unschedulable or bool(entry.pod.nominated)
 
+    def _charge(self, entry: _Entry, *, summed: bool = True) -> None:
+        """Count a pod, now and later."""
+        for ledger in (self._now, self._later):
+            ledger.charge(entry.quota, entry.request, summed=summed)
+
+    def _uncharge(self, entry: _Entry, *, summed: bool = True) -> None:
+        """Undo :meth:`_charge`."""
+        for ledger in (self._now, self._later):
+            ledger.discharge(entry.quota, entry.request, summed=summed)
+
     def run(self, opened: Sequence[OpenGate]) -> Admission:
         without: set[str] = set()
         why: dict[str, Reason] = {}
@@ -245,8 +252,7 @@ class _Round:
                 if entry.key in self._expects:
                     self._kept.add(entry.key)
                     continue
-                self._now.discharge(entry.quota, entry.request)
-                self._later.discharge(entry.quota, entry.request)
+                self._uncharge(entry)
             planned = any(entry.key in plan.assigned for entry in homeless)
             without |= {entry.key for entry in homeless}
             accepted = [entry for entry in accepted if entry.key not in without]
@@ -254,19 +260,14 @@ class _Round:
                 break
             passing = planned or self._others_pass(accepted, without)
             for entry in accepted:
-                self._now.discharge(entry.quota, entry.request)
-                self._later.discharge(entry.quota, entry.request)
+                self._uncharge(entry)
             if not (passing or self._earlier_pass(accepted, without)):
                 for entry in accepted:
-                    self._now.charge(entry.quota, entry.request)
-                    self._later.charge(entry.quota, entry.request)
+                    self._charge(entry)
                 break
         plan = replace(plan, why={key: reason for key, reason in why.items() if key not in plan.assigned})
         held = self._let_in(accepted, plan)
-        ground = self._ground(plan)
-        for pod, node in self._placed:
-            ground.take(pod, node)
-        self._reclaim({entry.key for entry in accepted}, plan, ground)
+        self._reclaim({entry.key for entry in accepted}, plan, self._after(plan))
         gated = {entry.key for entry in self._gated}
         self._decisions += _nominations(self._snapshot, plan, gated)
         return Admission(plan, (*opened, *self._decisions), held, self._waits, frozenset(self._reclaiming))
@@ -346,8 +347,7 @@ class _Round:
         if len(taken) >= need:
             return taken
         for entry in taken:
-            self._now.discharge(entry.quota, entry.request)
-            self._later.discharge(entry.quota, entry.request)
+            self._uncharge(entry)
         for entry in members:
             entry.wait = (
                 entry.wait or f"waits: {need} pods of its group go in together, and the quota lets {len(taken)}"
@@ -377,8 +377,7 @@ class _Round:
             if expects:
                 self._kept.add(entry.key)
         if may or expects:
-            self._now.charge(entry.quota, entry.request)
-            self._later.charge(entry.quota, entry.request)
+            self._charge(entry)
         return may
 
     @staticmethod
@@ -414,6 +413,13 @@ class _Round:
         pods = {pod.key: pod for pod in self._snapshot.unbound()}
         assigned = [(pods[key], node) for key, node in plan.assigned.items()]
         return Ground(self._snapshot.nodes, self._snapshot.bound(), assigned, plan.geometries, now=now)
+
+    def _after(self, plan: Plan) -> Ground:
+        """The nodes once pods on their way out have gone, and all have their room that got some in this round."""
+        ground = self._ground(plan)
+        for pod, node in self._placed:
+            ground.take(pod, node)
+        return ground
 
     def _homeless(self, accepted: Sequence[_Entry], plan: Plan) -> list[_Entry]:
         """Those that pass and have no room; what asks for no MIG device gets its room here.
@@ -584,8 +590,7 @@ class _Round:
         waiting = [entry for entry in self._gated if entry.key not in accepted]
         for entry in waiting:
             if entry.key in self._kept:
-                self._now.discharge(entry.quota, entry.request)
-                self._later.discharge(entry.quota, entry.request)
+                self._uncharge(entry)
         for entry in waiting:
             entry.owner = self._later.owns(entry.quota, entry.request)
         placed = {pod.key for pod, _ in self._placed}
@@ -607,14 +612,12 @@ class _Round:
                 self._tell(entry, reason)
                 continue
             if not gated:
-                self._recharge(entry, -1)
-            kind = entry.quota.key, tuple(sorted(entry.request.items())), entry.pod.priority, entry.pod.node_affinity
-            found: Reclaim | None = None
-            if (kind, tuple(sorted(entry.pod.node_selector.items()))) not in vain:
-                found = self._found(entry, ground)
-                if found is None:
-                    vain.add((kind, tuple(sorted(entry.pod.node_selector.items()))))
+                self._uncharge(entry, summed=self._summed(entry))
+            asks, selector = (tuple(sorted(of.items())) for of in (entry.request, entry.pod.node_selector))
+            kind = entry.quota.key, asks, entry.pod.priority, entry.pod.node_affinity, selector
+            found = None if kind in vain else self._found(entry, ground)
             if found is None:
+                vain.add(kind)
                 self._tell(entry, reason)
                 self._without(entry, gated=gated)
                 continue
@@ -641,12 +644,9 @@ class _Round:
                 for victim in found.victims:
                     if victim.quota is not None:
                         self._later.charge(victim.quota, victim.request)
-                for ledger in (self._now, self._later):
-                    ledger.discharge(entry.quota, entry.request)
+                self._uncharge(entry)
             self._able, self._carried = None, []
-            ground = self._ground(plan)
-            for pod, node in self._placed:
-                ground.take(pod, node)
+            ground = self._after(plan)
             for entry, found in before:
                 self._count(entry, found, ground, charge=False)
         served = {entry.key for entry, _ in got} if len(got) >= need else set()
@@ -661,10 +661,6 @@ class _Round:
             self._waits[entry.key] = entry.wait
         elif reason is None:
             self._waits[entry.key] = "waits: no node has room"
-
-    def _recharge(self, entry: _Entry, sign: int) -> None:
-        for ledger in (self._now, self._later):
-            (ledger.charge if sign > 0 else ledger.discharge)(entry.quota, entry.request, summed=self._summed(entry))
 
     def _found(self, entry: _Entry, ground: Ground, *, idle: bool = False) -> Reclaim | None:
         """Where a pod fits once those have gone that are on their way, or whom to evict for it.
@@ -723,8 +719,7 @@ class _Round:
             for victim in found.victims:
                 if victim.quota is not None:
                     self._later.discharge(victim.quota, victim.request)
-            for ledger in (self._now, self._later):
-                ledger.charge(entry.quota, entry.request)
+            self._charge(entry)
 
     def _beyond_max(self, entry: _Entry) -> bool:
         """Whether its quota's ``max`` keeps a pod out until others have gone."""
@@ -744,7 +739,7 @@ class _Round:
         pod = entry.pod
         fits_quota = passes(self._now, entry.quota, pod, entry.request)
         if not gated:
-            self._recharge(entry, 1)
+            self._charge(entry, summed=self._summed(entry))
             if pod.nominated and pod.reservation:
                 self._decisions.append(Nominate(pod.namespace, pod.name, pod.uid, ""))
         elif (
@@ -757,8 +752,7 @@ class _Round:
             # So that an autoscaler sees it and may add nodes.
             entry.owner = True
             self._open(entry, NONE, "")
-            for ledger in (self._now, self._later):
-                ledger.charge(entry.quota, entry.request, summed=False)
+            self._charge(entry, summed=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

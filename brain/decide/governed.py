@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from brain.decide.decisions import LabelNamespace
-from brain.model.quota import Standing, standings
+from brain.decide.ledger import by_namespace
+from brain.model.quota import active
 from brain.model.snapshot import Snapshot
 from n8s import names
 
@@ -22,13 +23,7 @@ def namespace_labels(snapshot: Snapshot, release_namespace: str) -> Iterator[Lab
         release_namespace: where Nebulnetes itself runs. It and kube-system are never touched, whatever quotas say:
             pods held back there could keep the brain from letting anybody in.
     """
-    verdicts = standings(snapshot.quotas)
-    governed = {
-        namespace
-        for quota in snapshot.quotas
-        if verdicts[quota.key].standing is Standing.ACTIVE
-        for namespace in quota.namespaces
-    }
+    governed = by_namespace(active(snapshot.quotas))
     for name in sorted(snapshot.namespaces.keys() - {SYSTEM_NAMESPACE, release_namespace}):
         wanted = GOVERNED if name in governed else None
         if snapshot.namespaces[name].get(names.QUOTA_LABEL) != wanted:

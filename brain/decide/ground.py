@@ -105,7 +105,7 @@ class Ground:
                     gpu,
                     instances=tuple(
                         replace(i, state=InstanceState.FREE, holder=None, processes=())
-                        if i.holder is not None and f"{i.holder.namespace}/{i.holder.pod}" in leaving
+                        if i.holder is not None and i.holder.key in leaving
                         else i
                         for i in gpu.instances
                     ),
@@ -131,8 +131,7 @@ class Ground:
         for position, gpu in enumerate(room.gpus):
             for instance in gpu.gpu.instances:
                 if instance.state is InstanceState.USED and instance.holder is not None:
-                    holder = f"{instance.holder.namespace}/{instance.holder.pod}"
-                    found[holder].append((position, gpu.grid.bit(instance)))
+                    found[instance.holder.key].append((position, gpu.grid.bit(instance)))
         return dict(found)
 
     def _let_go(self, node: str, room: Room, pod: Pod) -> None:

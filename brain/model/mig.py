@@ -69,6 +69,11 @@ class Holder:
     pod: str
     container: str
 
+    @property
+    def key(self) -> str:
+        """Key of its pod."""
+        return f"{self.namespace}/{self.pod}"
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:

@@ -84,7 +84,7 @@ class Agent:
         for gpu in self.gpus:
             for instance in gpu.instances:
                 if instance.holder is not None:
-                    pod = result.setdefault(f"{instance.holder.namespace}/{instance.holder.pod}", {})
+                    pod = result.setdefault(instance.holder.key, {})
                     resource = names.mig_resource(instance.profile)
                     pod[resource] = pod.get(resource, 0) + 1
         return result

@@ -154,6 +154,13 @@ def standings(quotas: Iterable[Quota]) -> dict[str, Verdict]:
     return verdicts
 
 
+def active(quotas: Iterable[Quota]) -> list[Quota]:
+    """Those that count, in the order given."""
+    listed = list(quotas)
+    verdicts = standings(listed)
+    return [quota for quota in listed if verdicts[quota.key].standing is Standing.ACTIVE]
+
+
 def _judge(quota: Quota, owners: Mapping[Kind, Mapping[str, Quota]]) -> Verdict:
     if quota.problems:
         return Verdict(Standing.CONFLICT, "; ".join(quota.problems))

@@ -20,7 +20,7 @@ from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
 from brain.model import resources
 from brain.model.node import Node
 from brain.model.pod import Pod
-from brain.model.quota import Quota, Standing, standings
+from brain.model.quota import Quota, Standing, active, standings
 from brain.model.request import Container, pod_request
 from brain.offline.errors import WHOLE
 from brain.offline.question import Input, Part, Question, Request, StatedNode, StatedPod, StatedQuota, read
@@ -78,9 +78,9 @@ def _written(question: Question, written: StatedQuota) -> dict[str, Any]:
         return {"allowed": False, "message": "; ".join(judgement.problems)}
     kept = [quota for quota in existing if quota.key != new.key]
     verdicts = standings([*kept, new])
-    active = [quota.name for quota in kept if verdicts[quota.key].standing is Standing.ACTIVE]
+    counting = [quota.name for quota in kept if verdicts[quota.key].standing is Standing.ACTIVE]
     superseded = [quota.name for quota in kept if verdicts[quota.key].standing is Standing.SUPERSEDED]
-    return {"allowed": True, "kept_quotas": sorted(active), "superseded": sorted(superseded)}
+    return {"allowed": True, "kept_quotas": sorted(counting), "superseded": sorted(superseded)}
 
 
 def _quota(stated: StatedQuota, age: int) -> Quota:
@@ -113,8 +113,7 @@ class _World:
     def __init__(self, question: Question) -> None:
         self._question = question
         stated = [_quota(each, age) for age, each in enumerate(question.quotas)]
-        verdicts = standings(stated)
-        self._quotas = [quota for quota in stated if verdicts[quota.key].standing is Standing.ACTIVE]
+        self._quotas = active(stated)
         self._of = by_namespace(self._quotas)
         self._running = [self._pod(each) for each in question.running]
         named = {name for each in (*question.running, *question.nominated, *self._waiting) for name in each.request}

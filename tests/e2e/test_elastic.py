@@ -85,6 +85,14 @@ def count(lab: Lab, namespace: str, app: str, number: int) -> Callable[[], bool]
     return lambda: len(running(lab, namespace, app)) == number
 
 
+def borrow_all(lab: Lab, namespace: str, *, stop_seconds: int) -> None:
+    """The A100's halves go to pods first and second, in this order, that take so long to stop."""
+    slow = {"FAKE_STOP_SECONDS": str(stop_seconds)}
+    for name in ("first", "second"):
+        lab.create(namespace, pod(name, {"3g.20gb": 1}, node="a100", environ=slow, terminationGracePeriodSeconds=30))
+        lab.running(namespace, name)
+
+
 def test_a_team_borrows_and_gives_back_with_a_repartition(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
     with lab.enabled("a100"):
@@ -102,14 +110,8 @@ def test_a_team_borrows_and_gives_back_with_a_repartition(lab: Lab, teams: tuple
 
 def test_an_older_rival_outside_quotas_does_not_take_what_was_reclaimed(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
-    slow = {"FAKE_STOP_SECONDS": "5"}
     with lab.enabled("a100"):
-        for name in ("first", "second"):
-            lab.create(
-                borrower,
-                pod(name, {"3g.20gb": 1}, node="a100", environ=slow, terminationGracePeriodSeconds=30),
-            )
-            lab.running(borrower, name)
+        borrow_all(lab, borrower, stop_seconds=5)
         outside = f"{owner}-out"
         lab.cluster.create_namespace(outside)
         try:
@@ -148,14 +150,8 @@ def test_a_budget_holds(lab: Lab, teams: tuple[str, str]) -> None:
 
 def test_the_brain_dies_between_eviction_and_admission(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
-    slow = {"FAKE_STOP_SECONDS": "3"}
     with lab.enabled("a100"):
-        for name in ("first", "second"):
-            lab.create(
-                borrower,
-                pod(name, {"3g.20gb": 1}, node="a100", environ=slow, terminationGracePeriodSeconds=30),
-            )
-            lab.running(borrower, name)
+        borrow_all(lab, borrower, stop_seconds=3)
         lab.create(owner, pod("owner", {"1g.5gb": 1}, node="a100"))
         lab.until(
             "somebody is evicted",
