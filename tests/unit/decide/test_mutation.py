@@ -480,8 +480,8 @@ MUTATIONS = [
     # Which nodes few pods need.
     ("that nodes are taken", "near", "if name not in taken:", "if True:", "near"),
     ("what few pods ask for", "near", "room.free.get(resource, 0) < value:", "False:", "near:cheapest"),
-    ("how many instances a GPU gives", "near", "chosen.bit_count()))", "9))", "near"),
-    ("that own nodes are not contested", "near", "if own.isdisjoint(contested):", "if True:", "near"),
+    ("how many instances a GPU gives", "near", "chosen.bit_count()))", "9))", "near:gives_them_all"),
+    ("that own nodes are not contested", "near", "if own.isdisjoint(contested):", "if True:", "near:contested"),
 ]
 
 

@@ -15,6 +15,7 @@ from brain.decide.rooms import rooms_of
 from brain.model.snapshot import Snapshot
 from tests import worlds
 from tests.bench.planner import cluster, random_pod
+from tests.examples import examples
 from tests.unit.decide.test_partition_oracle import random_world
 
 
@@ -24,7 +25,7 @@ def served(world: Snapshot, result: Plan) -> list[tuple[int, int]]:
     return sorted(found.items(), reverse=True)
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(examples(150)))
 def test_few_nodes_serve_as_many_as_the_optimum(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Small enough for the program that knows single nodes, which finds the optimum.
     world = random_world(seed)
@@ -35,7 +36,7 @@ def test_few_nodes_serve_as_many_as_the_optimum(seed: int, monkeypatch: pytest.M
     assert result.bound >= len(best.assigned)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(examples(60)))
 def test_few_nodes_serve_as_many_as_all(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)  # noqa: S311
     world = cluster(rng.choice([20, 60]), rng.choice([3, 10, 40]), rng)
