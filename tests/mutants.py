@@ -1,8 +1,9 @@
 """Runs tests against programs that have one thing wrong: a test suite is worth what it notices.
 
 As a program, it reads jobs from standard input, one JSON object a line, and answers each with one on standard output.
-Each job is done in a child process of its own, forked after the slow libraries are loaded and before anything of ours
-is: the child takes the changed text of one module for its source, and runs pytest. Nothing is written to the checkout.
+Each job is done in a child process of its own, forked after the libraries and what decisions are about are loaded, and
+before any module that is changed is: the child takes the changed text of one for its source, and runs pytest. Nothing
+is written to the checkout.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def _child(job: dict[str, Any], output: str) -> int:
     phases = [Phase.explicit, Phase.generate]
     settings.register_profile("mutant", database=None, derandomize=True, phases=phases, print_blob=False)
     settings.load_profile("mutant")
+    assert job["module"] not in sys.modules, "it is loaded already, as it is"
     sys.meta_path.insert(0, _Finder(job["module"], job["text"]))
     with Path(output).open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         return int(pytest.main([*_OPTIONS, *job["tests"]]))
@@ -134,8 +136,8 @@ def main() -> None:
     """Do jobs until standard input ends."""
     answers = io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
     os.dup2(2, 1)  # what tests print is no answer
-    for library in ("highspy", "hypothesis", "numpy", "pytest", "pytest_asyncio", "pytest_timeout"):
-        importlib.import_module(library)
+    for module in ("highspy", "hypothesis", "numpy", "pytest", "pytest_asyncio", "pytest_timeout", "tests.worlds"):
+        importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(_do(json.loads(line))), file=answers, flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 import subprocess
@@ -32,9 +33,14 @@ def helm() -> Path:
 
 def template(helm: Path, values: dict[str, Any], served: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Renders the chart for a cluster that serves some APIs besides those that helm takes for granted."""
+    return _template(helm, json.dumps(values, sort_keys=True), tuple(served))
+
+
+@functools.cache
+def _template(helm: Path, values: str, served: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     argv = [str(helm), "template", "rel", str(CHART), "--namespace", "ns", "--values", "-"]
     argv += [f"--api-versions={each}" for each in served]
-    return subprocess.run(argv, input=json.dumps(values), capture_output=True, text=True, check=False)
+    return subprocess.run(argv, input=values, capture_output=True, text=True, check=False)
 
 
 class Rendered:
@@ -43,7 +49,7 @@ class Rendered:
     def __init__(self, helm: Path, served: Sequence[str] = (), **values: Any) -> None:
         done = template(helm, _merged(SIMULATED, values), served)
         assert done.returncode == 0, done.stderr
-        self.objects: list[dict[str, Any]] = [found for found in yaml.safe_load_all(done.stdout) if found]
+        self.objects: list[dict[str, Any]] = list(filter(None, yaml.load_all(done.stdout, yaml.CSafeLoader)))
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         (found,) = [

@@ -20,6 +20,7 @@ from brain.model.pod import Pod
 from brain.model.quota import Kind, Quota
 from brain.model.snapshot import Snapshot
 from n8s import names
+from tests.examples import examples
 from tests.unit.decide.test_partition_oracle import random_world
 
 STEPS = 6
@@ -90,7 +91,7 @@ def _used(node: Node, rng: random.Random) -> Node:
 
 
 @pytest.mark.parametrize(("columns", "few"), [(batch.EXACT_COLUMNS, wide.FEW), (0, wide.FEW), (0, 0)])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(seed=st.integers(min_value=0, max_value=1 << 40))
 def test_what_came_before_means_nothing(columns: int, few: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
