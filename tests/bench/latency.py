@@ -68,7 +68,7 @@ def _round(lab: Lab, number: int) -> dict[str, float]:
     profile = ("1g.5gb", "7g.40gb")[number % 2]
     resource, name = names.mig_resource(profile), f"p{number}"
     marks = Marks()
-    api: client.ApiClient = config.new_client_from_config(str(lab.cluster.kubeconfig))  # type: ignore[no-untyped-call]
+    api: client.ApiClient = config.new_client_from_config(str(lab.cluster.kubeconfig))
     stop = threading.Event()
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
     watchers = [
