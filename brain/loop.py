@@ -25,6 +25,8 @@ GATHER_SECONDS: Final = 5.0
 those that came early would change their nodes for pods that fit on the others'."""
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 30.0
+FREED_AT_ONCE: Final = 1_000
+"""Decisions of the round before that are freed without a break."""
 
 
 class Actor(Protocol):
@@ -67,11 +69,13 @@ class Loop:
         self._metrics = metrics
         self._clock = clock
         self._fitting: dict[str, float] = {}
+        self._before = Decisions()
         self._settled = False
 
     async def run(self) -> None:
         """Rounds until cancelled, the first once the agents are there."""
         await self._gather()
+        await asyncio.sleep(COALESCE_SECONDS)  # two snapshots in a row would hold up everything else
         failures = 0
         while True:
             self._changed.clear()
@@ -115,24 +119,36 @@ class Loop:
         self._metrics.plan_gap_pods.set(decisions.plan.gap)
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)
+        await self._let_go_of_last(decisions)
         self._metrics.quotas.snapshot = snapshot
         self._metrics.rounds.inc()
         return decisions.wake_seconds, well
 
+    async def _let_go_of_last(self, decisions: Decisions) -> None:
+        """Keeps a round's decisions in the place of those of the round before, which nobody needs any more.
+
+        These go little by little: to free 100,000 at once holds up everything else.
+        """
+        last = list(self._before.decisions)
+        self._before = decisions
+        while last:
+            del last[-FREED_AT_ONCE:]
+            await asyncio.sleep(0)
+
     async def _decided(self, snapshot: Snapshot) -> Decisions:
         """Decisions, made in a thread.
 
-        What the first round finds out of each node stays for those that follow; the collector would walk all of that
-        at once, several times, and everything else would stand still meanwhile. It is told to leave it alone.
+        The collector would walk all that comes up meanwhile, several times, and everything else would stand still. What
+        the first round finds out of each node stays for those that follow: it is told to leave that alone for good.
         """
-        pausing = not self._settled and gc.isenabled()
-        if pausing:
-            gc.disable()
+        pausing = gc.isenabled()
+        gc.disable()
         try:
             return await asyncio.to_thread(decide, snapshot, self._settings)
         finally:
             if pausing:
-                gc.freeze()
+                if not self._settled:
+                    gc.freeze()
                 gc.enable()
             self._settled = True
 

@@ -1,6 +1,8 @@
 """What the brain can decide to do. Values only: ``brain.act`` carries them out.
 
-Each is level-triggered: it is decided again, and alike, from every snapshot in which it has not happened yet.
+Each is level-triggered: it is decided again, and alike, from every snapshot in which it has not happened yet. A round
+of a large cluster makes 100,000 of them: the garbage collector is kept from tracking each, for a pass over them would
+hold up all threads.
 """
 
 from __future__ import annotations
@@ -8,42 +10,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from brain.decide.partition import Plan
 from brain.model.mig import Geometry
 from brain.model.quota import Quota, QuotaStatus
 
 
-@dataclass(frozen=True, slots=True)
-class TaintNode:
+class TaintNode(msgspec.Struct, frozen=True, gc=False):
     """Put the repartitioning taint on a node, so that no pod is bound to what is about to change."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class UntaintNode:
+class UntaintNode(msgspec.Struct, frozen=True, gc=False):
     """Take the repartitioning taint off."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class OrderGeometry:
+class OrderGeometry(msgspec.Struct, frozen=True, gc=False):
     """Send a node's agent the wanted geometry of some of its GPUs, by index, used instances included."""
 
     node: str
     geometries: Mapping[int, Geometry]
 
 
-@dataclass(frozen=True, slots=True)
-class AskState:
+class AskState(msgspec.Struct, frozen=True, gc=False):
     """Ask a node's agent for its state now: pods on it have started or ended, and its last report does not show it."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class PublishDevices:
+class PublishDevices(msgspec.Struct, frozen=True, gc=False):
     """Write the number of devices by resource to a node's ``status.capacity`` and ``status.allocatable``.
 
     They are what the kubelet's device manager holds already; its own next report says the same.
@@ -53,16 +52,14 @@ class PublishDevices:
     devices: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotateNode:
+class AnnotateNode(msgspec.Struct, frozen=True, gc=False):
     """Set annotations of ours on a node; None removes one."""
 
     node: str
     annotations: Mapping[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class LabelPod:
+class LabelPod(msgspec.Struct, frozen=True, gc=False):
     """Set a label of ours on a pod; None removes it. Holds for this uid only."""
 
     namespace: str
@@ -72,8 +69,7 @@ class LabelPod:
     value: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class LetIn:
+class LetIn(msgspec.Struct, frozen=True, gc=False):
     """Let a pod in: our gate off, capacity label and reservation on, all at once or not at all. For this uid only.
 
     ``created`` is when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
@@ -87,8 +83,7 @@ class LetIn:
     created: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class OpenGate:
+class OpenGate(msgspec.Struct, frozen=True, gc=False):
     """Take our gate off a pod that no quota governs any more. Holds for this uid only."""
 
     namespace: str
@@ -96,8 +91,7 @@ class OpenGate:
     uid: str
 
 
-@dataclass(frozen=True, slots=True)
-class Nominate:
+class Nominate(msgspec.Struct, frozen=True, gc=False):
     """Have kube-scheduler keep room on a node for a pod that it has refused. Holds for this uid only."""
 
     namespace: str
@@ -106,8 +100,7 @@ class Nominate:
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Evict:
+class Evict(msgspec.Struct, frozen=True, gc=False):
     """Evict a pod, within its disruption budgets and with its own grace period. Holds for this uid only.
 
     Attributes:
@@ -127,24 +120,21 @@ class Evict:
     cause: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LabelNamespace:
+class LabelNamespace(msgspec.Struct, frozen=True, gc=False):
     """Set the label that says whether a quota governs a namespace; None removes it."""
 
     name: str
     value: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateQuota:
+class UpdateQuota(msgspec.Struct, frozen=True, gc=False):
     """Write a quota's status."""
 
     quota: Quota
     status: QuotaStatus
 
 
-@dataclass(frozen=True, slots=True)
-class EmitEvent:
+class EmitEvent(msgspec.Struct, frozen=True, gc=False):
     """Tell about an object by a Kubernetes event. The same one is told once.
 
     Attributes:

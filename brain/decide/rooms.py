@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, NamedTuple, overload
+from typing import ClassVar, Final, NamedTuple, overload
 
 from brain.decide import eligibility, fit
 from brain.decide.grid import Grid, grid
@@ -530,7 +530,7 @@ class _Last:
     No more is kept than one snapshot shows.
     """
 
-    lent: Mapping[str, tuple[Shown, Room | None]] = {}
+    lent: ClassVar[dict[str, tuple[Shown, Room | None]]] = {}
 
 
 def rooms_of(nodes: Iterable[Node], bound: Mapping[str, tuple[Pod, ...]]) -> list[Room]:
@@ -555,7 +555,9 @@ def rooms_of(nodes: Iterable[Node], bound: Mapping[str, tuple[Pod, ...]]) -> lis
 
 def forget_changed() -> None:
     """Let go of the rooms that a plan has changed: nobody asks for them again, and the collector need not see them."""
-    _Last.lent = {name: (shown, room if room and room.pristine else None) for name, (shown, room) in _Last.lent.items()}
+    for name, (shown, room) in _Last.lent.items():
+        if room is not None and not room.pristine:
+            _Last.lent[name] = shown, None  # one by one: to free all at once holds up all other threads
 
 
 @lru_cache(maxsize=50_000)

@@ -63,6 +63,7 @@ class Record:
             self._fresh = True
             self._reported = self._reported if report == self._reported else report
             self._applying = state.applying
+            self.agent(now)  # found as reports come: for thousands of nodes at once it holds up everything else
         return new
 
     def ended(self, now: float) -> None:

@@ -128,6 +128,23 @@ class Node:
     tainted_seconds: float = 0.0
     untainted_seconds: float = float("inf")
 
+    def seen(self, agent: Agent | None, tainted_seconds: float, untainted_seconds: float) -> Node:
+        """The node with what this brain sees of it besides; takes half as long as ``dataclasses.replace``."""
+        return Node(
+            self.name,
+            self.uid,
+            self.labels,
+            self.annotations,
+            self.taints,
+            self.unschedulable,
+            self.ready,
+            self.capacity,
+            self.allocatable,
+            agent,
+            tainted_seconds,
+            untainted_seconds,
+        )
+
     @property
     def enabled(self) -> bool:
         """Whether its GPUs are ours to partition: it carries the label with the value ``true``."""

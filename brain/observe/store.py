@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final, Generic, Protocol, TypeVar
 
 from brain.model.budget import Budget
@@ -130,15 +129,14 @@ class Store:
             del self._untainted_since[node.name]
             untainted = None
         if tainted is not None or untainted is not None:
-            return replace(
-                node,
-                agent=agent,
-                tainted_seconds=0.0 if tainted is None else now - tainted,
-                untainted_seconds=float("inf") if untainted is None else now - untainted,
+            return node.seen(
+                agent,
+                0.0 if tainted is None else now - tainted,
+                float("inf") if untainted is None else now - untainted,
             )
         known = self._at_rest.get(node.name)
         if known is None or known[0] is not node or known[1] is not agent:
-            known = self._at_rest[node.name] = (node, agent, replace(node, agent=agent))
+            known = self._at_rest[node.name] = (node, agent, node.seen(agent, 0.0, float("inf")))
         return known[2]
 
     def _node_changed(self, name: str, node: Node | None) -> None:

@@ -3,14 +3,16 @@
 The control loop runs as it does in the brain, on its store and its agents' records; every 0.3 s a pod changes.
 Meanwhile a task asks for its turn every millisecond; what it waits beyond that is a stall. Printed are the longest ones
 by what the loop was doing, and how long a round takes. Beside each longest stall stands the longest by the processor
-time that this process spent meanwhile: what other programs take of a busy machine is in the first alone. Does not show:
-the watch's decoding, gRPC, and carrying decisions out.
+time that this process spent meanwhile: what other programs take of a busy machine is in the first alone. All runs on
+one core: a second one of a virtual machine may take tens of milliseconds to wake. Does not show: the watch's decoding,
+gRPC, and carrying decisions out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import time
 from collections.abc import Iterable, Mapping
@@ -124,4 +126,9 @@ async def measure() -> None:
 
 def main() -> None:
     """Prints the figures."""
-    asyncio.run(measure())
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        asyncio.run(measure())
+    finally:
+        os.sched_setaffinity(0, cores)

@@ -1,0 +1,27 @@
+"""Nodes."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from brain.model.node import Agent, Node, Taint
+
+
+def test_what_a_brain_sees_of_a_node_leaves_the_rest_as_it_is() -> None:
+    node = Node(
+        "a",
+        uid="u",
+        labels={"l": "1"},
+        annotations={"n": "1"},
+        taints=(Taint("t", "", "NoSchedule"),),
+        unschedulable=True,
+        ready=False,
+        capacity={"cpu": 2},
+        allocatable={"cpu": 1},
+    )
+    agent = Agent(connected=True, silent_seconds=0.0, gpus=())
+    seen = {"agent", "tainted_seconds", "untainted_seconds"}
+    plain = Node("b")
+    assert all(getattr(node, each.name) != getattr(plain, each.name) for each in fields(Node) if each.name not in seen)
+    expected = replace(node, agent=agent, tainted_seconds=1.0, untainted_seconds=2.0)
+    assert node.seen(agent, 1.0, 2.0) == expected
