@@ -128,6 +128,30 @@ class Ledger:
         return self._left[resource]
 
 
+class Books:
+    """The two ledgers of one round.
+
+    Attributes:
+        now: what is used now.
+        later: what will be once pods on their way out have gone.
+    """
+
+    def __init__(self, quotas: Iterable[Quota]) -> None:
+        """The quotas that count, with nothing used."""
+        self.now = Ledger(quotas)
+        self.later = Ledger(self.now.quotas.values())
+
+    def charge(self, quota: Quota, request: Resources, *, summed: bool = True) -> None:
+        """Count a request, now and later."""
+        for ledger in (self.now, self.later):
+            ledger.charge(quota, request, summed=summed)
+
+    def discharge(self, quota: Quota, request: Resources, *, summed: bool = True) -> None:
+        """Undo :meth:`charge`."""
+        for ledger in (self.now, self.later):
+            ledger.discharge(quota, request, summed=summed)
+
+
 def enforced(quota: Quota, request: Resources) -> Iterator[tuple[str, int]]:
     """What counts of a request: what the quota names and the pod asks for."""
     for name, value in request.items():
