@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
+from brain.decide.decisions import LabelPod
+from brain.decide.entitlement import Borrowing
 from brain.decide.governed import governance
 from brain.decide.labels import capacity_labels, over_quota
 from brain.decide.reclaim import Victim
@@ -36,7 +39,8 @@ class Account:
         later: what those of them use that are not on their way out.
         standing: the latter.
         over: keys of those of them that are over-quota.
-        mislabelled: running pods that do not carry the capacity label that they should, each with that.
+        borrowing: the latter.
+        writes: where running pods do not carry the capacity label that they should, what to write; by pod key.
     """
 
     quota: Quota
@@ -48,7 +52,8 @@ class Account:
     later: Resources
     standing: tuple[Victim, ...]
     over: frozenset[str]
-    mislabelled: tuple[tuple[Pod, str], ...]
+    borrowing: Borrowing
+    writes: tuple[LabelPod, ...]
 
     def of(self, quota: Quota, members: Members, gpu_memory_gb: int) -> bool:
         """Whether it is that of some objects."""
@@ -86,7 +91,9 @@ def _made(quota: Quota, members: Members, gpu_memory_gb: int) -> Account:
     counted, running = ([pod for group in part for pod in group] for part in (members[:half], members[half:]))
     there = [Victim(pod, resources.with_gpu_memory(pod.request, gpu_memory_gb), quota) for pod in counted if pod.node]
     standing = tuple(victim for victim in there if not victim.pod.terminating)
+    over = over_quota(quota, [victim.pod for victim in standing], gpu_memory_gb)
     labels = capacity_labels(quota, running, gpu_memory_gb)
+    wrong = [pod for pod in running if pod.labels.get(names.CAPACITY_LABEL) != labels[pod.key]]
     return Account(
         quota,
         members,
@@ -96,11 +103,15 @@ def _made(quota: Quota, members: Members, gpu_memory_gb: int) -> Account:
         now=resources.total(victim.request for victim in there),
         later=resources.total(victim.request for victim in standing),
         standing=standing,
-        over=over_quota(quota, [victim.pod for victim in standing], gpu_memory_gb),
-        mislabelled=tuple(
-            (pod, labels[pod.key]) for pod in running if pod.labels.get(names.CAPACITY_LABEL) != labels[pod.key]
-        ),
+        over=over,
+        borrowing=Borrowing(victim for victim in standing if victim.pod.key in over),
+        writes=tuple(label(pod, labels[pod.key]) for pod in sorted(wrong, key=attrgetter("key"))),
     )
+
+
+def label(pod: Pod, value: str | None) -> LabelPod:
+    """Set a pod's capacity label, or take it away."""
+    return LabelPod(pod.namespace, pod.name, pod.uid, names.CAPACITY_LABEL, value)
 
 
 def _usage(quota: Quota, pods: Sequence[Pod], gpu_memory_gb: int) -> dict[str, int]:

@@ -97,7 +97,7 @@ class Evicting:
         if pod.protected and not later.owns(quota, request):
             return None
         able = self._able()
-        victims = victims_for(later, quota, pod, request, running=able.for_(quota), over=able.over)
+        victims = victims_for(later, quota, pod, request, own=able.of(quota), borrowers=able.over)
         if not victims:
             return None
         self._searches += 1

@@ -7,9 +7,10 @@ Who gets the room of pods on their way out is charged without passing, so that n
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence, Set
+from functools import lru_cache
 
 from brain.decide.entitlement import passes
-from brain.decide.ledger import Books
+from brain.decide.ledger import Books, Refusal
 from brain.decide.waiting import BORROWER, OWNER, SHARER, Ahead, Entry, Waiting, natural
 from brain.model import resources
 
@@ -84,9 +85,11 @@ class Passing:
         if entry.key in self.kept:
             return False
         now, later = self._books.now, self._books.later
-        entry.owner, entry.wait = now.owns(entry.quota, entry.request), ""
         may = passes(now, entry.quota, entry.pod, entry.request)
         expects = entry.key in self._expects and not may
+        if not (may or expects or tier == BORROWER):
+            return False  # In its last turn it is told why.
+        entry.owner, entry.wait = now.owns(entry.quota, entry.request), ""
         own = natural(entry, later if expects else now)
         entry.tier = self._ahead.tier(entry, own)
         if may:
@@ -102,12 +105,17 @@ class Passing:
         return may
 
     def _refused(self, entry: Entry) -> str:
-        quota = entry.quota
-        for refusal in self._books.now.refusals(quota, entry.request):
-            used, limit, asked = (
-                resources.quantity(refusal.resource, value) for value in (refusal.used, refusal.limit, refusal.asked)
-            )
-            if refusal.rule == "max":
-                return f"waits: {quota.name} uses {used} of max {limit} {refusal.resource}, and this asks for {asked}"
-            return f"waits: quotas use {used} of {limit} {refusal.resource} in all, and this asks for {asked}"
-        return f"waits: it is not preemptible, so it may not borrow, and {quota.name} has no min left for it"
+        for refusal in self._books.now.refusals(entry.quota, entry.request):
+            return _told(refusal, entry.quota.name)
+        return f"waits: it is not preemptible, so it may not borrow, and {entry.quota.name} has no min left for it"
+
+
+@lru_cache(maxsize=1_000)
+def _told(refusal: Refusal, quota: str) -> str:
+    """A quota's refusal in words; most of those that wait are refused for the same things."""
+    used, limit, asked = (
+        resources.quantity(refusal.resource, value) for value in (refusal.used, refusal.limit, refusal.asked)
+    )
+    if refusal.rule == "max":
+        return f"waits: {quota} uses {used} of max {limit} {refusal.resource}, and this asks for {asked}"
+    return f"waits: quotas use {used} of {limit} {refusal.resource} in all, and this asks for {asked}"

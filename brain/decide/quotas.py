@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final
 
-from brain.decide.accounts import Account, accounts
+from brain.decide.accounts import Account, accounts, label
 from brain.decide.decisions import LabelPod, UpdateQuota
 from brain.decide.governed import governance
 from brain.decide.ledger import Ledger
@@ -41,8 +41,8 @@ def quota_decisions(
             reason = name if message else f"Not{name}"
             conditions[quota.key].append(Condition(name, bool(message), reason, message))
     yield from _updates(ordered, conditions, books)
-    writes = [_write(pod, label) for known in books.values() for pod, label in known.mislabelled]
-    writes += [_write(pod, None) for pod in snapshot.labelled() if not _bears(pod) or pod.namespace not in governed.of]
+    writes = [write for quota in counting for write in books[quota.key].writes]
+    writes += [label(pod, None) for pod in snapshot.labelled() if not _bears(pod) or pod.namespace not in governed.of]
     yield from sorted(writes, key=lambda write: (write.namespace, write.name))
 
 
@@ -97,10 +97,6 @@ def _distance(quota: Quota, status: QuotaStatus) -> int:
         ),
         default=0,
     )
-
-
-def _write(pod: Pod, label: str | None) -> LabelPod:
-    return LabelPod(pod.namespace, pod.name, pod.uid, names.CAPACITY_LABEL, label)
 
 
 def _bears(pod: Pod) -> bool:

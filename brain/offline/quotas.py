@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from brain.decide.entitlement import passes, victims_for
+from brain.decide.entitlement import Borrowing, passes, victims_for
 from brain.decide.ground import Ground, Land, PodSites
 from brain.decide.labels import capacity_labels
 from brain.decide.ledger import Ledger, Refusal, by_namespace
@@ -239,8 +239,15 @@ class _World:
                 if sites.fits(node, ()):
                     return node, None, ""
         running = [Victim(each, self._request(each), self._of.get(each.namespace)) for each in self._running]
-        over = {key for key, label in self._labels().items() if label == names.OVER_QUOTA}
-        victims = victims_for(ledger, quota, pod, request, running=running, over=over)
+        labels = self._labels()
+        borrowers: defaultdict[str, list[Victim]] = defaultdict(list)
+        for victim in running:
+            if victim.quota is not None and labels[victim.pod.key] == names.OVER_QUOTA:
+                borrowers[victim.quota.key].append(victim)
+        own = [victim for victim in running if victim.quota is quota]
+        victims = victims_for(
+            ledger, quota, pod, request, own=own, borrowers={key: Borrowing(over) for key, over in borrowers.items()}
+        )
         refusals = ledger.refusals(quota, request) if quota is not None else []
         if pod.protected and quota is not None and not ledger.owns(quota, request):
             return None, None, "protected"
