@@ -35,11 +35,14 @@ class Passing:
         accepted: list[Entry] = []
         self._ahead = self._waiting.ahead.copy()
         waiting = [entry for entry in self._waiting.gated if entry.key not in without]
+        allows = self._books.now.allows
         for tier in (OWNER, SHARER, BORROWER):
             left: list[Entry] = []
             for entry, members in self._waiting.together(waiting):
                 if not members:
-                    (accepted if self._charged(entry, tier) else left).append(entry)
+                    # Who does not pass is told why when its last turn comes.
+                    turn = tier == BORROWER or allows(entry.quota, entry.request) or entry.key in self._expects
+                    (accepted if turn and self._charged(entry, tier) else left).append(entry)
                     continue
                 taken = self._together(members, self._waiting.needs[entry.pod.group], tier)
                 accepted += taken
@@ -87,10 +90,10 @@ class Passing:
         now, later = self._books.now, self._books.later
         may = passes(now, entry.quota, entry.pod, entry.request)
         expects = entry.key in self._expects and not may
-        if not (may or expects or tier == BORROWER):
-            return False  # In its last turn it is told why.
-        entry.owner, entry.wait = now.owns(entry.quota, entry.request), ""
-        own = natural(entry, later if expects else now)
+        own = natural(entry, now)
+        entry.owner, entry.wait = own == OWNER, ""
+        if expects:
+            own = natural(entry, later)
         entry.tier = self._ahead.tier(entry, own)
         if may:
             self._ahead.note(entry, own)

@@ -5,8 +5,9 @@ Whether their quota lets them pass, and whether they have room, is not decided h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
 from types import MappingProxyType
 from typing import Final
 
@@ -38,6 +39,7 @@ class Entry:
         owner: whether its quota stays within ``min`` with it.
         tier: in which tier its turn is.
         wait: what its quota keeps it waiting for; empty where it passes.
+        key: the pod's key.
     """
 
     pod: Pod
@@ -46,11 +48,10 @@ class Entry:
     owner: bool = False
     tier: int = OWNER
     wait: str = ""
+    key: str = field(init=False)
 
-    @property
-    def key(self) -> str:
-        """The pod's key."""
-        return self.pod.key
+    def __post_init__(self) -> None:
+        self.key = self.pod.key
 
     @property
     def label(self) -> str:
@@ -114,11 +115,16 @@ class Waiting:
         self.gated: list[Entry] = []
         self.inside: list[Entry] = []
         self.others: dict[str, str] = {}
+        last, _Last.requests = _Last.requests, {}
         for pod in snapshot.unbound():
             quota = of.get(pod.namespace)
             if quota is None or pod.ended or pod.terminating:
                 continue
-            entry = Entry(pod, quota, resources.with_gpu_memory(pod.request, gpu_memory_gb))
+            known = last.get(pod.key)
+            if known is None or known[0] is not pod or known[1] != gpu_memory_gb:
+                known = pod, gpu_memory_gb, resources.with_gpu_memory(pod.request, gpu_memory_gb)
+            _Last.requests[pod.key] = known
+            entry = Entry(pod, quota, known[2])
             if not pod.gates:
                 entry.owner = pod.reservation.partition("/")[0] != names.OVER_QUOTA
                 self.inside.append(entry)
@@ -137,14 +143,23 @@ class Waiting:
         self.inside.sort(key=lambda entry: entry.rank)
         self.needs = gated_needs(snapshot.grouped(), [entry.pod for entry in self.gated], snapshot.jobs)
 
-    def together(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, list[Entry]]]:
+    def together(self, entries: Sequence[Entry]) -> Iterable[tuple[Entry, Sequence[Entry]]]:
         """Entries in their order: one that stands alone with none beside it, the first of a group with all of it."""
+        return self._together(entries) if self.needs else zip(entries, repeat(()))
+
+    def _together(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
         groups: dict[str, list[Entry]] = {}
         for entry in entries:
             if entry.pod.gated and entry.pod.group in self.needs:
                 groups.setdefault(entry.pod.group, []).append(entry)
         for entry in entries:
             if not (entry.pod.gated and entry.pod.group in self.needs):
-                yield entry, []
+                yield entry, ()
             elif groups[entry.pod.group][0] is entry:
                 yield entry, groups[entry.pod.group]
+
+
+class _Last:
+    """What the waiting pods of the last round ask for, by key; no more is kept than one snapshot shows."""
+
+    requests: dict[str, tuple[Pod, int, Resources]] = {}  # noqa: RUF012 - replaced as a whole

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brain.decide import accounts, admission, batch, governed, loop, near, rooms, wide
+from brain.decide import accounts, admission, batch, governed, loop, near, rooms, waiting, wide
 from brain.decide.decisions import Decisions
 from brain.decide.loop import Settings, decide
 from brain.model import snapshot
@@ -35,6 +35,7 @@ def forget(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(accounts._Last, "accounts", {})
     patch.setattr(governed._Last, "governance", governed.Governance())
     patch.setattr(admission._Last, "copies", {})
+    patch.setattr(waiting._Last, "requests", {})
 
 
 def afresh(world: Snapshot) -> Decisions:
