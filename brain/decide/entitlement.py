@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from brain.decide.ledger import Ledger
 from brain.decide.reclaim import Victim
@@ -15,11 +15,34 @@ def passes(ledger: Ledger, quota: Quota | None, pod: Pod, request: Resources) ->
     """Whether a pod may be let in as far as quotas go. A protected one may not borrow: nobody could take it back."""
     if quota is None:
         return True
-    return not ledger.refusals(quota, request) and (not pod.protected or ledger.owns(quota, request))
+    return ledger.allows(quota, request) and (not pod.protected or ledger.owns(quota, request))
+
+
+class Borrowing:
+    """Over-quota pods of one quota; protected ones, which borrow nothing, are left out."""
+
+    def __init__(self, victims: Iterable[Victim]) -> None:
+        self._victims = [victim for victim in victims if not victim.pod.protected]
+        self._using: dict[frozenset[str], Sequence[Victim]] = {}
+
+    def using(self, resources: frozenset[str]) -> Sequence[Victim]:
+        """Those that use some of the resources."""
+        found = self._using.get(resources)
+        if found is None:
+            found = self._using[resources] = [
+                victim for victim in self._victims if any(victim.request.get(name, 0) > 0 for name in resources)
+            ]
+        return found
 
 
 def victims_for(
-    ledger: Ledger, quota: Quota | None, pod: Pod, request: Resources, *, running: Sequence[Victim], over: Iterable[str]
+    ledger: Ledger,
+    quota: Quota | None,
+    pod: Pod,
+    request: Resources,
+    *,
+    own: Iterable[Victim],
+    borrowers: Mapping[str, Borrowing],
 ) -> list[Victim]:
     """Who may be evicted for a pod that finds no room.
 
@@ -33,28 +56,28 @@ def victims_for(
         quota: the pod's; None outside quotas, where lower priority alone counts, as kube-scheduler has it.
         pod: the pod.
         request: what it asks for, as quotas count it.
-        running: pods that run or will.
-        over: keys of those of them that are over-quota.
+        own: pods of its quota that run or will; those outside quotas for one outside.
+        borrowers: over-quota pods of quotas that run or will, by :attr:`Quota.key`; quotas without may be left out.
     """
-    free = [victim for victim in running if not victim.pod.protected]
-    lower = [v for v in free if v.quota is quota and v.pod.priority < pod.priority]
-    if quota is None:
-        return lower
-    over = frozenset(over)
-    others = [v for v in free if v.quota is not None and v.quota is not quota and v.pod.key in over]
-    if ledger.owns(quota, request):
-        return _beyond(others, {key: ledger.over_min(other) for key, other in ledger.quotas.items()})
-    if pod.protected:
+    if quota is not None and ledger.owns(quota, request):
+        return list(_beyond(ledger, quota, borrowers, ledger.over_min))
+    if quota is not None and pod.protected:
         return []
-    if not ledger.shares(quota, request):
+    lower = [v for v in own if v.pod.priority < pod.priority and not v.pod.protected]
+    if quota is None or not ledger.shares(quota, request):
         return lower
-    return [*lower, *_beyond(others, {key: ledger.over_share(other) for key, other in ledger.quotas.items()})]
+    return [*lower, *_beyond(ledger, quota, borrowers, ledger.over_share)]
 
 
-def _beyond(victims: Iterable[Victim], exceeded: Mapping[str, Set[str]]) -> list[Victim]:
-    """Those that use something of what their quota has too much of; the others borrow nothing, and would come back."""
-    return [
-        victim
-        for victim in victims
-        if victim.quota is not None and any(victim.request.get(name, 0) > 0 for name in exceeded[victim.quota.key])
-    ]
+def _beyond(
+    ledger: Ledger, quota: Quota, borrowers: Mapping[str, Borrowing], exceeded: Callable[[Quota], frozenset[str]]
+) -> Iterator[Victim]:
+    """Of other quotas' over-quota pods those that use something of what their quota has too much of.
+
+    The others borrow nothing, and would come back.
+    """
+    for key, borrowing in borrowers.items():
+        other = ledger.quotas[key]
+        much = exceeded(other) if other is not quota else frozenset[str]()
+        if much:
+            yield from borrowing.using(much)

@@ -7,17 +7,47 @@ at when they are first asked about. Mutable; made for one round and thrown away.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from brain.decide import eligibility, fit
+from brain.decide.neighbours import Neighbours
 from brain.decide.reclaim import Victim
 from brain.decide.rooms import Grids, Room
 from brain.model.mig import Geometry, InstanceState
-from brain.model.node import Node
 from brain.model.pod import Pod
+from brain.model.snapshot import Snapshot
 from n8s import names
+
+
+class Land:
+    """The nodes of a snapshot, and on which of them a pod may run; one for all that a round looks at."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._suiting: dict[object, tuple[str, ...]] = {}
+        self._neighbours: Neighbours | None = None
+        self.nodes = {node.name: node for node in sorted(snapshot.nodes, key=attrgetter("name"))}
+        self.bound = snapshot.bound()
+
+    def alone(self, pod: Pod) -> bool:
+        """Whether no other pod has a say in where the pod may run."""
+        return not (pod.affinity or pod.anti_affinity or pod.spread or self._snapshot.avoiding())
+
+    def suiting(self, pod: Pod) -> Sequence[str]:
+        """Nodes that the pod may run on, however full, by name."""
+        where = tuple(sorted(pod.node_selector.items())), pod.node_affinity, pod.tolerations
+        found = self._suiting.get(where)
+        if found is None:
+            suiting = (name for name, node in self.nodes.items() if not fit.unsuitable(pod, node))
+            found = self._suiting[where] = tuple(suiting)
+        if self.alone(pod):
+            return found
+        if self._neighbours is None:
+            self._neighbours = Neighbours(self._snapshot)
+        return [name for name in found if not self._neighbours.refusal(pod, name)]
 
 
 class Ground:
@@ -25,20 +55,15 @@ class Ground:
 
     def __init__(
         self,
-        nodes: Iterable[Node],
-        bound: Mapping[str, Sequence[Pod]],
+        land: Land,
         assigned: Iterable[tuple[Pod, str]] = (),
         geometries: Mapping[str, Mapping[int, Geometry]] | None = None,
         *,
         now: bool = False,
     ) -> None:
-        """``assigned`` and ``geometries`` are what a plan does; ``bound`` are pods by node that have not ended.
-
-        ``now``: pods on their way out are still there.
-        """
+        """``assigned`` and ``geometries`` are what a plan does. ``now``: pods on their way out are still there."""
+        self._land = land
         self._now = now
-        self._nodes = {node.name: node for node in sorted(nodes, key=lambda node: node.name)}
-        self._bound = bound
         self._given: defaultdict[str, list[Pod]] = defaultdict(list)
         for pod, node in assigned:
             self._given[node].append(pod)
@@ -47,9 +72,9 @@ class Ground:
         self._held: dict[str, dict[str, list[tuple[int, int]]]] = {}
         self._grids = Grids()
 
-    def suiting(self, pod: Pod, refused: Callable[[str], str]) -> list[str]:
-        """Nodes that the pod may run on, however full; ``refused`` says what other pods there mean for it."""
-        return [name for name, node in self._nodes.items() if not fit.unsuitable(pod, node) and not refused(name)]
+    def suiting(self, pod: Pod) -> Sequence[str]:
+        """See :meth:`Land.suiting`."""
+        return self._land.suiting(pod)
 
     def fits(self, pod: Pod, node: str, without: Sequence[Pod] = (), *, change: bool = True) -> bool:
         """Whether a pod fits on a node once some of its pods have gone; ``change``: its GPUs partitioned again."""
@@ -96,7 +121,7 @@ class Ground:
         return room
 
     def _made(self, name: str) -> Room:
-        node, pods = self._nodes[name], self._bound.get(name, ())
+        node, pods = self._land.nodes[name], self._land.bound.get(name, ())
         leaving = set() if self._now else {pod.key for pod in pods if pod.terminating}
         agent = node.agent
         if agent is not None:
@@ -164,15 +189,14 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class PodSites:
-    """Where one pod may fit: ``refused`` says what other pods on a node mean for it."""
+    """Where one pod may fit."""
 
     ground: Ground
     pod: Pod
-    refused: Callable[[str], str]
 
     def nodes(self) -> Iterable[str]:
         """Nodes that suit the pod, by name."""
-        return self.ground.suiting(self.pod, self.refused)
+        return self.ground.suiting(self.pod)
 
     def fits(self, node: str, without: Sequence[Victim]) -> bool:
         """Whether the pod fits on a node once some of its pods have gone."""

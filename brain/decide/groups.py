@@ -9,10 +9,42 @@ many there will be, so that the first ones take no room that is of no use withou
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from brain.model.pod import Pod
+
+
+def least(pods: Sequence[Pod], wanted: int) -> int:
+    """How many pods of a group are of use only together. ``wanted``: how many its Job wants at once; 0: not known."""
+    # Where pods of one group say different numbers, the largest: none is told less than it asks for.
+    return max(pod.group_min for pod in pods) or wanted or len(pods)
+
+
+def gated_needs(grouped: Iterable[Pod], gated: Iterable[Pod], jobs: Mapping[str, int]) -> dict[str, int]:
+    """By group of gated pods, how many of these must be let in together; two or more.
+
+    Args:
+        grouped: pods of groups; those that have ended or are on their way out do not belong.
+        gated: the gated pods.
+        jobs: see :class:`Groups`.
+    """
+    asked = {pod.group for pod in gated if pod.group}
+    if not asked:
+        return {}
+    members: defaultdict[str, list[Pod]] = defaultdict(list)
+    for pod in grouped:
+        if pod.group in asked and not (pod.ended or pod.terminating):
+            members[pod.group].append(pod)
+    return _needs(members, jobs, lambda pod: not pod.gated)
+
+
+def _needs(
+    members: Mapping[str, Sequence[Pod]], jobs: Mapping[str, int], served: Callable[[Pod], bool]
+) -> dict[str, int]:
+    """By group, how many of its pods are to be served together beside those that are; two or more."""
+    needs = {group: least(pods, jobs.get(group, 0)) - sum(map(served, pods)) for group, pods in members.items()}
+    return {group: need for group, need in needs.items() if need > 1}
 
 
 class Groups:
@@ -29,18 +61,13 @@ class Groups:
         for pod in pods:
             if pod.group and not (pod.ended or pod.terminating or pod.gated):
                 members[pod.group].append(pod)
-        self.needs: dict[str, int] = {}
+        self.needs = _needs(members, jobs, lambda pod: bool(pod.node) or not pod.mig_request)
         self.missing: dict[str, int] = {}
         self._waiting: dict[str, list[Pod]] = {}
-        for group, pods_ in members.items():
-            # Where pods of one group say different numbers, the largest: none is told less than it asks for.
-            least = max(pod.group_min for pod in pods_) or jobs.get(group) or len(pods_)
-            need = least - sum(bool(pod.node) or not pod.mig_request for pod in pods_)
-            if need > 1:
-                self.needs[group] = need
-                waiting = self._waiting[group] = [pod for pod in pods_ if pod.waiting and pod.mig_request]
-                if len(waiting) < need:
-                    self.missing[group] = need - len(waiting)
+        for group, need in self.needs.items():
+            waiting = self._waiting[group] = [pod for pod in members[group] if pod.waiting and pod.mig_request]
+            if len(waiting) < need:
+                self.missing[group] = need - len(waiting)
         self._first = {group: min(pod.created for pod in pods_) for group, pods_ in self._waiting.items() if pods_}
 
     def binds(self, pod: Pod) -> bool:

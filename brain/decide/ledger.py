@@ -77,6 +77,17 @@ class Ledger:
             if summed:
                 self._summed[name] += sign * value
 
+    def allows(self, quota: Quota, request: Resources) -> bool:
+        """Whether a request may pass: whether there are no :meth:`refusals`, found faster."""
+        used, least, most = self.used[quota.key], quota.min, quota.max
+        for name, value in request.items():
+            if value > 0 and (
+                (name in most and used[name] + value > most[name])
+                or (name in least and self._summed[name] + value > self._min[name])
+            ):
+                return False
+        return True
+
     def refusals(self, quota: Quota, request: Resources) -> list[Refusal]:
         """Why a request may not pass, by resource; empty when it may."""
         used = self.used[quota.key]
@@ -91,15 +102,19 @@ class Ledger:
 
     def owns(self, quota: Quota, request: Resources) -> bool:
         """Whether the quota stays within its ``min`` with the request."""
-        used = self.used[quota.key]
-        return all(used[name] + value <= quota.min.get(name, 0) for name, value in _guaranteed(quota, request))
+        used, least = self.used[quota.key], quota.min
+        for name, value in request.items():
+            if value > 0 and name in least and used[name] + value > least[name]:
+                return False
+        return True
 
     def shares(self, quota: Quota, request: Resources) -> bool:
         """Whether the quota stays within its ``min`` and its guaranteed share with the request."""
-        used, share = self.used[quota.key], self.share(quota)
-        return all(
-            used[name] + value <= quota.min[name] + share.get(name, 0) for name, value in _guaranteed(quota, request)
-        )
+        used, least = self.used[quota.key], quota.min
+        for name, value in request.items():
+            if value > 0 and name in least and used[name] + value > least[name] + self._share(name, least[name]):
+                return False
+        return True
 
     def over_min(self, quota: Quota) -> frozenset[str]:
         """The resources of which the quota uses more than its ``min``."""
@@ -108,8 +123,9 @@ class Ledger:
 
     def over_share(self, quota: Quota) -> frozenset[str]:
         """The resources of which the quota uses more than its ``min`` and its guaranteed share."""
-        used, share = self.used[quota.key], self.share(quota)
-        return frozenset(name for name, value in quota.min.items() if used[name] > value + share[name])
+        used = self.used[quota.key]
+        over = [(name, least) for name, least in quota.min.items() if used[name] > least]
+        return frozenset(name for name, least in over if used[name] > least + self._share(name, least))
 
     def borrowed(self, quota: Quota) -> dict[str, int]:
         """What the quota uses beyond its ``min``, of each resource that this names."""
@@ -118,26 +134,44 @@ class Ledger:
 
     def share(self, quota: Quota) -> dict[str, int]:
         """What is guaranteed to the quota, beyond its ``min``, of what can be borrowed; rounded down."""
-        return {
-            name: value * self.lendable(name) // self._min[name] if self._min[name] else 0
-            for name, value in quota.min.items()
-        }
+        return {name: self._share(name, least) for name, least in quota.min.items()}
+
+    def _share(self, name: str, least: int) -> int:
+        return least * self._left[name] // self._min[name] if least else 0
 
     def lendable(self, resource: str) -> int:
         """What quotas leave of their ``min`` of a resource."""
         return self._left[resource]
 
 
+class Books:
+    """The two ledgers of one round.
+
+    Attributes:
+        now: what is used now.
+        later: what will be once pods on their way out have gone.
+    """
+
+    def __init__(self, quotas: Iterable[Quota]) -> None:
+        """The quotas that count, with nothing used."""
+        self.now = Ledger(quotas)
+        self.later = Ledger(self.now.quotas.values())
+
+    def charge(self, quota: Quota, request: Resources, *, summed: bool = True) -> None:
+        """Count a request, now and later."""
+        for ledger in (self.now, self.later):
+            ledger.charge(quota, request, summed=summed)
+
+    def discharge(self, quota: Quota, request: Resources, *, summed: bool = True) -> None:
+        """Undo :meth:`charge`."""
+        for ledger in (self.now, self.later):
+            ledger.discharge(quota, request, summed=summed)
+
+
 def enforced(quota: Quota, request: Resources) -> Iterator[tuple[str, int]]:
     """What counts of a request: what the quota names and the pod asks for."""
     for name, value in request.items():
         if value > 0 and (name in quota.min or name in quota.max):
-            yield name, value
-
-
-def _guaranteed(quota: Quota, request: Resources) -> Iterator[tuple[str, int]]:
-    for name, value in request.items():
-        if value > 0 and name in quota.min:
             yield name, value
 
 

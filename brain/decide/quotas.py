@@ -1,22 +1,20 @@
-"""What quotas say of their namespaces' pods: usage, labels, standing. Enforcement is not decided here.
-
-What follows from a quota and its own pods alone is kept for the next round.
-"""
+"""What quotas say of their namespaces' pods: usage, labels, standing. Enforcement is not decided here."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+from brain.decide.accounts import Account, accounts, label
 from brain.decide.decisions import LabelPod, UpdateQuota
+from brain.decide.governed import governance
 from brain.decide.ledger import Ledger
 from brain.model import resources
 from brain.model.node import Node
 from brain.model.pod import Pod
-from brain.model.quota import EXCEEDS, RECLAIMING, Condition, Quota, QuotaStatus, Standing, Verdict, standings
-from brain.model.resources import Resources
+from brain.model.quota import EXCEEDS, RECLAIMING, Condition, Quota, QuotaStatus, Standing, Verdict
 from brain.model.snapshot import Snapshot
 from n8s import names
 
@@ -32,48 +30,33 @@ def quota_decisions(
     A pod that does not run, or whose namespace has no active quota, carries no capacity label. ``reclaiming`` are keys
     of pods that others must leave for.
     """
-    verdicts = standings(snapshot.quotas)
-    running, counted = snapshot.running(), snapshot.counted()
-    last, sums = _Last.sums, dict[str, _Sum]()
-    governed: set[str] = set()
-    writes: list[LabelPod] = []
+    governed = governance(snapshot.quotas)
+    books = accounts(snapshot, gpu_memory_gb)
     ordered = sorted(snapshot.quotas, key=lambda quota: quota.key)
-    for quota in ordered:
-        if verdicts[quota.key].standing is Standing.ACTIVE:
-            governed.update(quota.namespaces)
-            members = tuple(of.get(namespace, ()) for of in (running, counted) for namespace in quota.namespaces)
-            known = last.get(quota.key)
-            if known is None or not known.of(quota, members, gpu_memory_gb):
-                known = _summed(quota, members, gpu_memory_gb)
-            sums[quota.key] = known
-            writes += known.writes
-    _Last.sums = sums
-    conditions = {quota.key: _conditions(verdicts[quota.key]) for quota in ordered}
-    for name, said in (
-        _reclaims(ordered, reclaiming),
-        _exceeding([known.quota for known in sums.values()], snapshot.nodes),
-    ):
+    conditions = {quota.key: _conditions(governed.verdicts[quota.key]) for quota in ordered}
+    counting = sorted(governed.counting, key=lambda quota: quota.key)
+    for name, said in (_reclaims(ordered, reclaiming), _exceeding(counting, snapshot.nodes)):
         for quota in ordered:
-            message = said.get(quota.key, "") if quota.key in sums else ""
+            message = said.get(quota.key, "") if quota.key in books else ""
             reason = name if message else f"Not{name}"
             conditions[quota.key].append(Condition(name, bool(message), reason, message))
-    yield from _updates(ordered, conditions, sums)
-    labelled = snapshot.labelled()
-    writes += _writes((pod for pod in labelled if not _bears(pod) or pod.namespace not in governed), {})
+    yield from _updates(ordered, conditions, books)
+    writes = [write for quota in counting for write in books[quota.key].writes]
+    writes += [label(pod, None) for pod in snapshot.labelled() if not _bears(pod) or pod.namespace not in governed.of]
     yield from sorted(writes, key=lambda write: (write.namespace, write.name))
 
 
 def _updates(
-    quotas: Sequence[Quota], conditions: Mapping[str, list[Condition]], sums: Mapping[str, _Sum]
+    quotas: Sequence[Quota], conditions: Mapping[str, list[Condition]], books: Mapping[str, Account]
 ) -> Iterator[UpdateQuota]:
     """Where a status is not what it should be, what to write.
 
     Each pod changes what is left for all quotas. So of the statuses in which nothing else is new, a round writes those
     that are the furthest off; what is written brings the next round.
     """
-    ledger = Ledger(quota for quota in quotas if quota.key in sums)
+    ledger = Ledger(quota for quota in quotas if quota.key in books)
     for quota in ledger.quotas.values():
-        ledger.charge(quota, sums[quota.key].reserved)
+        ledger.charge(quota, books[quota.key].reserved)
     borrowed: Counter[str] = Counter()
     for quota in ledger.quotas.values():
         borrowed.update(ledger.borrowed(quota))
@@ -81,8 +64,8 @@ def _updates(
     for quota in quotas:
         held = tuple(sorted(conditions[quota.key], key=lambda condition: condition.type))
         status = QuotaStatus(conditions=held, generation=quota.generation)
-        if quota.key in sums:
-            known = sums[quota.key]
+        if quota.key in books:
+            known = books[quota.key]
             left = {name: max(0, value - known.reserved[name]) for name, value in quota.min.items()}
             status = replace(
                 status,
@@ -116,89 +99,9 @@ def _distance(quota: Quota, status: QuotaStatus) -> int:
     )
 
 
-def _writes(pods: Iterable[Pod], labels: Mapping[str, str]) -> Iterator[LabelPod]:
-    """What to write where pods carry other capacity labels than they should."""
-    name = names.CAPACITY_LABEL
-    for pod in pods:
-        wanted = labels.get(pod.key) if labels else None
-        if wanted != pod.labels.get(name):
-            yield LabelPod(pod.namespace, pod.name, pod.uid, name, wanted)
-
-
 def _bears(pod: Pod) -> bool:
     """Whether a pod of a quota carries a capacity label: while it runs, and from when it was let in."""
     return pod.phase == "Running" or (bool(pod.reservation) and not pod.ended)
-
-
-def _summed(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: int) -> _Sum:
-    half = len(quota.namespaces)
-    running, counted = ([pod for group in part for pod in group] for part in (members[:half], members[half:]))
-    writes = tuple(_writes(running, capacity_labels(quota, running, gpu_memory_gb)))
-    used, reserved = (usage(quota, pods, gpu_memory_gb) for pods in (running, counted))
-    return _Sum(quota, members, gpu_memory_gb, used, reserved, writes)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sum:
-    """What follows from a quota and its own pods alone.
-
-    Attributes:
-        quota: the quota.
-        members: its running pods, by namespace in its order, then those that decisions count.
-        gpu_memory_gb: what one whole GPU counts for.
-        used: what its running pods use; see :func:`usage`.
-        reserved: what those use that decisions count.
-        writes: where those pods' capacity labels are not what they should be.
-    """
-
-    quota: Quota
-    members: tuple[tuple[Pod, ...], ...]
-    gpu_memory_gb: int
-    used: Mapping[str, int]
-    reserved: Mapping[str, int]
-    writes: tuple[LabelPod, ...]
-
-    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
-        """Whether it is that of some objects."""
-        same = all(one is other for one, other in zip(self.members, members, strict=False))
-        return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
-
-
-class _Last:
-    """The sums of the last round, by quota; no more is kept than one snapshot shows."""
-
-    sums: Mapping[str, _Sum] = {}
-
-
-def usage(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> dict[str, int]:
-    """What pods ask for of each resource that the quota names."""
-    used = resources.total(resources.with_gpu_memory(pod.request, gpu_memory_gb) for pod in pods)
-    return {name: used.get(name, 0) for name in sorted(quota.named)}
-
-
-def capacity_labels(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> dict[str, str]:
-    """The capacity label of each of a quota's running pods, by pod key.
-
-    Protected pods first, then the oldest, the highest priority, the smaller request (resource by resource in name
-    order), the name: in-quota while the running sum stays within ``min`` on each resource that it names.
-    """
-    ordered = list(pods)
-    requests = {pod.key: resources.with_gpu_memory(pod.request, gpu_memory_gb) for pod in ordered}
-    asked = sorted(set[str]().union(*requests.values()))
-    labels: dict[str, str] = {}
-    total: Resources = {}
-    for pod in sorted(ordered, key=lambda pod: _seniority(pod, requests[pod.key], asked)):
-        total = resources.total([total, requests[pod.key]])
-        within = all(total.get(name, 0) <= limit for name, limit in quota.min.items())
-        labels[pod.key] = names.IN_QUOTA if within else names.OVER_QUOTA
-    return labels
-
-
-def _seniority(pod: Pod, request: Resources, asked: Sequence[str]) -> tuple[object, ...]:
-    """What pods are put in order by; ``asked`` are the resources that any of them asks for, in name order."""
-    protected = pod.labels.get(names.PREEMPTIBLE_LABEL) == "false"
-    sizes = tuple(request.get(name, 0) for name in asked)
-    return not protected, pod.created, -pod.priority, sizes, pod.key
 
 
 def _reclaims(quotas: Iterable[Quota], reclaiming: Set[str]) -> tuple[str, dict[str, str]]:

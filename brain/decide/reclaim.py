@@ -10,6 +10,8 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import attrgetter
 from typing import Final, Protocol
 
 from brain.decide.ledger import Refusal
@@ -21,6 +23,7 @@ MOST_TRIALS: Final = 4_000
 """Sets of pods that are tried on nodes for one pod; beyond that, sets from which no pod can be left out are taken."""
 _MOST_SUMS: Final = 20_000
 """Steps of the search for ways to make up what a quota lacks, for one pod."""
+_NEWEST: Final = attrgetter("newest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,26 @@ class Victim:
         request: what it asks for, as quotas count it.
         quota: the quota it counts in; None outside quotas.
         budgets: the disruption budgets that cover it.
+        newest: sorts by age, the newest first.
+        kind: the same object for most of those that ask for the same and whose quotas' ``min`` name the same.
     """
 
     pod: Pod
     request: Resources
     quota: Quota | None = None
     budgets: tuple[str, ...] = ()
+    newest: tuple[int, str] = field(init=False, compare=False, repr=False)
+    kind: object = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        named = frozenset(self.quota.min) if self.quota is not None else frozenset[str]()
+        object.__setattr__(self, "newest", (-self.pod.created, self.pod.key))
+        object.__setattr__(self, "kind", _kind(tuple(sorted(self.request.items())), named))
+
+
+@lru_cache(maxsize=4_096)
+def _kind(_asks: tuple[tuple[str, int], ...], _named: frozenset[str]) -> object:
+    return object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +116,12 @@ class _Search:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._sites = case.sites
-        self._victims = sorted(filter(self._may_go, case.victims), key=_newest)
+        self._victims = sorted(filter(self._may_go, case.victims), key=_NEWEST)
         self._short = tuple(refusal.short for refusal in case.refusals)
+        self._lacking = [(refusal.resource, refusal.rule == "max") for refusal in case.refusals]
+        self._nothing = tuple(0 for _ in case.refusals)
         self._levels = sorted({v.pod.priority for v in self._victims})
+        self._sorts: defaultdict[object, list[Victim]] = defaultdict(list)
         self._trials = 0
         self._sums_left = _MOST_SUMS
         self._known: dict[tuple[frozenset[str], int], Sequence[Sequence[Victim]]] = {}
@@ -193,13 +213,24 @@ class _Search:
         known = self._known.get((lacked, level))
         if known is None:
             found: defaultdict[object, list[Victim]] = defaultdict(list)
-            for v in self._victims:
+            for alike in self._alike():
+                v = alike[0]
                 gives = self._gives(v)
                 if v.pod.priority <= level and any(gives):
-                    found[gives, sum(v.request.get(name, 0) for name in lacked), v.budgets].append(v)
+                    found[gives, sum(v.request.get(name, 0) for name in lacked), v.budgets] += alike
+            for members in found.values():
+                members.sort(key=_NEWEST)
             known = self._known[lacked, level] = list(found.values())
             self._all_kinds = max(self._all_kinds, sum(map(len, known)))
         return known
+
+    def _alike(self) -> Iterable[Sequence[Victim]]:
+        """Pods that give and free the same, whatever is lacked, and have the same priority; the newest first."""
+        if not self._sorts:
+            own = self._case.quota
+            for v in self._victims:
+                self._sorts[v.kind, v.quota is own, v.pod.priority, v.budgets].append(v)
+        return self._sorts.values()
 
     def _reaches(self, kinds: Sequence[Sequence[Victim]], size: int, short: tuple[int, ...]) -> bool:
         """Whether so many pods can give what is short at all, resource by resource."""
@@ -253,7 +284,10 @@ class _Search:
 
     def _gives(self, victim: Victim) -> tuple[int, ...]:
         """What of each shortage of the quota a pod's end makes up."""
-        return tuple(_given(self._case.quota, refusal, victim) for refusal in self._case.refusals)
+        if victim.quota is None:
+            return self._nothing
+        asked, least, own = victim.request, victim.quota.min, victim.quota is self._case.quota
+        return tuple(asked.get(name, 0) if (own if by_max else name in least) else 0 for name, by_max in self._lacking)
 
     def _still(self, short: tuple[int, ...], victims: Sequence[Victim]) -> tuple[int, ...]:
         """What of a shortage is left once some have gone."""
@@ -281,15 +315,3 @@ class _Search:
             sorted(v.pod.key for v in victims),
             node,
         )
-
-
-def _newest(victim: Victim) -> tuple[object, ...]:
-    return -victim.pod.created, victim.pod.key
-
-
-def _given(quota: Quota | None, refusal: Refusal, victim: Victim) -> int:
-    """What of a shortage a victim's end makes up."""
-    if victim.quota is None:
-        return 0
-    counts = victim.quota is quota if refusal.rule == "max" else refusal.resource in victim.quota.min
-    return victim.request.get(refusal.resource, 0) if counts else 0

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from brain.decide import quotas as usage
-from brain.decide.entitlement import passes, victims_for
-from brain.decide.ground import Ground, PodSites
+from brain.decide.entitlement import Borrowing, passes, victims_for
+from brain.decide.ground import Ground, Land, PodSites
+from brain.decide.labels import capacity_labels
 from brain.decide.ledger import Ledger, Refusal, by_namespace
 from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
 from brain.model import resources
@@ -22,6 +22,7 @@ from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.quota import Quota, Standing, active, standings
 from brain.model.request import Container, pod_request
+from brain.model.snapshot import Snapshot
 from brain.offline.errors import WHOLE
 from brain.offline.question import Input, Part, Question, Request, StatedNode, StatedPod, StatedQuota, read
 from n8s import names
@@ -189,7 +190,7 @@ class _World:
                 members[quota.key].append(pod)
         labels: dict[str, str] = {}
         for quota in self._quotas:
-            labels |= usage.capacity_labels(quota, members[quota.key], self._question.gpu_memory_gb)
+            labels |= capacity_labels(quota, members[quota.key], self._question.gpu_memory_gb)
         return labels
 
     def _one(self, pod: Pod) -> dict[str, Any]:
@@ -231,17 +232,22 @@ class _World:
         """The node that the pod is let in to; else whom to evict for it; else the rule that refuses it."""
         ledger, request = self._ledger(), self._request(pod)
         quota = self._of.get(pod.namespace)
-        bound: defaultdict[str, list[Pod]] = defaultdict(list)
-        for other in self._running:
-            bound[other.node].append(other)
-        sites = PodSites(Ground(self._nodes, bound), pod, lambda _node: "")
+        land = Land(Snapshot(tuple(self._nodes), tuple(self._running)))
+        sites = PodSites(Ground(land), pod)
         if passes(ledger, quota, pod, request):
             for node in sites.nodes():
                 if sites.fits(node, ()):
                     return node, None, ""
         running = [Victim(each, self._request(each), self._of.get(each.namespace)) for each in self._running]
-        over = {key for key, label in self._labels().items() if label == names.OVER_QUOTA}
-        victims = victims_for(ledger, quota, pod, request, running=running, over=over)
+        labels = self._labels()
+        borrowers: defaultdict[str, list[Victim]] = defaultdict(list)
+        for victim in running:
+            if victim.quota is not None and labels[victim.pod.key] == names.OVER_QUOTA:
+                borrowers[victim.quota.key].append(victim)
+        own = [victim for victim in running if victim.quota is quota]
+        victims = victims_for(
+            ledger, quota, pod, request, own=own, borrowers={key: Borrowing(over) for key, over in borrowers.items()}
+        )
         refusals = ledger.refusals(quota, request) if quota is not None else []
         if pod.protected and quota is not None and not ledger.owns(quota, request):
             return None, None, "protected"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brain.decide.admission import _Round
+from brain.decide.admission import Round
 from brain.decide.ground import Ground
 from brain.model.affinity import LabelSelector, Requirement
 from brain.model.budget import Budget
@@ -394,10 +394,8 @@ def expected(world: World) -> tuple[tuple[str, ...], set[str]] | None:
 
 
 def decided(world: World) -> tuple[str, tuple[str, ...]] | None:
-    quotas = world.snapshot.quotas
-    round_ = _Round(world.snapshot, quotas, GB, {"kube-system"})
-    ground = Ground(world.snapshot.nodes, world.snapshot.bound())
-    found = round_._found(round_._gated[0], ground)
+    round_ = Round(world.snapshot, GB, {"kube-system"})
+    found = round_.evicting(lambda: Ground(round_.land)).found(round_.waiting.gated[0])
     return (found.node, tuple(victim.pod.key for victim in found.victims)) if found is not None else None
 
 

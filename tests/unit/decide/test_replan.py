@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brain.decide import batch, loop, near, quotas, rooms, wide
+from brain.decide import accounts, admission, batch, governed, loop, near, rooms, waiting, wide
 from brain.decide.decisions import Decisions
 from brain.decide.loop import Settings, decide
 from brain.model import snapshot
@@ -32,7 +32,11 @@ def forget(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rooms._Last, "lent", {})
     patch.setattr(near._Last, "index", near._Index())
     patch.setattr(loop._Last, "turns", {})
-    patch.setattr(quotas._Last, "sums", {})
+    patch.setattr(accounts._Last, "asked", (None,))
+    patch.setattr(accounts._Last, "accounts", {})
+    patch.setattr(governed._Last, "governance", governed.Governance())
+    patch.setattr(admission._Last, "copies", {})
+    patch.setattr(waiting._Last, "requests", {})
 
 
 def afresh(world: Snapshot) -> Decisions:

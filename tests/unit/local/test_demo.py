@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from brain.decide.quotas import capacity_labels
+from brain.decide.labels import capacity_labels
 from brain.model import resources
 from brain.model.pod import Pod
 from brain.model.quota import Kind, Quota

@@ -1,0 +1,173 @@
+"""Room that others must leave, for those who are still without: one after the other, owners first.
+
+Whom a pod may evict is not decided here, nor which set of those is the cheapest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from brain.decide.borrowers import Borrowers
+from brain.decide.entitlement import passes, victims_for
+from brain.decide.ground import Ground, PodSites
+from brain.decide.ledger import Books
+from brain.decide.outcome import NONE, Outcome
+from brain.decide.reclaim import Case, Reclaim, cheapest
+from brain.decide.waiting import OWNER, Entry, Waiting
+from brain.decide.why import Reason
+
+MOST_RECLAIMS: Final = 16
+"""Pods for which a round searches among those that may be evicted for them; the next round goes on."""
+
+
+class Evicting:
+    """The reclaims of one round."""
+
+    def __init__(
+        self,
+        books: Books,
+        waiting: Waiting,
+        outcome: Outcome,
+        borrowers: Callable[[], Borrowers],
+        ground: Callable[[], Ground],
+        *,
+        leaving: bool,
+    ) -> None:
+        """What a round knows.
+
+        Args:
+            books: what is used.
+            waiting: those that wait.
+            outcome: where to write what comes of it.
+            borrowers: makes those that may have to go, without those that this round evicts.
+            ground: makes the nodes as they are once all have their room that got some.
+            leaving: whether pods are on their way out.
+        """
+        self._books = books
+        self._needs = waiting.needs
+        self._outcome = outcome
+        self._make_borrowers = borrowers
+        self._make_ground = ground
+        self._borrowers: Borrowers | None = None
+        self._ground = ground()
+        self._leaving = leaving
+        self._carried: list[tuple[Entry, Reclaim]] = []
+        self._searches = 0
+
+    def run(self, together: Iterable[tuple[Entry, Sequence[Entry]]], why: Mapping[str, Reason]) -> None:
+        """Look for room for some, by rank: for each alone, or for as many of its group as are of use.
+
+        ``why``: what the planner says of those for whom it has no room.
+        """
+        vain: set[object] = set()
+        for entry, members in together:
+            if members:
+                self._group(members, self._needs[entry.pod.group], why)
+                continue
+            reason = why.get(entry.key)
+            if self._searches >= MOST_RECLAIMS or (reason is not None and reason.later):
+                self._outcome.refuse(entry, reason)
+                continue
+            if not entry.pod.gated:
+                self._books.discharge(entry.quota, entry.request, summed=entry.summed)
+            asks, selector = (tuple(sorted(of.items())) for of in (entry.request, entry.pod.node_selector))
+            kind = entry.quota.key, asks, entry.pod.priority, entry.pod.node_affinity, selector
+            found = None if kind in vain else self.found(entry)
+            if found is None:
+                vain.add(kind)
+                self._outcome.refuse(entry, reason)
+                self._without(entry)
+            else:
+                self._next(entry, found)
+                self._count(entry, found)
+
+    def found(self, entry: Entry, *, idle: bool = False) -> Reclaim | None:
+        """Where a pod fits once those have gone that are on their way, or whom to evict for it.
+
+        ``idle``: it may be that nobody has to go.
+        """
+        pod, quota, request = entry.pod, entry.quota, entry.request
+        later = self._books.later
+        sites = PodSites(self._ground, pod)
+        if (self._leaving or idle) and passes(later, quota, pod, request):
+            node = next((node for node in sites.nodes() if sites.fits(node, ())), None)
+            if node is not None:
+                return Reclaim(node, ())
+        if pod.protected and not later.owns(quota, request):
+            return None
+        able = self._able()
+        victims = victims_for(later, quota, pod, request, own=able.of(quota), borrowers=able.over)
+        if not victims:
+            return None
+        self._searches += 1
+        found = cheapest(Case(quota, later.refusals(quota, request), victims, sites, able.allowed))
+        return found if found is not None and found.victims else None
+
+    def _able(self) -> Borrowers:
+        """Who may have to go: found when first asked for."""
+        if self._borrowers is None:
+            self._borrowers = self._make_borrowers()
+        return self._borrowers
+
+    def _group(self, members: Sequence[Entry], need: int, why: Mapping[str, Reason]) -> None:
+        """Look for room for as many of a group as are of use together; where there is not enough, for nobody."""
+        before = list(self._carried)
+        got: list[tuple[Entry, Reclaim]] = []
+        for entry in members:
+            found = self.found(entry, idle=True) if self._searches < MOST_RECLAIMS else None
+            if found is not None:
+                self._count(entry, found)
+                got.append((entry, found))
+        served = {entry.key for entry, _ in got} if len(got) >= need else set[str]()
+        if served:
+            for entry, found in got:
+                self._next(entry, found)
+        else:
+            for entry, found in reversed(got):
+                for victim in found.victims:
+                    if victim.quota is not None:
+                        self._books.later.charge(victim.quota, victim.request)
+                self._books.discharge(entry.quota, entry.request)
+            self._borrowers, self._carried, self._ground = None, [], self._make_ground()
+            for entry, found in before:
+                self._count(entry, found, charge=False)
+        for entry in members:
+            if entry.key not in served:
+                self._outcome.refuse(entry, why.get(entry.key))
+
+    def _next(self, entry: Entry, found: Reclaim) -> None:
+        refusals = self._books.now.refusals(entry.quota, entry.request)
+        self._outcome.reclaim(entry, found, beyond_max=any(refusal.rule == "max" for refusal in refusals))
+
+    def _count(self, entry: Entry, found: Reclaim, *, charge: bool = True) -> None:
+        """From here on in this round the victims are gone, and the pod is there."""
+        self._carried.append((entry, found))
+        if found.victims:
+            self._able().gone(found.victims)
+            self._leaving = True
+        self._ground.release(victim.pod for victim in found.victims)
+        self._ground.take(entry.pod, found.node)
+        if charge:
+            for victim in found.victims:
+                if victim.quota is not None:
+                    self._books.later.discharge(victim.quota, victim.request)
+            self._books.charge(entry.quota, entry.request)
+
+    def _without(self, entry: Entry) -> None:
+        """A pod that nobody can make room for now."""
+        pod, now = entry.pod, self._books.now
+        if not pod.gated:
+            self._books.charge(entry.quota, entry.request, summed=entry.summed)
+            if pod.nominated and pod.reservation:
+                self._outcome.nominate(pod, "")
+        elif (
+            entry.tier == OWNER
+            and passes(now, entry.quota, pod, entry.request)
+            and now.owns(entry.quota, entry.request)
+            and not self._outcome.hot(pod)
+        ):
+            # So that an autoscaler sees it and may add nodes.
+            entry.owner = True
+            self._outcome.open(entry, NONE, "")
+            self._books.charge(entry.quota, entry.request, summed=False)

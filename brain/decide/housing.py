@@ -1,0 +1,190 @@
+"""Who has room of those whose quota lets them pass: the planner's word for MIG devices, the nodes' for the rest.
+
+What the scheduler may bind at any moment, or keeps room for, has its room before them; what somebody gets once pods
+have gone is not theirs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from typing import Final
+
+from brain.decide.entitlement import passes
+from brain.decide.ground import Ground, Land
+from brain.decide.ledger import Ledger
+from brain.decide.partition import Plan
+from brain.decide.waiting import Entry, Waiting, natural
+from brain.model.pod import Pod
+from brain.model.snapshot import Snapshot
+
+MOST_EXPECTING: Final = 16
+"""Pods that are looked at for the room of those on their way out."""
+
+
+def expecting(land: Land, waiting: Waiting, later: Ledger, leaving: Set[str]) -> dict[str, str]:
+    """Who gets the room of those on their way out, first come first, by key with the node: until then it is kept.
+
+    Args:
+        land: the nodes.
+        waiting: those that wait.
+        later: what is used once those have gone; changed meanwhile, and left as it was.
+        leaving: nodes that have pods on their way out.
+    """
+    ground = Ground(land)
+    gated = [entry for entry in waiting.gated if not entry.pod.group]
+    for entry in gated:
+        entry.owner = later.owns(entry.quota, entry.request)
+        entry.tier = waiting.ahead.tier(entry, natural(entry, later))
+    inside = [entry for entry in waiting.inside if entry.pod.unschedulable]
+    found: dict[str, str] = {}
+    charged = []
+    for entry in sorted([*inside, *gated], key=lambda entry: entry.rank)[:MOST_EXPECTING]:
+        pod = entry.pod
+        if pod.gated and not passes(later, entry.quota, pod, entry.request):
+            continue
+        suiting = [name for name in ground.suiting(pod) if name in leaving]
+        suiting.sort(key=lambda name: name != pod.nominated)
+        node = next((name for name in suiting if ground.fits(pod, name)), None)
+        if node is not None:
+            ground.take(pod, node)
+            found[entry.key] = node
+            if pod.gated:
+                later.charge(entry.quota, entry.request)
+                charged.append(entry)
+    for entry in charged:
+        later.discharge(entry.quota, entry.request)
+    return found
+
+
+class Housing:
+    """Who has room in one round.
+
+    Attributes:
+        placed: pods without MIG devices that have room now, with their nodes.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, land: Land, waiting: Waiting, expects: Mapping[str, str], leaving: Set[str]
+    ) -> None:
+        """``expects``: see :func:`expecting`; ``leaving``: nodes that have pods on their way out."""
+        self._snapshot = snapshot
+        self._land = land
+        self._needs = waiting.needs
+        self._expects = expects
+        self._contested = set(leaving)
+        self._untried: dict[object, list[str]] = {}
+        self.placed: list[tuple[Pod, str]] = []
+
+    def after(self, plan: Plan) -> Ground:
+        """The nodes once pods on their way out have gone, and all have their room that got some in this round."""
+        ground = self._ground(plan)
+        for pod, node in self.placed:
+            ground.take(pod, node)
+        return ground
+
+    def homeless(self, accepted: Sequence[Entry], plan: Plan) -> list[Entry]:
+        """Those that pass and have no room; what asks for no MIG device gets its room here."""
+        now, kept = self._ground(plan, now=True), self._kept_room()
+        self.placed = []
+        self._untried.clear()
+        for pod in self._snapshot.unbound():
+            if pod.waiting and not pod.mig_request and (pod.nominated or not pod.unschedulable):
+                node = self._first_fit(pod, now)
+                if node is not None:
+                    now.take(pod, node)
+                    self.placed.append((pod, node))
+        found = []
+        short: defaultdict[str, int] = defaultdict(int)
+        displaced: dict[str, list[Entry]] = {}
+        for entry in accepted:
+            pod, node = entry.pod, plan.assigned.get(entry.key)
+            if not pod.mig_request:
+                node = self._first_fit(pod, now, kept)
+                if node is None:
+                    node, others = self._in_place_of_later(entry, accepted, plan)
+                    if node is not None:
+                        displaced[entry.key] = others
+                        continue
+                if node is not None:
+                    now.take(pod, node)
+                    self.placed.append((pod, node))
+            elif node is not None and self._others_expect(pod, node) and not kept.fits(pod, node):
+                node = None
+            if node is None:
+                found.append(entry)
+                short[pod.group] += 1
+            elif self._others_expect(pod, node):
+                kept.take(pod, node)
+        known = {entry.key for entry in found}
+        for others in displaced.values():
+            found += [entry for entry in others if entry.key not in known]
+            known |= {entry.key for entry in others}
+        gone = {entry.key for entry in found}
+        for group, need in self._needs.items():
+            members = [entry for entry in accepted if entry.pod.group == group]
+            if short[group] and len(members) - short[group] < need:
+                found += [entry for entry in members if entry.key not in gone]
+        return found
+
+    def _ground(self, plan: Plan, *, now: bool = False) -> Ground:
+        pods = {pod.key: pod for pod in self._snapshot.unbound()}
+        assigned = [(pods[key], node) for key, node in plan.assigned.items()]
+        return Ground(self._land, assigned, plan.geometries, now=now)
+
+    def _in_place_of_later(self, entry: Entry, accepted: Sequence[Entry], plan: Plan) -> tuple[str | None, list[Entry]]:
+        """Where a pod without MIG devices fits if those of later turns wait that the plan put there, not knowing it."""
+        rank = entry.tier, -entry.pod.priority
+        later = [e for e in accepted if e.key in plan.assigned and (e.tier, -e.pod.priority) > rank]
+        if not later:
+            return None, []
+        gone = {each.key for each in later}
+        others = replace(plan, assigned={key: node for key, node in plan.assigned.items() if key not in gone})
+        ground = self._ground(others, now=True)
+        for pod, taken in self.placed:
+            ground.take(pod, taken)
+        node = self._first_fit(entry.pod, ground)
+        return node, [each for each in later if plan.assigned[each.key] == node]
+
+    def _kept_room(self) -> Ground:
+        """The nodes once pods have gone that are on their way out, and those are there that get their room."""
+        ground = Ground(self._land)
+        pods = {pod.key: pod for pod in self._snapshot.unbound()} if self._expects else {}
+        for key, node in self._expects.items():
+            ground.take(pods[key], node)
+        for pod in self._snapshot.unbound():
+            # The plan knows of those that are nominated only if they ask for MIG devices.
+            apart = not pod.mig_request and pod.key not in self._expects
+            if pod.waiting and apart and pod.nominated in self._land.nodes and ground.fits(pod, pod.nominated):
+                ground.take(pod, pod.nominated)
+                self._contested.add(pod.nominated)
+        return ground
+
+    def _others_expect(self, pod: Pod, node: str) -> bool:
+        """Whether room on a node is kept for others than the pod."""
+        return node in self._contested and self._expects.get(pod.key) != node
+
+    def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
+        """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others.
+
+        Room only gets less: where one pod did not fit, the next that is alike is not tried.
+        """
+
+        def free(node: str) -> bool:
+            if not ground.fits(pod, node):
+                return False
+            return kept is None or not self._others_expect(pod, node) or kept.fits(pod, node)
+
+        alone = not pod.host_ports and self._land.alone(pod)
+        if kept is None or not alone or pod.nominated or pod.key in self._expects:
+            suiting = sorted(ground.suiting(pod), key=lambda node: node != pod.nominated)
+            return next((node for node in suiting if free(node)), None)
+        asks, selector = (tuple(sorted(of.items())) for of in (pod.request, pod.node_selector))
+        kind = asks, selector, pod.node_affinity, pod.tolerations
+        nodes = self._untried.get(kind)
+        if nodes is None:
+            nodes = self._untried[kind] = list(reversed(ground.suiting(pod)))
+        while nodes and not free(nodes[-1]):
+            nodes.pop()
+        return nodes[-1] if nodes else None

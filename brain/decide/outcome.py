@@ -1,0 +1,96 @@
+"""What a round says of pods of quotas: what to write, and what each of them waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
+from brain.decide.reclaim import Reclaim, Victim
+from brain.decide.waiting import Entry
+from brain.decide.why import Reason
+from brain.model.pod import Pod
+from brain.model.snapshot import Snapshot
+
+FREE: Final = "free"
+MADE: Final = "repartition"
+RECLAIMED: Final = "reclaim"
+NONE: Final = "none"
+
+AdmissionDecision = LetIn | OpenGate | Nominate | Evict
+
+
+def reserved(label: str, how: str, node: str) -> str:
+    """The value of the reservation annotation: with which standing a pod was let in, by what room, and where."""
+    return "/".join(part for part in (label, how, node) if part)
+
+
+class Outcome:
+    """What one round says.
+
+    Attributes:
+        decisions: what to write.
+        waits: what pods wait for, by key.
+        reclaiming: keys of pods that others are evicted for, or that wait for the room of pods on their way out.
+    """
+
+    def __init__(self, snapshot: Snapshot, waits: Mapping[str, str]) -> None:
+        """``waits``: what some are known to wait for."""
+        self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
+        self.decisions: list[AdmissionDecision] = []
+        self.waits = dict(waits)
+        self.reclaiming: set[str] = set()
+
+    def hot(self, pod: Pod) -> bool:
+        """Whether kube-scheduler might evict somebody for the pod: then it is let in only where it fits at once."""
+        return not pod.never_preempts and pod.priority > self._lowest
+
+    def open(self, entry: Entry, how: str, node: str) -> None:
+        """A pod is let in."""
+        pod, value = entry.pod, reserved(entry.label, how, node)
+        self.decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, value, pod.created))
+
+    def nominate(self, pod: Pod, node: str) -> None:
+        """Room is kept for a pod; on no node if that is empty."""
+        self.decisions.append(Nominate(pod.namespace, pod.name, pod.uid, node))
+
+    def refuse(self, entry: Entry, reason: Reason | None) -> None:
+        """Why a pod is not let in, or not bound: its quota, or else what the planner says of the nodes."""
+        if entry.wait:
+            self.waits[entry.key] = entry.wait
+        elif reason is None:
+            self.waits[entry.key] = "waits: no node has room"
+
+    def reclaim(self, entry: Entry, found: Reclaim, *, beyond_max: bool) -> None:
+        """What comes next for a pod that gets its room by others' end.
+
+        ``beyond_max``: its quota's ``max`` keeps it out until they have gone.
+        """
+        pod, key = entry.pod, entry.key
+        self.reclaiming.add(key)
+        goes = ", ".join(victim.pod.key for victim in found.victims)
+        if not found.victims:
+            self.waits[key] = f"waits for pods on their way out on {found.node}"
+        elif pod.gated and not self.hot(pod) and not beyond_max:
+            self.open(entry, RECLAIMED, found.node)
+        elif not pod.gated and not self.hot(pod) and pod.nominated != found.node:
+            self.nominate(pod, found.node)
+            self.waits[key] = f"waits: room is kept on {found.node}, then {goes} will be evicted"
+        else:
+            self.waits[key] = f"waits: {goes} evicted for it on {found.node}"
+            self.decisions += (
+                Evict(victim.pod.namespace, victim.pod.name, victim.pod.uid, key, *_why(entry, victim))
+                for victim in found.victims
+            )
+
+
+def _why(entry: Entry, victim: Victim) -> tuple[str, str]:
+    """Why a pod is evicted, for people and for the metric."""
+    if victim.quota is entry.quota:
+        return f"{entry.key} of the same quota has a higher priority", "priority"
+    due = "its min" if entry.owner else "its guaranteed share"
+    borrowed = victim.quota.name if victim.quota is not None else ""
+    return (
+        f"{borrowed} borrows, and {entry.quota.name} wants {due} back for {entry.key}",
+        "min" if entry.owner else "share",
+    )
