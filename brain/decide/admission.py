@@ -17,6 +17,7 @@ from brain.decide import partition
 from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.governed import SYSTEM_NAMESPACE
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.ground import Ground, PodSites
 from brain.decide.ledger import Ledger, by_namespace
 from brain.decide.neighbours import Neighbours
@@ -77,11 +78,12 @@ def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -
 
     Args:
         snapshot: the cluster.
-        gpu_memory_gb: GB that one whole GPU counts for.
+        gpu_memory_gb: GB that one whole GPU counts for whose product is not known.
         release_namespace: where Nebulnetes itself runs; nobody is evicted there, nor in kube-system.
     """
     counting = active(snapshot.quotas)
     governed = by_namespace(counting)
+    memory = GpuMemory.of(gpu_memory_gb, snapshot.nodes)
     opened = [
         OpenGate(pod.namespace, pod.name, pod.uid)
         for pod in snapshot.unbound()
@@ -90,12 +92,12 @@ def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -
     if not counting:
         plan = partition.plan(snapshot)
         return Admission(plan, (*opened, *_nominations(snapshot, plan, ())))
-    return _Round(snapshot, counting, gpu_memory_gb, {SYSTEM_NAMESPACE, release_namespace}).run(opened)
+    return _Round(snapshot, counting, memory, {SYSTEM_NAMESPACE, release_namespace}).run(opened)
 
 
-def reserved(label: str, how: str, node: str) -> str:
-    """The value of the reservation annotation: with which standing a pod was let in, by what room, and where."""
-    return "/".join(part for part in (label, how, node) if part)
+def reserved(label: str, how: str, node: str, memory: str = "") -> str:
+    """The reservation annotation: with which standing a pod was let in, by what room, where, counting what."""
+    return "/".join(part for part in (label, how, node, memory) if part)
 
 
 def _nominations(snapshot: Snapshot, plan: Plan, gated: Iterable[str]) -> Iterator[Nominate]:
@@ -155,9 +157,9 @@ class _Ahead:
 class _Round:
     """One round over a snapshot with quotas that count."""
 
-    def __init__(self, snapshot: Snapshot, counting: Sequence[Quota], gpu_memory_gb: int, spared: Set[str]) -> None:
+    def __init__(self, snapshot: Snapshot, counting: Sequence[Quota], memory: GpuMemory, spared: Set[str]) -> None:
         self._snapshot = snapshot
-        self._gb = gpu_memory_gb
+        self._memory = memory
         self._spared = spared
         self._of = by_namespace(counting)
         self._now, self._later = Ledger(counting), Ledger(counting)
@@ -188,8 +190,8 @@ class _Round:
         for key, counting in self._now.quotas.items():
             members = tuple(counted.get(namespace, ()) for namespace in counting.namespaces)
             known = last.get(key)
-            if known is None or not known.of(counting, members, self._gb):
-                known = _Sum.made(counting, members, self._gb)
+            if known is None or not known.of(counting, members, self._memory):
+                known = _Sum.made(counting, members, self._memory)
             _Last.sums[key] = known
             self._now.charge(counting, known.now)
             self._later.charge(counting, known.later)
@@ -197,7 +199,7 @@ class _Round:
             quota = self._of.get(pod.namespace)
             if quota is None or pod.ended or pod.terminating:
                 continue
-            request = resources.with_gpu_memory(pod.request, self._gb)
+            request = self._memory.request(pod)
             if not pod.gates:
                 entry = _Entry(pod, quota, request)
                 self._charge(entry, summed=self._summed(entry))
@@ -221,7 +223,7 @@ class _Round:
         """Who may have to go: found when first asked for, without those that this round evicts."""
         if self._able is None:
             sums = [known for known in _Last.sums.values() if self._spared.isdisjoint(known.quota.namespaces)]
-            self._able = _Borrowed(sums, self._snapshot.budgets, self._gb)
+            self._able = _Borrowed(sums, self._snapshot.budgets, self._memory)
         return self._able
 
     def _summed(self, entry: _Entry) -> bool:
@@ -579,9 +581,8 @@ class _Round:
 
     def _open(self, entry: _Entry, how: str, node: str) -> None:
         pod = entry.pod
-        self._decisions.append(
-            LetIn(pod.namespace, pod.name, pod.uid, entry.label, reserved(entry.label, how, node), pod.created)
-        )
+        reservation = reserved(entry.label, how, node, self._memory.promise(pod))
+        self._decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, reservation, pod.created))
 
     # Reclaim.
 
@@ -762,7 +763,7 @@ class _Sum:
     Attributes:
         quota: the quota.
         members: these pods, by namespace in its order.
-        gpu_memory_gb: what one whole GPU counts for.
+        memory: what whole GPUs count for.
         now: what they use.
         later: what those use that are not on their way out.
         running: the latter.
@@ -771,30 +772,25 @@ class _Sum:
 
     quota: Quota
     members: tuple[tuple[Pod, ...], ...]
-    gpu_memory_gb: int
+    memory: GpuMemory
     now: Resources
     later: Resources
     running: tuple[Victim, ...]
     over: frozenset[str]
 
     @staticmethod
-    def made(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: int) -> _Sum:
+    def made(quota: Quota, members: tuple[tuple[Pod, ...], ...], memory: GpuMemory) -> _Sum:
         """Of some pods."""
-        counted = [
-            Victim(pod, resources.with_gpu_memory(pod.request, gpu_memory_gb), quota)
-            for pods in members
-            for pod in pods
-            if pod.node
-        ]
+        counted = [Victim(pod, memory.request(pod), quota) for pods in members for pod in pods if pod.node]
         running = tuple(victim for victim in counted if not victim.pod.terminating)
         now = resources.total(victim.request for victim in counted)
         later = now if len(running) == len(counted) else resources.total(victim.request for victim in running)
-        return _Sum(quota, members, gpu_memory_gb, now, later, running, _over(quota, running, gpu_memory_gb))
+        return _Sum(quota, members, memory, now, later, running, _over(quota, running, memory))
 
-    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
+    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], memory: GpuMemory) -> bool:
         """Whether it is that of some objects."""
         same = all(one is other for one, other in zip(self.members, members, strict=False))
-        return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
+        return self.quota is quota and self.memory is memory and same
 
 
 class _Borrowed:
@@ -805,8 +801,8 @@ class _Borrowed:
         allowed: how many pods each disruption budget lets go.
     """
 
-    def __init__(self, sums: Iterable[_Sum], budgets: Sequence[Budget], gpu_memory_gb: int) -> None:
-        self._gb = gpu_memory_gb
+    def __init__(self, sums: Iterable[_Sum], budgets: Sequence[Budget], memory: GpuMemory) -> None:
+        self._memory = memory
         self._running: dict[str, Sequence[Victim]] = {}
         self.over: set[str] = set()
         self.allowed = {budget.key: budget.allowed for budget in budgets}
@@ -835,14 +831,14 @@ class _Borrowed:
         for quota in {victim.quota.key: victim.quota for victim in victims if victim.quota is not None}.values():
             left = [victim for victim in self._running[quota.key] if victim.pod.key not in keys]
             self.over -= {victim.pod.key for victim in self._running[quota.key]}
-            self.over |= _over(quota, left, self._gb)
+            self.over |= _over(quota, left, self._memory)
             self._running[quota.key] = left
         self._borrowers = self._sorted()
 
 
-def _over(quota: Quota, running: Sequence[Victim], gpu_memory_gb: int) -> frozenset[str]:
+def _over(quota: Quota, running: Sequence[Victim], memory: GpuMemory) -> frozenset[str]:
     """Keys of the over-quota pods among those of a quota."""
-    labels = capacity_labels(quota, [victim.pod for victim in running], gpu_memory_gb)
+    labels = capacity_labels(quota, [victim.pod for victim in running], memory)
     return frozenset(key for key, label in labels.items() if label == names.OVER_QUOTA)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from brain.decide.decisions import LabelPod, UpdateQuota
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.ledger import Ledger
 from brain.model import resources
 from brain.model.node import Node
@@ -33,6 +34,7 @@ def quota_decisions(
     of pods that others must leave for.
     """
     verdicts = standings(snapshot.quotas)
+    memory = GpuMemory.of(gpu_memory_gb, snapshot.nodes)
     running, counted = snapshot.running(), snapshot.counted()
     last, sums = _Last.sums, dict[str, _Sum]()
     governed: set[str] = set()
@@ -43,8 +45,8 @@ def quota_decisions(
             governed.update(quota.namespaces)
             members = tuple(of.get(namespace, ()) for of in (running, counted) for namespace in quota.namespaces)
             known = last.get(quota.key)
-            if known is None or not known.of(quota, members, gpu_memory_gb):
-                known = _summed(quota, members, gpu_memory_gb)
+            if known is None or not known.of(quota, members, memory):
+                known = _summed(quota, members, memory)
             sums[quota.key] = known
             writes += known.writes
     _Last.sums = sums
@@ -91,6 +93,7 @@ def _updates(
                 borrowed=ledger.borrowed(quota),
                 lent={name: min(value, borrowed[name]) for name, value in left.items()},
                 guaranteed_over_quota=ledger.share(quota),
+                gpu_memory=known.memory.shown() if names.GPU_MEMORY in quota.named else {},
             )
         shown = quota.status
         if status == shown:
@@ -130,12 +133,12 @@ def _bears(pod: Pod) -> bool:
     return pod.phase == "Running" or (bool(pod.reservation) and not pod.ended)
 
 
-def _summed(quota: Quota, members: tuple[tuple[Pod, ...], ...], gpu_memory_gb: int) -> _Sum:
+def _summed(quota: Quota, members: tuple[tuple[Pod, ...], ...], memory: GpuMemory) -> _Sum:
     half = len(quota.namespaces)
     running, counted = ([pod for group in part for pod in group] for part in (members[:half], members[half:]))
-    writes = tuple(_writes(running, capacity_labels(quota, running, gpu_memory_gb)))
-    used, reserved = (usage(quota, pods, gpu_memory_gb) for pods in (running, counted))
-    return _Sum(quota, members, gpu_memory_gb, used, reserved, writes)
+    writes = tuple(_writes(running, capacity_labels(quota, running, memory)))
+    used, reserved = (usage(quota, pods, memory) for pods in (running, counted))
+    return _Sum(quota, members, memory, used, reserved, writes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +148,7 @@ class _Sum:
     Attributes:
         quota: the quota.
         members: its running pods, by namespace in its order, then those that decisions count.
-        gpu_memory_gb: what one whole GPU counts for.
+        memory: what whole GPUs count for.
         used: what its running pods use; see :func:`usage`.
         reserved: what those use that decisions count.
         writes: where those pods' capacity labels are not what they should be.
@@ -153,15 +156,15 @@ class _Sum:
 
     quota: Quota
     members: tuple[tuple[Pod, ...], ...]
-    gpu_memory_gb: int
+    memory: GpuMemory
     used: Mapping[str, int]
     reserved: Mapping[str, int]
     writes: tuple[LabelPod, ...]
 
-    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], gpu_memory_gb: int) -> bool:
+    def of(self, quota: Quota, members: Sequence[tuple[Pod, ...]], memory: GpuMemory) -> bool:
         """Whether it is that of some objects."""
         same = all(one is other for one, other in zip(self.members, members, strict=False))
-        return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
+        return self.quota is quota and self.memory is memory and same
 
 
 class _Last:
@@ -170,20 +173,20 @@ class _Last:
     sums: Mapping[str, _Sum] = {}
 
 
-def usage(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> dict[str, int]:
+def usage(quota: Quota, pods: Iterable[Pod], memory: GpuMemory) -> dict[str, int]:
     """What pods ask for of each resource that the quota names."""
-    used = resources.total(resources.with_gpu_memory(pod.request, gpu_memory_gb) for pod in pods)
+    used = resources.total(memory.request(pod) for pod in pods)
     return {name: used.get(name, 0) for name in sorted(quota.named)}
 
 
-def capacity_labels(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> dict[str, str]:
+def capacity_labels(quota: Quota, pods: Iterable[Pod], memory: GpuMemory) -> dict[str, str]:
     """The capacity label of each of a quota's running pods, by pod key.
 
     Protected pods first, then the oldest, the highest priority, the smaller request (resource by resource in name
     order), the name: in-quota while the running sum stays within ``min`` on each resource that it names.
     """
     ordered = list(pods)
-    requests = {pod.key: resources.with_gpu_memory(pod.request, gpu_memory_gb) for pod in ordered}
+    requests = {pod.key: memory.request(pod) for pod in ordered}
     asked = sorted(set[str]().union(*requests.values()))
     labels: dict[str, str] = {}
     total: Resources = {}

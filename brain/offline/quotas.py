@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from brain.decide import quotas as usage
 from brain.decide.entitlement import passes, victims_for
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.ground import Ground, PodSites
 from brain.decide.ledger import Ledger, Refusal, by_namespace
 from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
@@ -188,8 +189,9 @@ class _World:
             if quota is not None:
                 members[quota.key].append(pod)
         labels: dict[str, str] = {}
+        memory = GpuMemory(self._question.gpu_memory_gb)
         for quota in self._quotas:
-            labels |= usage.capacity_labels(quota, members[quota.key], self._question.gpu_memory_gb)
+            labels |= usage.capacity_labels(quota, members[quota.key], memory)
         return labels
 
     def _one(self, pod: Pod) -> dict[str, Any]:

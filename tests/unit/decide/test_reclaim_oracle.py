@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brain.decide.admission import _Round
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.ground import Ground
 from brain.model.affinity import LabelSelector, Requirement
 from brain.model.budget import Budget
@@ -395,7 +396,7 @@ def expected(world: World) -> tuple[tuple[str, ...], set[str]] | None:
 
 def decided(world: World) -> tuple[str, tuple[str, ...]] | None:
     quotas = world.snapshot.quotas
-    round_ = _Round(world.snapshot, quotas, GB, {"kube-system"})
+    round_ = _Round(world.snapshot, quotas, GpuMemory(GB), {"kube-system"})
     ground = Ground(world.snapshot.nodes, world.snapshot.bound())
     found = round_._found(round_._gated[0], ground)
     return (found.node, tuple(victim.pod.key for victim in found.victims)) if found is not None else None
