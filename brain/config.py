@@ -40,7 +40,7 @@ class Config:
         lease_namespace: namespace of the Lease that decides who leads; the release's, which quotas leave alone.
         identity: who this brain is in the Lease; the pod's name, so that a restarted container leads on at once.
         pod_name: the pod that it runs in, in the same namespace, which is labelled while it leads; empty: no pod.
-        gpu_memory_gb: GB that one whole ``nvidia.com/gpu`` counts for in quotas.
+        gpu_memory_gb: GB that one whole ``nvidia.com/gpu`` counts for in quotas where its product is not known.
         settle_seconds: how long a node's taint stands before instances may go: the scheduler assumes a pod before
             its bind shows.
         log_level: the least severe level that is logged.
@@ -113,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         "the Service finds it",
     )
     parser.add_argument(
-        "--gpu-memory-gb", metavar="GB", default="32", help="GB that one whole nvidia.com/gpu counts for in quotas"
+        "--gpu-memory-gb",
+        metavar="GB",
+        default="32",
+        help="GB that one whole nvidia.com/gpu counts for in quotas where its product is not known",
     )
     parser.add_argument(
         "--settle-seconds",

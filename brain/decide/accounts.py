@@ -13,6 +13,7 @@ from operator import attrgetter
 from brain.decide.decisions import LabelPod
 from brain.decide.entitlement import Borrowing
 from brain.decide.governed import governance
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.labels import capacity_labels, over_quota
 from brain.decide.reclaim import Victim
 from brain.model import resources
@@ -32,7 +33,7 @@ class Account:
     Attributes:
         quota: the quota.
         members: its pods that decisions count, by namespace in its order, then its running ones.
-        gpu_memory_gb: what one whole GPU counts for.
+        memory: what whole GPUs count for.
         used: what its running pods use of what it names.
         reserved: what those use of it that decisions count: with a node or let in, and not ended.
         now: what its pods with a node use.
@@ -45,7 +46,7 @@ class Account:
 
     quota: Quota
     members: Members
-    gpu_memory_gb: int
+    memory: GpuMemory
     used: Resources
     reserved: Resources
     now: Resources
@@ -55,16 +56,16 @@ class Account:
     borrowing: Borrowing
     writes: tuple[LabelPod, ...]
 
-    def of(self, quota: Quota, members: Members, gpu_memory_gb: int) -> bool:
+    def of(self, quota: Quota, members: Members, memory: GpuMemory) -> bool:
         """Whether it is that of some objects."""
         same = all(one is other for one, other in zip(self.members, members, strict=False))
-        return self.quota is quota and self.gpu_memory_gb == gpu_memory_gb and same
+        return self.quota is quota and self.memory is memory and same
 
 
-def accounts(snapshot: Snapshot, gpu_memory_gb: int) -> Mapping[str, Account]:
+def accounts(snapshot: Snapshot, memory: GpuMemory) -> Mapping[str, Account]:
     """The accounts of the quotas that count, by :attr:`Quota.key`, in the order of the snapshot."""
     counting = governance(snapshot.quotas).counting
-    asked = snapshot.pods, counting, gpu_memory_gb
+    asked = snapshot.pods, counting, memory
     if all(one is other for one, other in zip(asked, _Last.asked, strict=False)):
         return _Last.accounts
     counted, running = snapshot.counted(), snapshot.running()
@@ -72,8 +73,8 @@ def accounts(snapshot: Snapshot, gpu_memory_gb: int) -> Mapping[str, Account]:
     for quota in counting:
         members = tuple(of.get(namespace, ()) for of in (counted, running) for namespace in quota.namespaces)
         known = _Last.accounts.get(quota.key)
-        if known is None or not known.of(quota, members, gpu_memory_gb):
-            known = _made(quota, members, gpu_memory_gb)
+        if known is None or not known.of(quota, members, memory):
+            known = _made(quota, members, memory)
         found[quota.key] = known
     _Last.asked, _Last.accounts = asked, found
     return found
@@ -86,20 +87,20 @@ class _Last:
     accounts: Mapping[str, Account] = {}
 
 
-def _made(quota: Quota, members: Members, gpu_memory_gb: int) -> Account:
+def _made(quota: Quota, members: Members, memory: GpuMemory) -> Account:
     half = len(quota.namespaces)
     counted, running = ([pod for group in part for pod in group] for part in (members[:half], members[half:]))
-    there = [Victim(pod, resources.with_gpu_memory(pod.request, gpu_memory_gb), quota) for pod in counted if pod.node]
+    there = [Victim(pod, memory.request(pod), quota) for pod in counted if pod.node]
     standing = tuple(victim for victim in there if not victim.pod.terminating)
-    over = over_quota(quota, [victim.pod for victim in standing], gpu_memory_gb)
-    labels = capacity_labels(quota, running, gpu_memory_gb)
+    over = over_quota(quota, [victim.pod for victim in standing], memory)
+    labels = capacity_labels(quota, running, memory)
     wrong = [pod for pod in running if pod.labels.get(names.CAPACITY_LABEL) != labels[pod.key]]
     return Account(
         quota,
         members,
-        gpu_memory_gb,
-        used=_usage(quota, running, gpu_memory_gb),
-        reserved=_usage(quota, counted, gpu_memory_gb),
+        memory,
+        used=_usage(quota, running, memory),
+        reserved=_usage(quota, counted, memory),
         now=resources.total(victim.request for victim in there),
         later=resources.total(victim.request for victim in standing),
         standing=standing,
@@ -114,7 +115,7 @@ def label(pod: Pod, value: str | None) -> LabelPod:
     return LabelPod(pod.namespace, pod.name, pod.uid, names.CAPACITY_LABEL, value)
 
 
-def _usage(quota: Quota, pods: Sequence[Pod], gpu_memory_gb: int) -> dict[str, int]:
+def _usage(quota: Quota, pods: Sequence[Pod], memory: GpuMemory) -> dict[str, int]:
     """What pods ask for of each resource that the quota names."""
-    used = resources.total(resources.with_gpu_memory(pod.request, gpu_memory_gb) for pod in pods)
+    used = resources.total(memory.request(pod) for pod in pods)
     return {name: used.get(name, 0) for name in sorted(quota.named)}

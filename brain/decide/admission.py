@@ -21,6 +21,7 @@ from brain.decide.borrowers import Borrowers
 from brain.decide.decisions import Nominate, OpenGate
 from brain.decide.evicting import Evicting
 from brain.decide.governed import SYSTEM_NAMESPACE, governance
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.ground import Ground, Land
 from brain.decide.housing import Housing, expecting
 from brain.decide.ledger import Books
@@ -63,10 +64,11 @@ def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -
 
     Args:
         snapshot: the cluster.
-        gpu_memory_gb: GB that one whole GPU counts for.
+        gpu_memory_gb: GB that one whole GPU counts for whose product is not known.
         release_namespace: where Nebulnetes itself runs; nobody is evicted there, nor in kube-system.
     """
     governed = governance(snapshot.quotas)
+    memory = GpuMemory.of(gpu_memory_gb, snapshot.nodes)
     opened = [
         OpenGate(pod.namespace, pod.name, pod.uid)
         for pod in snapshot.unbound()
@@ -75,7 +77,7 @@ def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -
     if not governed.counting:
         plan = partition.plan(snapshot)
         return Admission(plan, (*opened, *_nominations(snapshot, plan, ())))
-    return Round(snapshot, gpu_memory_gb, {SYSTEM_NAMESPACE, release_namespace}).run(opened)
+    return Round(snapshot, memory, {SYSTEM_NAMESPACE, release_namespace}).run(opened)
 
 
 def _nominations(snapshot: Snapshot, plan: Plan, gated: Iterable[str]) -> Iterator[Nominate]:
@@ -97,18 +99,18 @@ class Round:
         land: the nodes.
     """
 
-    def __init__(self, snapshot: Snapshot, gpu_memory_gb: int, spared: Set[str]) -> None:
+    def __init__(self, snapshot: Snapshot, memory: GpuMemory, spared: Set[str]) -> None:
         """``spared``: namespaces in which nobody is evicted."""
         self._snapshot = snapshot
-        self._gb = gpu_memory_gb
+        self._memory = memory
         self._spared = spared
         governed = governance(snapshot.quotas)
-        self._accounts = accounts(snapshot, gpu_memory_gb)
+        self._accounts = accounts(snapshot, memory)
         self._books = Books(governed.counting)
-        self.waiting = Waiting(snapshot, governed.of, gpu_memory_gb)
+        self.waiting = Waiting(snapshot, governed.of, memory)
         self.land = Land(snapshot)
         self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
-        self._outcome = Outcome(snapshot, self.waiting.others)
+        self._outcome = Outcome(snapshot, memory, self.waiting.others)
         for known in self._accounts.values():
             self._books.now.charge(known.quota, known.now)
             self._books.later.charge(known.quota, known.later)
@@ -207,7 +209,7 @@ class Round:
 
     def _borrowers(self) -> Borrowers:
         able = [known for known in self._accounts.values() if self._spared.isdisjoint(known.quota.namespaces)]
-        return Borrowers(able, self._snapshot.budgets, self._gb)
+        return Borrowers(able, self._snapshot.budgets, self._memory)
 
 
 class _Last:

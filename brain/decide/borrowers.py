@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from brain.decide.accounts import Account
 from brain.decide.entitlement import Borrowing
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.labels import over_quota
 from brain.decide.reclaim import Victim
 from brain.model.budget import Budget
@@ -20,8 +21,8 @@ class Borrowers:
         allowed: how many pods each disruption budget lets go.
     """
 
-    def __init__(self, accounts: Iterable[Account], budgets: Sequence[Budget], gpu_memory_gb: int) -> None:
-        self._gb = gpu_memory_gb
+    def __init__(self, accounts: Iterable[Account], budgets: Sequence[Budget], memory: GpuMemory) -> None:
+        self._memory = memory
         self._running: dict[str, Sequence[Victim]] = {}
         self._over: dict[str, Borrowing] = {}
         self.allowed = {budget.key: budget.allowed for budget in budgets}
@@ -51,7 +52,7 @@ class Borrowers:
                 self.allowed[budget] -= 1
         for quota in {victim.quota.key: victim.quota for victim in victims if victim.quota is not None}.values():
             left = tuple(victim for victim in self._running[quota.key] if victim.pod.key not in keys)
-            over = over_quota(quota, [victim.pod for victim in left], self._gb)
+            over = over_quota(quota, [victim.pod for victim in left], self._memory)
             self._running[quota.key] = left
             self._over[quota.key] = Borrowing(victim for victim in left if victim.pod.key in over)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from brain.decide.gpumemory import GpuMemory
 from brain.model import resources
 from brain.model.pod import Pod
 from brain.model.quota import Quota
@@ -11,14 +12,14 @@ from brain.model.resources import Resources
 from n8s import names
 
 
-def capacity_labels(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> dict[str, str]:
+def capacity_labels(quota: Quota, pods: Iterable[Pod], memory: GpuMemory) -> dict[str, str]:
     """The capacity label of each of a quota's running pods, by pod key.
 
     Protected pods first, then the oldest, the highest priority, the smaller request (resource by resource in name
     order), the name: in-quota while the running sum stays within ``min`` on each resource that it names.
     """
     ordered = list(pods)
-    requests = {pod.key: resources.with_gpu_memory(pod.request, gpu_memory_gb) for pod in ordered}
+    requests = {pod.key: memory.request(pod) for pod in ordered}
     asked = sorted(set[str]().union(*requests.values()))
     labels: dict[str, str] = {}
     total: Resources = {}
@@ -29,9 +30,9 @@ def capacity_labels(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> di
     return labels
 
 
-def over_quota(quota: Quota, pods: Iterable[Pod], gpu_memory_gb: int) -> frozenset[str]:
+def over_quota(quota: Quota, pods: Iterable[Pod], memory: GpuMemory) -> frozenset[str]:
     """Keys of the over-quota pods among those of a quota."""
-    labels = capacity_labels(quota, pods, gpu_memory_gb)
+    labels = capacity_labels(quota, pods, memory)
     return frozenset(key for key, label in labels.items() if label == names.OVER_QUOTA)
 
 

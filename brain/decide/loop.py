@@ -23,7 +23,7 @@ class Settings:
     """What an administrator may set of the decisions.
 
     Attributes:
-        gpu_memory_gb: GB that one whole ``nvidia.com/gpu`` counts for in quotas.
+        gpu_memory_gb: GB that one whole ``nvidia.com/gpu`` counts for in quotas where its product is not known.
         settle_seconds: how long the taint must stand before instances may go: the scheduler assumes a pod
             before its bind shows.
         release_namespace: where Nebulnetes itself runs: quotas never hold its pods back. Empty: nowhere.

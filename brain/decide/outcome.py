@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.reclaim import Reclaim, Victim
 from brain.decide.waiting import Entry
 from brain.decide.why import Reason
@@ -20,9 +21,9 @@ NONE: Final = "none"
 AdmissionDecision = LetIn | OpenGate | Nominate | Evict
 
 
-def reserved(label: str, how: str, node: str) -> str:
-    """The value of the reservation annotation: with which standing a pod was let in, by what room, and where."""
-    return "/".join(part for part in (label, how, node) if part)
+def reserved(label: str, how: str, node: str, memory: str = "") -> str:
+    """The reservation annotation: with which standing a pod was let in, by what room, where, counting what."""
+    return "/".join(part for part in (label, how, node, memory) if part)
 
 
 class Outcome:
@@ -34,8 +35,9 @@ class Outcome:
         reclaiming: keys of pods that others are evicted for, or that wait for the room of pods on their way out.
     """
 
-    def __init__(self, snapshot: Snapshot, waits: Mapping[str, str]) -> None:
+    def __init__(self, snapshot: Snapshot, memory: GpuMemory, waits: Mapping[str, str]) -> None:
         """``waits``: what some are known to wait for."""
+        self._memory = memory
         self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
         self.decisions: list[AdmissionDecision] = []
         self.waits = dict(waits)
@@ -47,7 +49,7 @@ class Outcome:
 
     def open(self, entry: Entry, how: str, node: str) -> None:
         """A pod is let in."""
-        pod, value = entry.pod, reserved(entry.label, how, node)
+        pod, value = entry.pod, reserved(entry.label, how, node, self._memory.promise(entry.pod))
         self.decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, value, pod.created))
 
     def nominate(self, pod: Pod, node: str) -> None:

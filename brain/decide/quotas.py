@@ -10,6 +10,7 @@ from typing import Final
 from brain.decide.accounts import Account, accounts, label
 from brain.decide.decisions import LabelPod, UpdateQuota
 from brain.decide.governed import governance
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.ledger import Ledger
 from brain.model import resources
 from brain.model.node import Node
@@ -31,7 +32,7 @@ def quota_decisions(
     of pods that others must leave for.
     """
     governed = governance(snapshot.quotas)
-    books = accounts(snapshot, gpu_memory_gb)
+    books = accounts(snapshot, GpuMemory.of(gpu_memory_gb, snapshot.nodes))
     ordered = sorted(snapshot.quotas, key=lambda quota: quota.key)
     conditions = {quota.key: _conditions(governed.verdicts[quota.key]) for quota in ordered}
     counting = sorted(governed.counting, key=lambda quota: quota.key)
@@ -74,6 +75,7 @@ def _updates(
                 borrowed=ledger.borrowed(quota),
                 lent={name: min(value, borrowed[name]) for name, value in left.items()},
                 guaranteed_over_quota=ledger.share(quota),
+                gpu_memory=known.memory.shown() if names.GPU_MEMORY in quota.named else {},
             )
         shown = quota.status
         if status == shown:

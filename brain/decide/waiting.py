@@ -11,9 +11,9 @@ from itertools import repeat
 from types import MappingProxyType
 from typing import Final
 
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.groups import gated_needs
 from brain.decide.ledger import Ledger
-from brain.model import resources
 from brain.model.pod import Pod
 from brain.model.quota import Quota
 from brain.model.resources import Resources
@@ -110,7 +110,7 @@ class Waiting:
         others: why those wait that others' gates hold back, by key.
     """
 
-    def __init__(self, snapshot: Snapshot, of: Mapping[str, Quota], gpu_memory_gb: int) -> None:
+    def __init__(self, snapshot: Snapshot, of: Mapping[str, Quota], memory: GpuMemory) -> None:
         """``of``: the quota that governs each namespace."""
         self.gated: list[Entry] = []
         self.inside: list[Entry] = []
@@ -121,8 +121,8 @@ class Waiting:
             if quota is None or pod.ended or pod.terminating:
                 continue
             known = last.get(pod.key)
-            if known is None or known[0] is not pod or known[1] != gpu_memory_gb:
-                known = pod, gpu_memory_gb, resources.with_gpu_memory(pod.request, gpu_memory_gb)
+            if known is None or known[0] is not pod or known[1] is not memory:
+                known = pod, memory, memory.request(pod)
             _Last.requests[pod.key] = known
             entry = Entry(pod, quota, known[2])
             if not pod.gates:
@@ -162,4 +162,4 @@ class Waiting:
 class _Last:
     """What the waiting pods of the last round ask for, by key; no more is kept than one snapshot shows."""
 
-    requests: dict[str, tuple[Pod, int, Resources]] = {}  # noqa: RUF012 - replaced as a whole
+    requests: dict[str, tuple[Pod, GpuMemory, Resources]] = {}  # noqa: RUF012 - replaced as a whole

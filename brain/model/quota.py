@@ -55,6 +55,7 @@ class QuotaStatus:
         borrowed: what of ``reserved`` is beyond ``min``, of each resource that ``min`` names.
         lent: what of its ``min`` others may have now: what it leaves, but no more than is borrowed in all.
         guaranteed_over_quota: its guaranteed share, beyond its ``min``, of what can be borrowed.
+        gpu_memory: GB that one whole GPU counts for, by GPU product and by default; of a quota that names GPU memory.
     """
 
     used: Resources = field(default_factory=dict)
@@ -64,10 +65,11 @@ class QuotaStatus:
     borrowed: Resources = field(default_factory=dict)
     lent: Resources = field(default_factory=dict)
     guaranteed_over_quota: Resources = field(default_factory=dict)
+    gpu_memory: Resources = field(default_factory=dict)
 
 
-AMOUNTS: Final = ("used", "reserved", "borrowed", "lent", "guaranteed_over_quota")
-"""The attributes of :class:`QuotaStatus` that are amounts by resource."""
+AMOUNTS: Final = ("used", "reserved", "borrowed", "lent", "guaranteed_over_quota", "gpu_memory")
+"""The attributes of :class:`QuotaStatus` that are amounts by resource, or by GPU product."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,7 @@ def _any_quota(kind: Kind, raw: bytes | msgspec.Raw) -> Quota:
             borrowed=_amounts(status.borrowed),
             lent=_amounts(status.lent),
             guaranteed_over_quota=_amounts(status.guaranteed_over_quota),
+            gpu_memory=_amounts(status.gpu_memory),
             conditions=tuple(
                 Condition(held.type, held.status == "True", held.reason, held.message, held.last_transition_time or "")
                 for held in sorted(status.conditions, key=lambda held: held.type)

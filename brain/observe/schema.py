@@ -289,6 +289,7 @@ class QuotaStatus(_Struct, frozen=True):
     borrowed: Quantities = {}
     lent: Quantities = {}
     guaranteed_over_quota: Quantities = {}
+    gpu_memory: Quantities = {}
     conditions: list[Condition] = []
     observed_generation: int = 0
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from brain.decide.entitlement import Borrowing, passes, victims_for
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.ground import Ground, Land, PodSites
 from brain.decide.labels import capacity_labels
 from brain.decide.ledger import Ledger, Refusal, by_namespace
@@ -189,8 +190,9 @@ class _World:
             if quota is not None:
                 members[quota.key].append(pod)
         labels: dict[str, str] = {}
+        memory = GpuMemory(self._question.gpu_memory_gb)
         for quota in self._quotas:
-            labels |= capacity_labels(quota, members[quota.key], self._question.gpu_memory_gb)
+            labels |= capacity_labels(quota, members[quota.key], memory)
         return labels
 
     def _one(self, pod: Pod) -> dict[str, Any]:

@@ -258,7 +258,7 @@ def gpu_labels(gpus: Gpus) -> dict[str, str]:
     """
     model = gpus.model
     whole = model.largest.memory_mib
-    memory = {} if whole is None else {"nvidia.com/gpu.memory": str(whole)}
+    memory = {} if whole is None else {names.GPU_MEMORY_LABEL: str(whole)}
     letters = model.key.split("-")[0].rstrip("0123456789")
     return {
         "nvidia.com/gpu.present": "true",

@@ -44,6 +44,8 @@ MIG_PREFIX: Final = "nvidia.com/mig-"
 
 GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 """Node label of NVIDIA GPU feature discovery: the GPU model of the node."""
+GPU_MEMORY_LABEL: Final = "nvidia.com/gpu.memory"
+"""Node label beside it: the memory of one GPU, in MiB."""
 MIG_STRATEGY_LABEL: Final = "nvidia.com/mig.strategy"
 MIG_CONFIG_LABEL: Final = "nvidia.com/mig.config"
 """Node label that NVIDIA's mig-manager acts on; a node that carries it is mig-manager's."""

@@ -192,3 +192,80 @@ def test_a_job_goes_in_together(lab: Lab, teams: tuple[str, str]) -> None:
         lab.until("it borrows the other half", count(lab, borrower, "large", 2))
         apply(lab, owner, job)
         lab.until("all of the job runs", count(lab, owner, "job", 3))
+
+
+def test_a_victim_that_keeps_a_finalizer(lab: Lab, teams: tuple[str, str]) -> None:
+    """Its room is not free while it stops, nobody else gets it then, and its object alone holds nothing."""
+    owner, borrower = teams
+    with lab.enabled("a100"):
+        slow = {"FAKE_STOP_SECONDS": "2"}
+        for name in ("first", "second"):
+            kept = pod(name, {"3g.20gb": 1}, node="a100", environ=slow, terminationGracePeriodSeconds=30)
+            kept["metadata"]["finalizers"] = ["example.com/kept"]
+            lab.create(borrower, kept)
+            lab.running(borrower, name)
+        lab.create(borrower, pod("rival", {"1g.5gb": 1}, node="a100"))
+        lab.event(borrower, "rival", "QuotaWaiting", "quotas use 40 of 40")
+        lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
+        try:
+            lab.until("the newest must go", lambda: "deletionTimestamp" in lab.pod(borrower, "second")["metadata"])
+            assert lab.pod(owner, "owner")["spec"].get("nodeName") is None
+            lab.running(owner, "owner")
+            assert lab.pod(borrower, "second")["status"]["phase"] in {"Succeeded", "Failed"}
+            assert "nodeName" not in lab.pod(borrower, "rival")["spec"]
+            lab.running(borrower, "first")
+        finally:
+            for name in ("first", "second"):
+                lab.cluster.kubectl("patch", "pod", name, "-n", borrower, '--patch={"metadata":{"finalizers":null}}')
+
+
+def test_a_job_that_ignores_disruptions_is_not_failed_by_an_eviction(lab: Lab, teams: tuple[str, str]) -> None:
+    owner, borrower = teams
+    with lab.enabled("a100"):
+        # One that ended with 0 when it is told to stop would have done its work.
+        template = pod("job", {"7g.40gb": 1}, node="a100", environ={"FAKE_STOP_SECONDS": "60"})
+        rule = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+        job = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": "job"},
+            "spec": {
+                "backoffLimit": 0,
+                "podFailurePolicy": {"rules": [rule]},
+                "template": {
+                    "metadata": {"labels": {"app": "job"}},
+                    "spec": {**template["spec"], "restartPolicy": "Never"},
+                },
+            },
+        }
+        apply(lab, borrower, job)
+        lab.until("it borrows", count(lab, borrower, "job", 1))
+        lab.create(owner, pod("owner", {"1g.5gb": 1}, node="a100"))
+        lab.running(owner, "owner")
+        lab.until("its next pod waits", lambda: len(waiting(lab, borrower, "job")) == 1)
+        status = lab.cluster.get("job", "job", "-n", borrower)["status"]
+        assert status.get("failed", 0) == 0
+        assert status.get("active") == 1
+        lab.delete(owner, "owner")
+        lab.until("it borrows again", count(lab, borrower, "job", 1))
+
+
+def test_a_quota_is_changed_while_pods_wait(lab: Lab, teams: tuple[str, str]) -> None:
+    owner, _ = teams
+
+    def change(least: str, most: str) -> None:
+        apply(lab, owner, json.loads(quota("team", {"cpu": least}, {"cpu": most})))
+
+    change("1", "1")
+    lab.create(owner, pod("waits", request={"cpu": "1500m"}), pod("more", request={"cpu": "1"}))
+    lab.running(owner, "more")
+    lab.event(owner, "waits", "QuotaWaiting", "team uses 1 of max 1 cpu, and this asks for 1500m")
+    change("3", "3")
+    lab.running(owner, "waits")
+    change("1", "3")
+
+    def label() -> str | None:
+        found: str | None = lab.pod(owner, "waits")["metadata"]["labels"].get(names.CAPACITY_LABEL)
+        return found
+
+    lab.until("what is beyond min is over-quota", lambda: label() == names.OVER_QUOTA)

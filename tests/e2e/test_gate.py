@@ -78,6 +78,17 @@ def capacity(lab: Lab, namespace: str, name: str) -> str | None:
     return None if value is None else str(value)
 
 
+def reserved(lab: Lab, namespace: str) -> str:
+    """The cpu that decisions count."""
+    return str(lab.cluster.get("eq", "team", "-n", namespace)["status"]["reserved"]["cpu"])
+
+
+def webhooks(lab: Lab) -> list[str]:
+    """Names of the webhook's pods."""
+    pods = lab.cluster.get("pods", "-n", NEBULNETES, "-l", "app.kubernetes.io/component=webhook")["items"]
+    return [each["metadata"]["name"] for each in pods]
+
+
 def gated_by_webhook(lab: Lab) -> float:
     """How many pods the webhook has put the gate on, by its own account."""
     secret = lab.cluster.get("secret", "nebulnetes-webhook-tls", "-n", NEBULNETES)
@@ -147,6 +158,20 @@ def test_the_webhook_puts_the_gate_on_where_there_is_no_policy(lab: Lab, by_webh
     lab.until("the webhook is down", lambda: dry_run(lab, by_webhook) == [])
     lab.create(by_webhook, pod("late", request=TOO_MUCH))
     assert "schedulingGates" not in lab.pod(by_webhook, "late")["spec"], "it comes in, as the policy says Ignore"
+    lab.until("it is labelled", lambda: capacity(lab, by_webhook, "late") == names.OVER_QUOTA)
+    lab.until("it is counted", lambda: reserved(lab, by_webhook) == "2")
+
+
+def test_the_policy_needs_no_webhook(lab: Lab, governed: str) -> None:
+    lab.cluster.kubectl("scale", "deployment/nebulnetes-webhook", "-n", NEBULNETES, "--replicas=0")
+    try:
+        lab.until("the webhook is down", lambda: webhooks(lab) == [])
+        lab.create(governed, pod("waits", request=TOO_MUCH), pod("fits", request={"cpu": "1"}))
+        lab.running(governed, "fits")
+        assert gates(lab, governed) == [[], [GATE]]
+    finally:
+        lab.cluster.kubectl("scale", "deployment/nebulnetes-webhook", "-n", NEBULNETES, "--replicas=1")
+        lab.cluster.kubectl("rollout", "status", "deployment/nebulnetes-webhook", "-n", NEBULNETES, "--timeout=40s")
 
 
 def test_people_are_refused_what_is_the_brains(lab: Lab, governed: str) -> None:

@@ -303,6 +303,7 @@ def test_elastic_quota() -> None:
                 "status": {
                     "used": {"cpu": "500m"},
                     "guaranteedOverQuota": {"cpu": "1"},
+                    "gpuMemory": {"NVIDIA-A30": "24", "default": "32"},
                     "observedGeneration": 3,
                     "conditions": [
                         {"type": "B", "status": "False", "reason": "r", "message": "m", "lastTransitionTime": "t"},
@@ -316,6 +317,7 @@ def test_elastic_quota() -> None:
     assert (quota.min, quota.max, quota.problems) == ({"cpu": 1500, "nvidia.com/gpu": 2}, {"cpu": 3000}, ())
     assert (quota.status.used, quota.status.generation) == ({"cpu": 500}, 3)
     assert (quota.status.reserved, quota.status.guaranteed_over_quota) == ({}, {"cpu": 1000})
+    assert quota.status.gpu_memory == {"NVIDIA-A30": 24, "default": 32}
     assert quota.status.conditions == (
         Condition("A", status=True, reason="r"),
         Condition("B", status=False, reason="r", message="m"),

@@ -11,6 +11,7 @@ import pytest
 
 from brain.decide import quotas
 from brain.decide.decisions import LabelPod, UpdateQuota
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.labels import capacity_labels
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -35,7 +36,7 @@ def test_there_are_labelled_cases() -> None:
 
 @pytest.mark.parametrize("case", LABELLED, ids=[case["name"] for case in LABELLED])
 def test_labels_of_the_worked_cases(case: dict[str, Any]) -> None:
-    gpu_memory_gb = case.get("gpu_memory_gb", 16)
+    memory = GpuMemory(case.get("gpu_memory_gb", 16))
     labels: dict[str, str] = {}
     for stated in case["quotas"]:
         governed = quota(stated["name"], tuple(stated["namespaces"]), min=stated["min"] or {}, max=stated["max"] or {})
@@ -53,7 +54,7 @@ def test_labels_of_the_worked_cases(case: dict[str, Any]) -> None:
             for p in case["running"]
             if p["ns"] in governed.namespaces
         ]
-        labels |= capacity_labels(governed, pods, gpu_memory_gb)
+        labels |= capacity_labels(governed, pods, memory)
     assert labels == labels | case["expected"]["labels"]
 
 
@@ -63,7 +64,7 @@ def test_protected_pods_come_first() -> None:
     protected = bound(
         "protected", "n1", request={"nvidia.com/gpu": 1}, created=2, labels={names.PREEMPTIBLE_LABEL: "false"}
     )
-    labels = capacity_labels(governed, [old, protected], 32)
+    labels = capacity_labels(governed, [old, protected], GpuMemory(32))
     assert labels == {"team/old": "over-quota", "team/protected": "in-quota"}
 
 
@@ -71,7 +72,7 @@ def test_of_two_alike_the_smaller_comes_first_also_where_it_does_not_ask_for_the
     governed = quota(min={"memory": 10})
     big = bound("big", "n1", request={"cpu": 4000, "memory": 10})
     small = bound("small", "n1", request={"memory": 1})
-    labels = capacity_labels(governed, [big, small], 32)
+    labels = capacity_labels(governed, [big, small], GpuMemory(32))
     assert labels == {"team/small": "in-quota", "team/big": "over-quota"}
 
 
@@ -178,6 +179,7 @@ def test_what_is_reserved_borrowed_lent_and_guaranteed() -> None:
         {"cpu": 1200},
         {"cpu": 0},
         {"cpu": 1375},
+        {},
     ]
     assert [dict(getattr(found["lender"], field)) for field in AMOUNTS] == [
         {"cpu": 500},
@@ -185,6 +187,7 @@ def test_what_is_reserved_borrowed_lent_and_guaranteed() -> None:
         {"cpu": 0},
         {"cpu": 1200},
         {"cpu": 4125},
+        {},
     ]
 
 

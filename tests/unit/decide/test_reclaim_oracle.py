@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brain.decide.admission import Round
+from brain.decide.gpumemory import GpuMemory
 from brain.decide.ground import Ground
 from brain.model.affinity import LabelSelector, Requirement
 from brain.model.budget import Budget
@@ -394,7 +395,7 @@ def expected(world: World) -> tuple[tuple[str, ...], set[str]] | None:
 
 
 def decided(world: World) -> tuple[str, tuple[str, ...]] | None:
-    round_ = Round(world.snapshot, GB, {"kube-system"})
+    round_ = Round(world.snapshot, GpuMemory(GB), {"kube-system"})
     found = round_.evicting(lambda: Ground(round_.land)).found(round_.waiting.gated[0])
     return (found.node, tuple(victim.pod.key for victim in found.victims)) if found is not None else None
 
