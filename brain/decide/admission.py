@@ -109,6 +109,7 @@ class Round:
         self._books = Books(governed.counting)
         self.waiting = Waiting(snapshot, governed.of, memory)
         self.land = Land(snapshot)
+        self._as_it_is = Ground(self.land, now=True)
         self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
         self._outcome = Outcome(snapshot, memory, self.waiting.others)
         for known in self._accounts.values():
@@ -174,11 +175,10 @@ class Round:
     def _let_in(self, accepted: Sequence[Entry], plan: Plan) -> frozenset[str]:
         """Let those in that have their room, or will; the nodes whose order waits for that."""
         held: set[str] = set()
-        as_it_is = Ground(self.land, now=True)
         for entry in accepted:
             node, made = plan.assigned.get(entry.key, ""), plan.made.get(entry.key)
             # One that fits there already would take what is to go for another.
-            if made and (self._outcome.hot(entry.pod) or as_it_is.fits(entry.pod, node, change=False)):
+            if made and (self._outcome.hot(entry.pod) or self._as_it_is.fits(entry.pod, node, change=False)):
                 self._outcome.waits[entry.key] = f"waits: room is made on {node}"
                 continue
             if made:
@@ -205,7 +205,15 @@ class Round:
 
     def evicting(self, ground: Callable[[], Ground]) -> Evicting:
         """Reclaims by what is known; ``ground`` makes the nodes as they are without them."""
-        return Evicting(self._books, self.waiting, self._outcome, self._borrowers, ground, leaving=bool(self._leaving))
+        return Evicting(
+            self._books,
+            self.waiting,
+            self._outcome,
+            self._borrowers,
+            ground,
+            as_it_is=self._as_it_is,
+            leaving=bool(self._leaving),
+        )
 
     def _borrowers(self) -> Borrowers:
         able = [known for known in self._accounts.values() if self._spared.isdisjoint(known.quota.namespaces)]

@@ -32,6 +32,7 @@ class Evicting:
         borrowers: Callable[[], Borrowers],
         ground: Callable[[], Ground],
         *,
+        as_it_is: Ground,
         leaving: bool,
     ) -> None:
         """What a round knows.
@@ -42,6 +43,7 @@ class Evicting:
             outcome: where to write what comes of it.
             borrowers: makes those that may have to go, without those that this round evicts.
             ground: makes the nodes as they are once all have their room that got some.
+            as_it_is: the nodes as they are now.
             leaving: whether pods are on their way out.
         """
         self._books = books
@@ -49,6 +51,7 @@ class Evicting:
         self._outcome = outcome
         self._make_borrowers = borrowers
         self._make_ground = ground
+        self._as_it_is = as_it_is
         self._borrowers: Borrowers | None = None
         self._ground = ground()
         self._leaving = leaving
@@ -137,8 +140,21 @@ class Evicting:
                 self._outcome.refuse(entry, why.get(entry.key))
 
     def _next(self, entry: Entry, found: Reclaim) -> None:
+        self._outcome.reclaim(entry, found, shut=entry.pod.gated and self._shut(entry))
+
+    def _shut(self, entry: Entry) -> bool:
+        """Whether a gated pod keeps its gate until those have gone that must leave for it.
+
+        Without it, kube-scheduler might preempt for the pod, its quota would be beyond its ``max``, or it would be
+        bound at once, to room that is kept for another of lower priority: nominations keep room from no others.
+        """
+        pod = entry.pod
+        if self._outcome.hot(pod):
+            return True
         refusals = self._books.now.refusals(entry.quota, entry.request)
-        self._outcome.reclaim(entry, found, beyond_max=any(refusal.rule == "max" for refusal in refusals))
+        if any(refusal.rule == "max" for refusal in refusals):
+            return True
+        return self._as_it_is.has_room(pod)
 
     def _count(self, entry: Entry, found: Reclaim, *, charge: bool = True) -> None:
         """From here on in this round the victims are gone, and the pod is there."""

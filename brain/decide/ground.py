@@ -17,6 +17,7 @@ from brain.decide.neighbours import Neighbours
 from brain.decide.reclaim import Victim
 from brain.decide.rooms import Grids, Room
 from brain.model.mig import Geometry, InstanceState
+from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from n8s import names
@@ -81,6 +82,11 @@ class Ground:
         room = self._room(node)
         with self._gone(node, room, without):
             return room.knows(pod) and not room.refusal(pod) and room.option(pod, change=change) is not None
+
+    def has_room(self, pod: Pod) -> bool:
+        """Whether a pod fits on some node with nothing changed."""
+        names_ = (name for name in self.suiting(pod) if _shows(self._land.nodes[name], pod))
+        return any(self.fits(pod, name, change=False) for name in names_)
 
     def take(self, pod: Pod, node: str) -> None:
         """Give a pod its place on a node where it fits."""
@@ -185,6 +191,14 @@ class Ground:
                 fit.take(room.free, pod)
                 if not room.gpus:
                     room.unmanaged.subtract(pod.mig_request)
+
+
+def _shows(node: Node, pod: Pod) -> bool:
+    """Whether a node may have what a pod asks for as it is: whether its GPUs have free instances of each profile."""
+    if node.agent is None or not pod.mig_request:
+        return True
+    free = {i.profile for gpu in node.agent.gpus for i in gpu.instances if i.state is InstanceState.FREE}
+    return pod.mig_request.keys() <= {names.mig_resource(profile) for profile in free}
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,17 +63,17 @@ class Outcome:
         elif reason is None:
             self.waits[entry.key] = "waits: no node has room"
 
-    def reclaim(self, entry: Entry, found: Reclaim, *, beyond_max: bool) -> None:
+    def reclaim(self, entry: Entry, found: Reclaim, *, shut: bool) -> None:
         """What comes next for a pod that gets its room by others' end.
 
-        ``beyond_max``: its quota's ``max`` keeps it out until they have gone.
+        ``shut``: it keeps its gate until they have gone.
         """
         pod, key = entry.pod, entry.key
         self.reclaiming.add(key)
         goes = ", ".join(victim.pod.key for victim in found.victims)
         if not found.victims:
             self.waits[key] = f"waits for pods on their way out on {found.node}"
-        elif pod.gated and not self.hot(pod) and not beyond_max:
+        elif pod.gated and not shut:
             self.open(entry, RECLAIMED, found.node)
         elif not pod.gated and not self.hot(pod) and pod.nominated != found.node:
             self.nominate(pod, found.node)

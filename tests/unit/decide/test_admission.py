@@ -214,6 +214,16 @@ def test_a_pod_beyond_its_max_keeps_its_gate_until_others_of_its_quota_are_gone(
     assert evicted(result) == {"a/low": "a/high"}
 
 
+def test_a_pod_that_would_be_bound_at_once_keeps_its_gate_until_its_victims_are_gone() -> None:
+    """Free is only what is kept for an owner of lower priority: nominations keep room from no higher one."""
+    quotas = (A, quota("b", {"cpu": 2000}))
+    owner = inside("a/p", 2000, nominated="n")
+    there = (running("b/low", 1000), running("b/other", 1000, priority=9))
+    result = decided(*there, owner, gated("b/high", 1000, priority=5), quotas=quotas, nodes=FOUR)
+    assert let_in(result) == {}
+    assert evicted(result) == {"b/low": "b/high"}
+
+
 def test_an_owner_that_nobody_can_make_room_for_is_let_in_for_an_autoscaler_only_if_cold() -> None:
     outside = running("outside/p", 4000)
     assert let_in(decided(outside, gated("a/p", 1000), quotas=BOTH, nodes=FOUR)) == {"a/p": "in-quota/none"}

@@ -296,7 +296,10 @@ def run(cluster: Cluster) -> None:
     raise AssertionError("no rest")
 
 
-@pytest.mark.parametrize("seed", range(examples(250)))
+HARD = (41484, 51174)
+"""Worlds that once found no rest: a pod that was let in before its victims had gone took room kept for another."""
+
+
+@pytest.mark.parametrize("seed", [*HARD, *range(examples(250))])
 def test_a_world_of_quotas_comes_to_rest(seed: int) -> None:
-    """The worlds are the same each time: about one of two thousand still finds no rest (41484, 51174)."""
     run(Cluster(seed))
