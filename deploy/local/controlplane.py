@@ -13,6 +13,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Final
 
 from . import pki
+from .api import Api
 from .process import Process, free_port
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class ControlPlane:
         self.port = free_port(address)
         self.url = f"https://{address}:{self.port}"
         self.authority = pki.Authority(self._keys)
+        self.api: Api
+        """The API server, once :meth:`start` has returned."""
         self.kubeconfig = self.authority.kubeconfig("admin", self.url, "kubernetes-admin", ["system:masters"])
         service_account_key = self._keys / "service-account.key"
         pki.service_account_key(service_account_key)
@@ -110,14 +113,18 @@ class ControlPlane:
         server = self.processes["kube-apiserver"]
         server.start()
         server.wait_until(self._ready, "ready", READY_SECONDS)
+        self.api = Api(self.address, self.port, self._context())
         self.processes["kube-controller-manager"].start()
         self.processes["kube-scheduler"].start()
 
-    def _ready(self) -> bool:
+    def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.authority.cert))
         context.load_cert_chain(self._keys / "admin.crt", self._keys / "admin.key")
+        return context
+
+    def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context):  # noqa: S310 our own URL
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=self._context()):  # noqa: S310 our own URL
                 return True
         except (urllib.error.URLError, OSError):
             return False
