@@ -1,7 +1,7 @@
 """The API server over a connection that stays open, as the administrator.
 
 What is looked at ten times a second, or made a hundred times, is not worth a process each time: kubectl takes a tenth
-of a second of a core to start. This module refuses to change what exists, and to know what any object means.
+of a second of a core to start. This module refuses to change objects, and to know what any of them means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-ANSWER_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 60.0
 """Time for an answer; the server of a busy machine may take seconds."""
 PLACES: Final = {
     "nodes": "/api/v1",
@@ -97,6 +97,23 @@ class Api:
         """
         path = _path(f"{document['kind'].lower()}s", namespace)
         return self._call("POST", f"{path}?dryRun=All" if dry_run else path, json.dumps(document))
+
+    def delete(self, plural: str, name: str = "", *, namespace: str = "", grace_seconds: int | None = None) -> None:
+        """Asks for the end of objects; they may take time to go.
+
+        Args:
+            plural: one of :data:`PLACES`.
+            name: of the object; empty: all of their kind in the namespace.
+            namespace: where they are; empty where their kind has none.
+            grace_seconds: what pods have to stop; None: as they say themselves.
+
+        Raises:
+            ApiError: there is none of that name, or the server does not answer; then they may be going.
+        """
+        if not name and not namespace:
+            raise ValueError(f"all {plural} of all namespaces are not to be deleted")
+        options = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
+        self._call("DELETE", _path(plural, namespace) + (f"/{name}" if name else ""), json.dumps(options))
 
     def _call(self, method: str, path: str, body: str | None = None) -> dict[str, Any]:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}

@@ -35,7 +35,7 @@ from .process import MARKER, Process
 from .workload import REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from .api import Api
@@ -248,11 +248,8 @@ class Cluster:
         """The API server as the administrator sees it, without kubectl."""
         return self.control_plane.api
 
-    def apply(self, manifest: str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
-        """Applies YAML or JSON text, one object, or several, and returns what kubectl says."""
-        if not isinstance(manifest, str):
-            items = [manifest] if not isinstance(manifest, list | tuple) else manifest
-            manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    def apply(self, manifest: str) -> str:
+        """Applies YAML or JSON text, and returns what kubectl says."""
         return self.kubectl("apply", "-f", "-", stdin=manifest)
 
     def create_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:

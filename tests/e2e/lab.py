@@ -18,7 +18,6 @@ import grpc
 
 from deploy.local.chart import Release
 from deploy.local.cluster import Cluster
-from deploy.local.errors import CommandError
 from deploy.local.process import MARKER
 from n8s import names
 from n8s.v1 import gpu_pb2, inventory_pb2, inventory_pb2_grpc
@@ -126,8 +125,8 @@ class Lab:
     def running(self, namespace: str, *pods: str, seconds: int = 40) -> None:
         """Waits until pods are Running; when one is not, says what is known of it."""
         try:
-            self._wait(namespace, pods, "jsonpath={.status.phase}=Running", seconds)
-        except CommandError as error:
+            self._wait(f"{', '.join(pods)} run", namespace, pods, _runs, seconds)
+        except AssertionError as error:
             lines = [self.cluster.kubectl("get", "pods", "-n", namespace, "-o", "wide")]
             lines += [f"{name}: {self.events(namespace, name)}" for name in pods]
             lines += [f"{node}: {self.geometry(node)} open={self.open(node)}" for node in self.cluster.nodes]
@@ -137,11 +136,13 @@ class Lab:
 
     def delete(self, namespace: str, *pods: str) -> None:
         """Deletes pods and waits until they are gone."""
-        self.cluster.kubectl("delete", "pod", "-n", namespace, "--wait=true", *pods)
+        for name in pods:
+            self.cluster.api.delete("pods", name, namespace=namespace)
+        self.until(f"{', '.join(pods)} are gone", lambda: not {*pods} & self._pods(namespace).keys())
 
     def unschedulable(self, namespace: str, *pods: str, seconds: int = 20) -> None:
         """Waits until the scheduler has said that it finds no room for pods."""
-        self._wait(namespace, pods, "condition=PodScheduled=False", seconds)
+        self._wait(f"{', '.join(pods)} are unschedulable", namespace, pods, _refused, seconds)
 
     def device(self, namespace: str, name: str) -> gpu_pb2.Instance:
         """The instance that a pod holds, by the inventory."""
@@ -215,9 +216,28 @@ class Lab:
     def _gone(self, node: str) -> bool:
         return not self.node(node).agent.connected
 
-    def _wait(self, namespace: str, pods: tuple[str, ...], condition: str, seconds: int) -> None:
-        names_ = [f"pod/{name}" for name in pods]
-        self.cluster.kubectl("wait", "-n", namespace, f"--for={condition}", f"--timeout={seconds}s", *names_)
+    def _pods(self, namespace: str) -> dict[str, dict[str, Any]]:
+        """A namespace's pods by name."""
+        return {item["metadata"]["name"]: item for item in self.cluster.api.items("pods", namespace=namespace)}
+
+    def _wait(
+        self, what: str, namespace: str, pods: tuple[str, ...], holds: Callable[[dict[str, Any]], bool], seconds: int
+    ) -> None:
+        def hold() -> bool:
+            found = self._pods(namespace)
+            return all(name in found and holds(found[name]) for name in pods)
+
+        self.until(what, hold, seconds)
+
+
+def _runs(pod: dict[str, Any]) -> bool:
+    return bool(pod["status"]["phase"] == "Running")
+
+
+def _refused(pod: dict[str, Any]) -> bool:
+    """Whether the scheduler has found no room for it."""
+    conditions = pod["status"].get("conditions", ())
+    return any((each["type"], each["status"]) == ("PodScheduled", "False") for each in conditions)
 
 
 @contextlib.contextmanager
@@ -228,8 +248,9 @@ def fresh_namespace(cluster: Cluster, name: str = "") -> Iterator[str]:
     try:
         yield name
     finally:
-        cluster.kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1")
-        cluster.kubectl("delete", "namespace", name, "--wait=false")
+        cluster.api.delete("pods", namespace=name, grace_seconds=1)
+        cluster.wait_for(f"the pods of {name} are gone", lambda: not cluster.api.items("pods", namespace=name), 60)
+        cluster.api.delete("namespaces", name)
 
 
 def pod(

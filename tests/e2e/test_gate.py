@@ -16,7 +16,7 @@ import pytest
 
 from deploy.local.errors import CommandError
 from n8s import names
-from tests.e2e.lab import NEBULNETES, Lab, pod, quota
+from tests.e2e.lab import NEBULNETES, Lab, fresh_namespace, pod, quota
 
 pytestmark = pytest.mark.e2e
 
@@ -200,9 +200,7 @@ def test_quotas_do_not_touch_the_system_nor_nebulnetes_itself(lab: Lab, namespac
 
 
 def test_who_writes_a_composite_may_write_quotas_in_what_it_lists(lab: Lab, governed: str) -> None:
-    other = f"{governed}-b"
-    lab.cluster.create_namespace(other)
-    try:
+    with fresh_namespace(lab.cluster, f"{governed}-b") as other:
         lab.cluster.kubectl(
             "create", "rolebinding", "lead", "-n", governed, "--clusterrole=nebulnetes-quota-edit", "--user=ann"
         )
@@ -219,5 +217,3 @@ def test_who_writes_a_composite_may_write_quotas_in_what_it_lists(lab: Lab, gove
         lab.cluster.kubectl(*apply, stdin=quota("both", {"cpu": "2"}, namespaces=[governed, other]))
         lab.until("both are labelled", lambda: label(lab, governed) == label(lab, other) == "true")
         lab.cluster.kubectl("delete", "ceq", "both", "-n", governed, "--as=ann")
-    finally:
-        lab.cluster.kubectl("delete", "namespace", other, "--wait=false")

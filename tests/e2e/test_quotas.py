@@ -8,7 +8,7 @@ import pytest
 
 from deploy.local.errors import CommandError
 from n8s import names
-from tests.e2e.lab import Lab, pod, quota
+from tests.e2e.lab import Lab, fresh_namespace, pod, quota
 
 pytestmark = pytest.mark.e2e
 
@@ -16,10 +16,8 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def second(lab: Lab, namespace: str) -> Iterator[str]:
     """Another namespace beside the first."""
-    name = f"{namespace}-b"
-    lab.cluster.create_namespace(name)
-    yield name
-    lab.cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with fresh_namespace(lab.cluster, f"{namespace}-b") as name:
+        yield name
 
 
 def refusal(lab: Lab, namespace: str, document: str) -> str:
