@@ -31,6 +31,7 @@ PLACES: Final = {
     "replicasets": "/apis/apps/v1",
     "daemonsets": "/apis/apps/v1",
     "jobs": "/apis/batch/v1",
+    "poddisruptionbudgets": "/apis/policy/v1",
     "mutatingadmissionpolicies": "/apis/admissionregistration.k8s.io/v1",
     "elasticquotas": "/apis/n8s.nebuly.ai/v1alpha1",
     "compositeelasticquotas": "/apis/n8s.nebuly.ai/v1alpha1",
@@ -51,6 +52,10 @@ class Api:
         """
         self._connection = http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=context)
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Ends the connection; a further question would open it again."""
+        self._connection.close()
 
     def get(self, plural: str, name: str, *, namespace: str = "") -> dict[str, Any]:
         """One object.

@@ -159,6 +159,8 @@ class Cluster:
             self._watchdog.stdin.close()
             self._watchdog.wait()
             self._watchdog = None
+            if self._processes:  # then there is a control plane
+                self.control_plane.api.close()
             for process in self._processes:
                 process.stop()  # it is dead already; this takes note of it
 

@@ -45,9 +45,9 @@ class ControlPlane:
         self.port = free_port(address)
         self.url = f"https://{address}:{self.port}"
         self.authority = pki.Authority(self._keys)
-        self.api: Api
-        """The API server, once :meth:`start` has returned."""
         self.kubeconfig = self.authority.kubeconfig("admin", self.url, "kubernetes-admin", ["system:masters"])
+        self.api = Api(self.address, self.port, self._context())
+        """The API server as the administrator sees it, once :meth:`start` has returned."""
         service_account_key = self._keys / "service-account.key"
         pki.service_account_key(service_account_key)
         names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
@@ -113,7 +113,6 @@ class ControlPlane:
         server = self.processes["kube-apiserver"]
         server.start()
         server.wait_until(self._ready, "ready", READY_SECONDS)
-        self.api = Api(self.address, self.port, self._context())
         self.processes["kube-controller-manager"].start()
         self.processes["kube-scheduler"].start()
 

@@ -23,7 +23,7 @@ def teams(lab: Lab, namespace: str) -> Iterator[tuple[str, str]]:
     """Two namespaces that own half of the A100 each."""
     with fresh_namespace(lab.cluster, f"{namespace}-b") as second:
         for each in (namespace, second):
-            apply(lab, each, json.loads(quota("team", HALF)))
+            lab.create(each, json.loads(quota("team", HALF)))
         for each in (namespace, second):
             lab.until("its pods get the gate", partial(gated, lab, each))
         yield namespace, second
@@ -32,11 +32,6 @@ def teams(lab: Lab, namespace: str) -> Iterator[tuple[str, str]]:
             lab.cluster.kubectl("delete", *everything, "--cascade=foreground", "--wait=false")
         for each in (namespace, second):
             lab.until("nothing makes pods there", partial(barren, lab, each))
-
-
-def apply(lab: Lab, namespace: str, *documents: dict[str, Any]) -> None:
-    listed = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-    lab.cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(listed))
 
 
 def barren(lab: Lab, namespace: str) -> bool:
@@ -99,9 +94,9 @@ def borrow_all(lab: Lab, namespace: str, *, stop_seconds: int) -> None:
 def test_a_team_borrows_and_gives_back_with_a_repartition(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
     lab.enable("a100")
-    apply(lab, borrower, deployment("large", "3g.20gb", 2, "a100"))
+    lab.create(borrower, deployment("large", "3g.20gb", 2, "a100"))
     lab.until("it borrows the other half", count(lab, borrower, "large", 2))
-    apply(lab, owner, deployment("small", "1g.5gb", 3, "a100"))  # slots 4 to 6
+    lab.create(owner, deployment("small", "1g.5gb", 3, "a100"))  # slots 4 to 6
     lab.until("the owner has its half", count(lab, owner, "small", 3))
     lab.until("one of the borrower's is left", count(lab, borrower, "large", 1))
     lab.until("the other waits behind the gate", lambda: len(waiting(lab, borrower, "large")) == 1)
@@ -138,7 +133,7 @@ def test_a_budget_holds(lab: Lab, teams: tuple[str, str]) -> None:
         "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "large"}}},
     }
     lab.enable("a100")
-    apply(lab, borrower, budget, deployment("large", "3g.20gb", 2, "a100"))
+    lab.create(borrower, budget, deployment("large", "3g.20gb", 2, "a100"))
     lab.until("it borrows", count(lab, borrower, "large", 2))
     lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
     lab.event(owner, "owner", "QuotaWaiting")
@@ -165,7 +160,8 @@ def test_the_brain_dies_between_eviction_and_admission(lab: Lab, teams: tuple[st
 def test_gates_come_off_with_the_quota(lab: Lab, teams: tuple[str, str]) -> None:
     owner, _ = teams
     lab.enable("a100")
-    apply(lab, owner, json.loads(quota("team", {names.GPU_MEMORY: 20}, {names.GPU_MEMORY: 20})))
+    limited = quota("team", {names.GPU_MEMORY: 20}, {names.GPU_MEMORY: 20})
+    lab.cluster.kubectl("apply", "-n", owner, "-f", "-", stdin=limited)
     lab.create(owner, pod("over", {"7g.40gb": 1}, node="a100"))
     lab.event(owner, "over", "QuotaWaiting", "of max 20 n8s.nebuly.ai/gpu-memory")
     lab.cluster.kubectl("delete", "eq", "team", "-n", owner)
@@ -187,7 +183,7 @@ def test_a_job_goes_in_together(lab: Lab, teams: tuple[str, str]) -> None:
             "template": {"metadata": {"labels": {"app": "job"}}, "spec": spec},
         },
     }
-    apply(lab, borrower, deployment("large", "3g.20gb", 2, "a100"))
+    lab.create(borrower, deployment("large", "3g.20gb", 2, "a100"))
     lab.until("it borrows the other half", count(lab, borrower, "large", 2))
-    apply(lab, owner, job)
+    lab.create(owner, job)
     lab.until("all of the job runs", count(lab, owner, "job", 3))
