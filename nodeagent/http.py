@@ -1,11 +1,17 @@
-"""Health and metrics over HTTP: for the kubelet's probes and for Prometheus. It shows, and takes nothing."""
+"""Health and metrics over HTTP: for the kubelet's probes and for Prometheus. It shows, and takes nothing.
+
+Three short answers, each on a connection of its own, need no web framework: it would double the agent's time to start.
+They come from the loop that does the agent's work, so a loop that hangs fails its liveness probe.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from nodeagent.errors import ConfigError
@@ -14,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from nodeagent.report import Reporter
+
+REQUEST_SECONDS: Final = 10.0
+"""Time for a client to ask and to take the answer; then the connection is closed."""
+_TEXT: Final = "text/plain; charset=utf-8"
 
 
 @asynccontextmanager
@@ -28,27 +38,47 @@ async def serving(host: str, port: int, reporter: Reporter) -> AsyncIterator[Non
     Raises:
         ConfigError: The address cannot be listened on.
     """
-
-    async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def readyz(_: web.Request) -> web.Response:
-        if reporter.ready:
-            return web.Response(text="ok\n")
-        return web.Response(status=503, text=f"{reporter.problem}\n")
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    application = web.Application()
-    application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, host or None, port).start()
-        except OSError as error:
-            raise ConfigError("--http-listen", f"cannot listen on {host}:{port}: {error.strerror}") from error
+        server = await asyncio.start_server(partial(_serve, reporter), host or None, port)
+    except OSError as error:
+        raise ConfigError("--http-listen", f"cannot listen on {host}:{port}: {error.strerror}") from error
+    try:
         yield
     finally:
-        await runner.cleanup()
+        server.close()
+
+
+async def _serve(reporter: Reporter, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer one request, and close; a client that breaks off or sends no request gets no answer."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+            method, target, *_ = head.decode("latin-1").split(" ", 2)
+            status, kind, body = _answer(reporter, target.partition("?")[0])
+            if method != "GET":
+                status, kind, body = HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"only GET\n"
+            lines = (
+                f"HTTP/1.1 {status.value} {status.phrase}",
+                f"Content-Type: {kind}",
+                f"Content-Length: {len(body)}",
+                "Connection: close",
+            )
+            writer.write("".join(f"{line}\r\n" for line in (*lines, "")).encode() + body)
+            await writer.drain()
+    except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        pass
+    finally:
+        writer.close()
+
+
+def _answer(reporter: Reporter, path: str) -> tuple[HTTPStatus, str, bytes]:
+    """Status, content type and body for a path."""
+    if path == "/healthz":
+        return HTTPStatus.OK, _TEXT, b"ok\n"
+    if path == "/readyz" and reporter.ready:
+        return HTTPStatus.OK, _TEXT, b"ok\n"
+    if path == "/readyz":
+        return HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{reporter.problem}\n".encode()
+    if path == "/metrics":
+        return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
+    return HTTPStatus.NOT_FOUND, _TEXT, b"not here\n"

@@ -85,14 +85,16 @@ class Release:
         """
         self._helm("uninstall", NAME, "--namespace", NAMESPACE)
         self._cluster.wait_for(
-            "the release's pods are gone", lambda: not self._cluster.get("pods", "-n", NAMESPACE)["items"], GONE_SECONDS
+            "the release's pods are gone",
+            lambda: not self._cluster.api.items("pods", namespace=NAMESPACE),
+            GONE_SECONDS,
         )
 
     def describe(self) -> str:
         """The release's pods: state, reasons, the ends of their logs, and the namespace's warnings."""
         cluster = self._cluster
         lines = []
-        for pod in cluster.get("pods", "-n", NAMESPACE)["items"]:
+        for pod in cluster.api.items("pods", namespace=NAMESPACE):
             name, status = pod["metadata"]["name"], pod["status"]
             lines.append(f"pod {name} on {pod['spec'].get('nodeName', 'no node')}: {status.get('phase')}")
             lines += [
@@ -104,7 +106,7 @@ class Release:
                 state = json.dumps({"now": container["state"], "before": container.get("lastState", {})})
                 lines.append(f"  container {container['name']}: restarts {container['restartCount']}, {state}")
             lines += ["    " + line for line in cluster.logs(name, NAMESPACE).splitlines()[-LOG_LINES:]]
-        for event in cluster.get("events", "-n", NAMESPACE, "--field-selector", "type=Warning")["items"][-LOG_LINES:]:
+        for event in cluster.api.items("events", namespace=NAMESPACE, fields="type=Warning")[-LOG_LINES:]:
             about = event["involvedObject"]
             lines.append(f"{about['kind']} {about['name']}: {event['reason']}: {event.get('message', '')}")
         return "\n".join(lines) or f"there are no pods in namespace {NAMESPACE}"
@@ -116,8 +118,12 @@ class Release:
 
     def _not_ready(self) -> list[str]:
         """The workloads whose newest version is not wholly ready."""
-        items = self._cluster.get("deployments,daemonsets", "-n", NAMESPACE)["items"]
-        return [f"{item['kind']} {item['metadata']['name']}" for item in items if not rolled_out(item)]
+        return [
+            f"{kind} {item['metadata']['name']}"
+            for kind in ("deployments", "daemonsets")
+            for item in self._cluster.api.items(kind, namespace=NAMESPACE)
+            if not rolled_out(item)
+        ]
 
 
 def rolled_out(workload: Mapping[str, Any]) -> bool:
@@ -125,10 +131,10 @@ def rolled_out(workload: Mapping[str, Any]) -> bool:
     status = workload["status"]
     if status.get("observedGeneration", 0) < workload["metadata"]["generation"]:
         return False
-    if workload["kind"] == "DaemonSet":
+    wanted = workload["spec"].get("replicas")
+    if wanted is None:  # a DaemonSet; the items of a list do not say their kind
         wanted = status.get("desiredNumberScheduled", 0)
         counts = [status.get("updatedNumberScheduled", 0), status.get("numberReady", 0)]
     else:
-        wanted = workload["spec"]["replicas"]
         counts = [status.get("updatedReplicas", 0), status.get("readyReplicas", 0), status.get("replicas", 0)]
     return all(count == wanted for count in counts)

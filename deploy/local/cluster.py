@@ -35,8 +35,10 @@ from .process import MARKER, Process
 from .workload import REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import TracebackType
+
+    from .api import Api
 
 DESCRIPTION: Final = "cluster.json"
 """File of the directory that says who watches over it."""
@@ -145,7 +147,7 @@ class Cluster:
             each.start_kubelet()
         self.apply(PLUGIN_MANIFEST.read_text())
         self.wait_for("all nodes are ready", self._nodes_ready, READY_SECONDS)
-        self.wait_for("the default service account exists", self._default_account_exists, READY_SECONDS)
+        self.wait_for("the default namespace takes pods", lambda: self._takes_pods("default"), READY_SECONDS)
         for each in self.nodes.values():
             self.wait_for(f"the device plugin serves on {each.name}", partial(_devices_there, each), READY_SECONDS)
             self._publish_devices(each)
@@ -157,6 +159,8 @@ class Cluster:
             self._watchdog.stdin.close()
             self._watchdog.wait()
             self._watchdog = None
+            if self._processes:  # then there is a control plane
+                self.control_plane.api.close()
             for process in self._processes:
                 process.stop()  # it is dead already; this takes note of it
 
@@ -241,30 +245,28 @@ class Cluster:
         """
         return self.run(str(self.binaries["kubectl"]), *args, stdin=stdin, timeout=timeout)
 
-    def get(self, *args: str) -> dict[str, Any]:
-        """``kubectl get ... -o json``, decoded."""
-        document: dict[str, Any] = json.loads(self.kubectl("get", *args, "-o", "json"))
-        return document
+    @property
+    def api(self) -> Api:
+        """The API server as the administrator sees it, without kubectl."""
+        return self.control_plane.api
 
-    def apply(self, manifest: str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
-        """Applies YAML or JSON text, one object, or several, and returns what kubectl says."""
-        if not isinstance(manifest, str):
-            items = [manifest] if not isinstance(manifest, list | tuple) else manifest
-            manifest = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    def apply(self, manifest: str) -> str:
+        """Applies YAML or JSON text, and returns what kubectl says."""
         return self.kubectl("apply", "-f", "-", stdin=manifest)
 
     def create_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         """Creates a namespace and waits for its default service account, without which it takes no pods."""
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}})
-        self.wait_for(f"namespace {name} takes pods", lambda: self._exists("serviceaccount", "default", name), 30)
+        metadata = {"name": name, "labels": dict(labels or {})}
+        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        self.wait_for(f"namespace {name} takes pods", lambda: self._takes_pods(name), 30)
 
     def logs(self, pod: str, namespace: str = "default", container: str = "") -> str:
         """What a pod's containers wrote, each run under a heading, oldest first.
 
         Raises:
-            CommandError: there is no such pod.
+            ApiError: there is no such pod.
         """
-        document = self.get("pod", pod, "-n", namespace)
+        document = self.api.get("pods", pod, namespace=namespace)
         where = self.nodes.get(document["spec"].get("nodeName", ""))
         if where is None:
             return ""
@@ -279,10 +281,10 @@ class Cluster:
         """Kills the processes of a pod's containers (SIGKILL), as a crash would; the kubelet starts them again.
 
         Raises:
-            CommandError: there is no such pod.
+            ApiError: there is no such pod.
             StartError: it has no process: its containers are records, or do not run.
         """
-        where = self.get("pod", pod, "-n", namespace)["spec"].get("nodeName", "")
+        where = self.api.get("pods", pod, namespace=namespace)["spec"].get("nodeName", "")
         pids = self.nodes[where].pids(namespace, pod) if where in self.nodes else []
         if not pids:
             raise StartError(f"pod {namespace}/{pod}", "has no process to kill")
@@ -342,15 +344,13 @@ class Cluster:
         about = {"id": self.id, "watchdog": watchdog.pid, "checkout": str(REPOSITORY), "detached": detached}
         (self.state / DESCRIPTION).write_text(json.dumps(about))
 
-    def _exists(self, kind: str, name: str, namespace: str) -> bool:
-        return bool(self.kubectl("get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "name"))
-
-    def _default_account_exists(self) -> bool:
-        return self._exists("serviceaccount", "default", "default")
+    def _takes_pods(self, namespace: str) -> bool:
+        accounts = self.api.items("serviceaccounts", namespace=namespace)
+        return any(account["metadata"]["name"] == "default" for account in accounts)
 
     def _nodes_ready(self) -> bool:
         ready = 0
-        for item in self.get("nodes")["items"]:
+        for item in self.api.items("nodes"):
             conditions = {c["type"]: c["status"] for c in item["status"].get("conditions", [])}
             ready += conditions.get("Ready") == "True"
         return ready == len(self.nodes)

@@ -13,6 +13,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Final
 
 from . import pki
+from .api import Api
 from .process import Process, free_port
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class ControlPlane:
         self.url = f"https://{address}:{self.port}"
         self.authority = pki.Authority(self._keys)
         self.kubeconfig = self.authority.kubeconfig("admin", self.url, "kubernetes-admin", ["system:masters"])
+        self.api = Api(self.address, self.port, self._context())
+        """The API server as the administrator sees it, once :meth:`start` has returned."""
         service_account_key = self._keys / "service-account.key"
         pki.service_account_key(service_account_key)
         names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
@@ -113,11 +116,14 @@ class ControlPlane:
         self.processes["kube-controller-manager"].start()
         self.processes["kube-scheduler"].start()
 
-    def _ready(self) -> bool:
+    def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.authority.cert))
         context.load_cert_chain(self._keys / "admin.crt", self._keys / "admin.key")
+        return context
+
+    def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context):  # noqa: S310 our own URL
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=self._context()):  # noqa: S310 our own URL
                 return True
         except (urllib.error.URLError, OSError):
             return False

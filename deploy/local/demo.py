@@ -167,13 +167,13 @@ def _gpus(inventory: inventory_pb2_grpc.InventoryServiceStub) -> list[inventory_
 def _pods(cluster: Cluster) -> list[Pod]:
     """The demo's pods, with the last that was said of why they wait."""
     reasons: dict[str, str] = {}
-    events = cluster.get("events", "-A", "--field-selector", "involvedObject.kind=Pod")["items"]
+    events = cluster.api.items("events", fields="involvedObject.kind=Pod")
     for event in sorted(events, key=lambda event: str(event["metadata"]["creationTimestamp"])):
         if event["reason"] in {"MigNoRoom", "MigRepartitioning", "QuotaWaiting"}:
             about = event["involvedObject"]
             reasons[f"{about['namespace']}/{about['name']}"] = event["message"]
     pods = []
-    for item in cluster.get("pods", "-A", "-l", "demo=nebulnetes")["items"]:
+    for item in cluster.api.items("pods", labels="demo=nebulnetes"):
         key = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
         phase = item["status"]["phase"]
         pods.append(
@@ -197,7 +197,7 @@ def _wants(item: Mapping[str, Any]) -> str:
 def _quotas(cluster: Cluster) -> list[tuple[str, dict[str, str], dict[str, str], dict[str, str]]]:
     """Name, min, max and used of each quota."""
     found = []
-    for item in cluster.get("eq,ceq", "-A")["items"]:
+    for item in cluster.api.items("elasticquotas") + cluster.api.items("compositeelasticquotas"):
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
         spec, status = item["spec"], item.get("status", {})
         found.append((name, spec.get("min", {}), spec.get("max", {}), status.get("used", {})))

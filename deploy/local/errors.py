@@ -7,6 +7,7 @@ Foreign errors (of subprocess, PyYAML, grpc) do not get out of this package; wha
      +-- BuildError      a binary could not be built
      +-- StartError      a process of the cluster did not come up
      +-- CommandError    kubectl or helm said no
+     +-- ApiError        the API server did not do what it was asked for
      +-- ChartError      the chart was installed, but its pods are not ready
      +-- MountError      a container's mount cannot be made without touching the machine
 """
@@ -76,6 +77,24 @@ class CommandError(LocalError):
         self.argv = argv
         self.code = code
         self.output = output
+
+
+class ApiError(LocalError):
+    """The API server did not do what it was asked for.
+
+    Attributes:
+        method: HTTP method of the request.
+        path: path of the request.
+        status: the HTTP status; 0: there was no answer.
+        problem: what the server or the connection said.
+    """
+
+    def __init__(self, method: str, path: str, status: int, problem: str) -> None:
+        super().__init__(f"{method} {path} ended with {status}: {problem}")
+        self.method = method
+        self.path = path
+        self.status = status
+        self.problem = problem
 
 
 class ChartError(LocalError):

@@ -243,8 +243,8 @@ class Node:
             "serializeImagePulls": False,
             "registryPullQPS": 0,
             "eventRecordQPS": 0,
-            # A program that is killed again and again on purpose need not stay away for minutes.
-            "crashLoopBackOff": {"maxContainerRestartPeriod": "10s"},
+            # A program that is killed again and again on purpose need not stay away; 1 s is the least that is allowed.
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
             "kubeAPIQPS": 200,
             "kubeAPIBurst": 400,
         }

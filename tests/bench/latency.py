@@ -55,8 +55,8 @@ def main() -> None:
         with grpc.insecure_channel(release.inventory_address) as channel:
             lab = Lab(cluster, release, release.inventory_address, channel)
             cluster.create_namespace(NAMESPACE)
-            with lab.enabled(NODE):
-                rounds = [_round(lab, number) for number in range(ROUNDS)]
+            lab.enable(NODE)
+            rounds = [_round(lab, number) for number in range(ROUNDS)]
     print(f"{ROUNDS} rounds, kubelet status interval 10 s, driver times 0; seconds, minimum / median / maximum")
     for part in PARTS:
         values = [each[part] for each in rounds]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from deploy.local.chart import Release
 from deploy.local.cluster import Cluster
-from tests.e2e.lab import Lab
+from tests.e2e.lab import Lab, fresh_namespace
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +25,5 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture
 def namespace(lab: Lab) -> Iterator[str]:
     """A fresh namespace; what ran in it is gone afterwards."""
-    name = f"test-{uuid.uuid4().hex[:6]}"
-    lab.cluster.create_namespace(name)
-    yield name
-    lab.cluster.kubectl("delete", "pods", "--all", "-n", name, "--wait=true")
-    lab.cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with fresh_namespace(lab.cluster) as name:
+        yield name

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,6 @@ import grpc
 
 from deploy.local.chart import Release
 from deploy.local.cluster import Cluster
-from deploy.local.errors import CommandError
 from deploy.local.process import MARKER
 from n8s import names
 from n8s.v1 import gpu_pb2, inventory_pb2, inventory_pb2_grpc
@@ -50,20 +50,26 @@ class Lab:
 
     # Nodes.
 
-    @contextlib.contextmanager
-    def enabled(self, *nodes: str) -> Iterator[None]:
-        """The nodes carry the label while this lasts; their agents are connected when it begins."""
+    def enable(self, *nodes: str) -> None:
+        """Puts the label on these nodes, takes it off all others, and waits until these are at rest.
+
+        They keep it when the test ends: mostly the next one wants the same, and an agent takes seconds to start.
+        """
+        labelled = {
+            node["metadata"]["name"] for node in self.cluster.api.items("nodes", labels=f"{names.AUTO_MIG_LABEL}=true")
+        }
+        if missing := {*nodes} - labelled:
+            self.cluster.kubectl("label", "node", *sorted(missing), f"{names.AUTO_MIG_LABEL}=true")
+        self.disable(*sorted(labelled - {*nodes}))
         for node in nodes:
-            self.cluster.kubectl("label", "node", node, f"{names.AUTO_MIG_LABEL}=true", "--overwrite")
+            self.until(f"the agent of {node} is connected and {node} at rest", partial(self._rests, node))
+
+    def disable(self, *nodes: str) -> None:
+        """Takes the label off and waits until the nodes' agents are gone."""
+        if nodes:
+            self.cluster.kubectl("label", "node", *nodes, f"{names.AUTO_MIG_LABEL}-")
         for node in nodes:
-            self.until(f"the agent of {node} is connected", partial(self._connected, node))
-        try:
-            yield
-        finally:
-            for node in nodes:
-                self.cluster.kubectl("label", "node", node, f"{names.AUTO_MIG_LABEL}-")
-            for node in nodes:
-                self.until(f"the agent of {node} is gone", partial(self._gone, node))
+            self.until(f"the agent of {node} is gone", partial(self._gone, node))
 
     def node(self, name: str) -> inventory_pb2.Node:
         """A node as the inventory shows it; a brain that was killed often comes back after the kubelet's back-off."""
@@ -93,7 +99,7 @@ class Lab:
 
     def raw_node(self, name: str) -> dict[str, Any]:
         """The node object."""
-        return self.cluster.get("node", name)
+        return self.cluster.api.get("nodes", name)
 
     def open(self, node: str) -> bool:
         """Whether the node carries no taint of ours."""
@@ -104,32 +110,39 @@ class Lab:
     # Pods.
 
     def create(self, namespace: str, *pods: Mapping[str, Any]) -> None:
-        """Creates pods made by :func:`pod`."""
-        self.cluster.apply([{**each, "metadata": {**each["metadata"], "namespace": namespace}} for each in pods])
+        """Creates pods made by :func:`pod`, or what makes such pods."""
+        for each in pods:
+            self.cluster.api.create(each, namespace=namespace)
+
+    def dry_run(self, namespace: str, pod: Mapping[str, Any]) -> dict[str, Any]:
+        """The pod as it would be created."""
+        return self.cluster.api.create(pod, namespace=namespace, dry_run=True)
 
     def pod(self, namespace: str, name: str) -> dict[str, Any]:
         """The pod object."""
-        return self.cluster.get("pod", name, "-n", namespace)
+        return self.cluster.api.get("pods", name, namespace=namespace)
 
     def running(self, namespace: str, *pods: str, seconds: int = 40) -> None:
         """Waits until pods are Running; when one is not, says what is known of it."""
         try:
-            self._wait(namespace, pods, "jsonpath={.status.phase}=Running", seconds)
-        except CommandError as error:
+            self._wait(f"{', '.join(pods)} run", namespace, pods, _runs, seconds)
+        except AssertionError as error:
             lines = [self.cluster.kubectl("get", "pods", "-n", namespace, "-o", "wide")]
             lines += [f"{name}: {self.events(namespace, name)}" for name in pods]
             lines += [f"{node}: {self.geometry(node)} open={self.open(node)}" for node in self.cluster.nodes]
-            ours = self.cluster.get("pods", "-n", NEBULNETES)["items"]
+            ours = self.cluster.api.items("pods", namespace=NEBULNETES)
             lines += [self.cluster.logs(item["metadata"]["name"], NEBULNETES) for item in ours]
             raise AssertionError("\n".join([str(error), *lines])) from error
 
     def delete(self, namespace: str, *pods: str) -> None:
         """Deletes pods and waits until they are gone."""
-        self.cluster.kubectl("delete", "pod", "-n", namespace, "--wait=true", *pods)
+        for name in pods:
+            self.cluster.api.delete("pods", name, namespace=namespace)
+        self.until(f"{', '.join(pods)} are gone", lambda: not {*pods} & self._pods(namespace).keys())
 
     def unschedulable(self, namespace: str, *pods: str, seconds: int = 20) -> None:
         """Waits until the scheduler has said that it finds no room for pods."""
-        self._wait(namespace, pods, "condition=PodScheduled=False", seconds)
+        self._wait(f"{', '.join(pods)} are unschedulable", namespace, pods, _refused, seconds)
 
     def device(self, namespace: str, name: str) -> gpu_pb2.Instance:
         """The instance that a pod holds, by the inventory."""
@@ -156,7 +169,7 @@ class Lab:
 
     def events(self, namespace: str, name: str) -> dict[str, list[str]]:
         """Messages of an object's events by reason, oldest first."""
-        items = self.cluster.get("events", "-n", namespace, "--field-selector", f"involvedObject.name={name}")["items"]
+        items = self.cluster.api.items("events", namespace=namespace, fields=f"involvedObject.name={name}")
         found: dict[str, list[str]] = {}
         for item in sorted(items, key=lambda item: item["metadata"]["creationTimestamp"]):
             found.setdefault(item["reason"], []).append(item["message"])
@@ -196,15 +209,48 @@ class Lab:
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
             time.sleep(0.1)
 
-    def _connected(self, node: str) -> bool:
-        return self.node(node).agent.connected
+    def _rests(self, node: str) -> bool:
+        found = self.node(node)
+        return found.agent.connected and not found.ordered and self.open(node)
 
     def _gone(self, node: str) -> bool:
-        return not self._connected(node)
+        return not self.node(node).agent.connected
 
-    def _wait(self, namespace: str, pods: tuple[str, ...], condition: str, seconds: int) -> None:
-        names_ = [f"pod/{name}" for name in pods]
-        self.cluster.kubectl("wait", "-n", namespace, f"--for={condition}", f"--timeout={seconds}s", *names_)
+    def _pods(self, namespace: str) -> dict[str, dict[str, Any]]:
+        """A namespace's pods by name."""
+        return {item["metadata"]["name"]: item for item in self.cluster.api.items("pods", namespace=namespace)}
+
+    def _wait(
+        self, what: str, namespace: str, pods: tuple[str, ...], holds: Callable[[dict[str, Any]], bool], seconds: int
+    ) -> None:
+        def hold() -> bool:
+            found = self._pods(namespace)
+            return all(name in found and holds(found[name]) for name in pods)
+
+        self.until(what, hold, seconds)
+
+
+def _runs(pod: dict[str, Any]) -> bool:
+    return bool(pod["status"]["phase"] == "Running")
+
+
+def _refused(pod: dict[str, Any]) -> bool:
+    """Whether the scheduler has found no room for it."""
+    conditions = pod["status"].get("conditions", ())
+    return any((each["type"], each["status"]) == ("PodScheduled", "False") for each in conditions)
+
+
+@contextlib.contextmanager
+def fresh_namespace(cluster: Cluster, name: str = "") -> Iterator[str]:
+    """A new namespace; the pods that ran in it are gone afterwards, however long they would take to stop."""
+    name = name or f"test-{uuid.uuid4().hex[:6]}"
+    cluster.create_namespace(name)
+    try:
+        yield name
+    finally:
+        cluster.api.delete("pods", namespace=name, grace_seconds=1)
+        cluster.wait_for(f"the pods of {name} are gone", lambda: not cluster.api.items("pods", namespace=name), 60)
+        cluster.api.delete("namespaces", name)
 
 
 def pod(

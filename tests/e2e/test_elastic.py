@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from n8s import names
-from tests.e2e.lab import Lab, pod, quota
+from tests.e2e.lab import Lab, fresh_namespace, pod, quota
 
 pytestmark = pytest.mark.e2e
 
@@ -21,29 +21,28 @@ HALF = {names.GPU_MEMORY: 20}
 @pytest.fixture
 def teams(lab: Lab, namespace: str) -> Iterator[tuple[str, str]]:
     """Two namespaces that own half of the A100 each."""
-    second = f"{namespace}-b"
-    lab.cluster.create_namespace(second)
-    for each in (namespace, second):
-        apply(lab, each, json.loads(quota("team", HALF)))
-    for each in (namespace, second):
-        lab.until("its pods get the gate", partial(gated, lab, each))
-    yield namespace, second
-    for each in (namespace, second):
-        lab.cluster.kubectl("delete", "deployments,jobs,pods,eq,pdb", "--all", "-n", each, "--wait=true")
-    lab.cluster.kubectl("delete", "namespace", second, "--wait=false")
+    with fresh_namespace(lab.cluster, f"{namespace}-b") as second:
+        for each in (namespace, second):
+            lab.create(each, json.loads(quota("team", HALF)))
+        for each in (namespace, second):
+            lab.until("its pods get the gate", partial(gated, lab, each))
+        yield namespace, second
+        for each in (namespace, second):
+            everything = ("deployments,jobs,eq,pdb", "--all", "-n", each)
+            lab.cluster.kubectl("delete", *everything, "--cascade=foreground", "--wait=false")
+        for each in (namespace, second):
+            lab.until("nothing makes pods there", partial(barren, lab, each))
 
 
-def apply(lab: Lab, namespace: str, *documents: dict[str, Any]) -> None:
-    listed = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-    lab.cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(listed))
+def barren(lab: Lab, namespace: str) -> bool:
+    """Whether a namespace has neither Deployments nor Jobs."""
+    return not any(lab.cluster.api.items(kind, namespace=namespace) for kind in ("deployments", "jobs"))
 
 
 def gated(lab: Lab, namespace: str) -> bool:
     """Whether a pod that is created now gets the gate."""
-    made = lab.cluster.kubectl(
-        "create", "-n", namespace, "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(pod("probe"))
-    )
-    return {"name": names.QUOTA_GATE} in json.loads(made)["spec"].get("schedulingGates", [])
+    made = lab.dry_run(namespace, pod("probe"))
+    return {"name": names.QUOTA_GATE} in made["spec"].get("schedulingGates", [])
 
 
 def deployment(name: str, profile: str, replicas: int, node: str, **spec: Any) -> dict[str, Any]:
@@ -63,8 +62,7 @@ def deployment(name: str, profile: str, replicas: int, node: str, **spec: Any) -
 
 
 def pods(lab: Lab, namespace: str, app: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = lab.cluster.get("pods", "-n", namespace, "-l", f"app={app}")["items"]
-    return found
+    return lab.cluster.api.items("pods", namespace=namespace, labels=f"app={app}")
 
 
 def running(lab: Lab, namespace: str, app: str) -> list[str]:
@@ -95,39 +93,35 @@ def borrow_all(lab: Lab, namespace: str, *, stop_seconds: int) -> None:
 
 def test_a_team_borrows_and_gives_back_with_a_repartition(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
-    with lab.enabled("a100"):
-        apply(lab, borrower, deployment("large", "3g.20gb", 2, "a100"))
-        lab.until("it borrows the other half", count(lab, borrower, "large", 2))
-        apply(lab, owner, deployment("small", "1g.5gb", 3, "a100"))  # slots 4 to 6
-        lab.until("the owner has its half", count(lab, owner, "small", 3))
-        lab.until("one of the borrower's is left", count(lab, borrower, "large", 1))
-        lab.until("the other waits behind the gate", lambda: len(waiting(lab, borrower, "large")) == 1)
-        (again,) = waiting(lab, borrower, "large")
-        lab.event(borrower, again, "QuotaWaiting", "quotas use 35 of 40")
-        lab.cluster.kubectl("scale", "-n", owner, "deployment/small", "--replicas=0")
-        lab.until("it borrows again", count(lab, borrower, "large", 2))
+    lab.enable("a100")
+    lab.create(borrower, deployment("large", "3g.20gb", 2, "a100"))
+    lab.until("it borrows the other half", count(lab, borrower, "large", 2))
+    lab.create(owner, deployment("small", "1g.5gb", 3, "a100"))  # slots 4 to 6
+    lab.until("the owner has its half", count(lab, owner, "small", 3))
+    lab.until("one of the borrower's is left", count(lab, borrower, "large", 1))
+    lab.until("the other waits behind the gate", lambda: len(waiting(lab, borrower, "large")) == 1)
+    (again,) = waiting(lab, borrower, "large")
+    lab.event(borrower, again, "QuotaWaiting", "quotas use 35 of 40")
+    lab.cluster.kubectl("scale", "-n", owner, "deployment/small", "--replicas=0")
+    lab.until("it borrows again", count(lab, borrower, "large", 2))
 
 
 def test_an_older_rival_outside_quotas_does_not_take_what_was_reclaimed(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
-    with lab.enabled("a100"):
-        borrow_all(lab, borrower, stop_seconds=5)
-        outside = f"{owner}-out"
-        lab.cluster.create_namespace(outside)
-        try:
-            lab.create(outside, pod("rival", {"3g.20gb": 1}, node="a100"))
-            lab.unschedulable(outside, "rival")
-            lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
-            lab.running(owner, "owner")
-            assert lab.pod(outside, "rival")["spec"].get("nodeName") is None
-            left = {
-                each["metadata"]["name"]
-                for each in lab.cluster.get("pods", "-n", borrower)["items"]
-                if each["status"]["phase"] == "Running"
-            }
-            assert left == {"first"}, "the newest went"
-        finally:
-            lab.cluster.kubectl("delete", "namespace", outside, "--wait=true")
+    lab.enable("a100")
+    borrow_all(lab, borrower, stop_seconds=3)
+    with fresh_namespace(lab.cluster) as outside:
+        lab.create(outside, pod("rival", {"3g.20gb": 1}, node="a100"))
+        lab.unschedulable(outside, "rival")
+        lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
+        lab.running(owner, "owner")
+        assert lab.pod(outside, "rival")["spec"].get("nodeName") is None
+        left = {
+            each["metadata"]["name"]
+            for each in lab.cluster.api.items("pods", namespace=borrower)
+            if each["status"]["phase"] == "Running"
+        }
+        assert left == {"first"}, "the newest went"
 
 
 def test_a_budget_holds(lab: Lab, teams: tuple[str, str]) -> None:
@@ -138,123 +132,124 @@ def test_a_budget_holds(lab: Lab, teams: tuple[str, str]) -> None:
         "metadata": {"name": "all"},
         "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "large"}}},
     }
-    with lab.enabled("a100"):
-        apply(lab, borrower, budget, deployment("large", "3g.20gb", 2, "a100"))
-        lab.until("it borrows", count(lab, borrower, "large", 2))
-        lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
-        lab.event(owner, "owner", "QuotaWaiting")
-        assert len(running(lab, borrower, "large")) == 2
-        lab.cluster.kubectl("delete", "pdb", "all", "-n", borrower)
-        lab.running(owner, "owner")
+    lab.enable("a100")
+    lab.create(borrower, budget, deployment("large", "3g.20gb", 2, "a100"))
+    lab.until("it borrows", count(lab, borrower, "large", 2))
+    lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
+    lab.event(owner, "owner", "QuotaWaiting")
+    assert len(running(lab, borrower, "large")) == 2
+    lab.cluster.kubectl("delete", "pdb", "all", "-n", borrower)
+    lab.running(owner, "owner")
 
 
 def test_the_brain_dies_between_eviction_and_admission(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
-    with lab.enabled("a100"):
-        borrow_all(lab, borrower, stop_seconds=3)
-        lab.create(owner, pod("owner", {"1g.5gb": 1}, node="a100"))
-        lab.until(
-            "somebody is evicted",
-            lambda: any(
-                "deletionTimestamp" in each["metadata"] for each in lab.cluster.get("pods", "-n", borrower)["items"]
-            ),
-        )
-        lab.kill("brain")
-        lab.running(owner, "owner", seconds=60)
+    lab.enable("a100")
+    borrow_all(lab, borrower, stop_seconds=3)
+    lab.create(owner, pod("owner", {"1g.5gb": 1}, node="a100"))
+    lab.until(
+        "somebody is evicted",
+        lambda: any(
+            "deletionTimestamp" in each["metadata"] for each in lab.cluster.api.items("pods", namespace=borrower)
+        ),
+    )
+    lab.kill("brain")
+    lab.running(owner, "owner", seconds=60)
 
 
 def test_gates_come_off_with_the_quota(lab: Lab, teams: tuple[str, str]) -> None:
     owner, _ = teams
-    with lab.enabled("a100"):
-        apply(lab, owner, json.loads(quota("team", {names.GPU_MEMORY: 20}, {names.GPU_MEMORY: 20})))
-        lab.create(owner, pod("over", {"7g.40gb": 1}, node="a100"))
-        lab.event(owner, "over", "QuotaWaiting", "of max 20 n8s.nebuly.ai/gpu-memory")
-        lab.cluster.kubectl("delete", "eq", "team", "-n", owner)
-        lab.running(owner, "over")
+    lab.enable("a100")
+    limited = quota("team", {names.GPU_MEMORY: 20}, {names.GPU_MEMORY: 20})
+    lab.cluster.kubectl("apply", "-n", owner, "-f", "-", stdin=limited)
+    lab.create(owner, pod("over", {"7g.40gb": 1}, node="a100"))
+    lab.event(owner, "over", "QuotaWaiting", "of max 20 n8s.nebuly.ai/gpu-memory")
+    lab.cluster.kubectl("delete", "eq", "team", "-n", owner)
+    lab.running(owner, "over")
 
 
 def test_a_job_goes_in_together(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
-    with lab.enabled("a100"):
-        template = pod("job", {"1g.5gb": 1}, node="a100")
-        spec = {**template["spec"], "restartPolicy": "Never"}
-        job = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": {"name": "job"},
-            "spec": {
-                "parallelism": 3,
-                "completions": 3,
-                "template": {"metadata": {"labels": {"app": "job"}}, "spec": spec},
-            },
-        }
-        apply(lab, borrower, deployment("large", "3g.20gb", 2, "a100"))
-        lab.until("it borrows the other half", count(lab, borrower, "large", 2))
-        apply(lab, owner, job)
-        lab.until("all of the job runs", count(lab, owner, "job", 3))
+    lab.enable("a100")
+    template = pod("job", {"1g.5gb": 1}, node="a100")
+    spec = {**template["spec"], "restartPolicy": "Never"}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "job"},
+        "spec": {
+            "parallelism": 3,
+            "completions": 3,
+            "template": {"metadata": {"labels": {"app": "job"}}, "spec": spec},
+        },
+    }
+    lab.create(borrower, deployment("large", "3g.20gb", 2, "a100"))
+    lab.until("it borrows the other half", count(lab, borrower, "large", 2))
+    lab.create(owner, job)
+    lab.until("all of the job runs", count(lab, owner, "job", 3))
 
 
 def test_a_victim_that_keeps_a_finalizer(lab: Lab, teams: tuple[str, str]) -> None:
     """Its room is not free while it stops, nobody else gets it then, and its object alone holds nothing."""
     owner, borrower = teams
-    with lab.enabled("a100"):
-        slow = {"FAKE_STOP_SECONDS": "2"}
+    lab.enable("a100")
+    slow = {"FAKE_STOP_SECONDS": "2"}
+    for name in ("first", "second"):
+        kept = pod(name, {"3g.20gb": 1}, node="a100", environ=slow, terminationGracePeriodSeconds=30)
+        kept["metadata"]["finalizers"] = ["example.com/kept"]
+        lab.create(borrower, kept)
+        lab.running(borrower, name)
+    lab.create(borrower, pod("rival", {"1g.5gb": 1}, node="a100"))
+    lab.event(borrower, "rival", "QuotaWaiting", "quotas use 40 of 40")
+    lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
+    try:
+        lab.until("the newest must go", lambda: "deletionTimestamp" in lab.pod(borrower, "second")["metadata"])
+        assert lab.pod(owner, "owner")["spec"].get("nodeName") is None
+        lab.running(owner, "owner")
+        assert lab.pod(borrower, "second")["status"]["phase"] in {"Succeeded", "Failed"}
+        assert "nodeName" not in lab.pod(borrower, "rival")["spec"]
+        lab.running(borrower, "first")
+    finally:
         for name in ("first", "second"):
-            kept = pod(name, {"3g.20gb": 1}, node="a100", environ=slow, terminationGracePeriodSeconds=30)
-            kept["metadata"]["finalizers"] = ["example.com/kept"]
-            lab.create(borrower, kept)
-            lab.running(borrower, name)
-        lab.create(borrower, pod("rival", {"1g.5gb": 1}, node="a100"))
-        lab.event(borrower, "rival", "QuotaWaiting", "quotas use 40 of 40")
-        lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
-        try:
-            lab.until("the newest must go", lambda: "deletionTimestamp" in lab.pod(borrower, "second")["metadata"])
-            assert lab.pod(owner, "owner")["spec"].get("nodeName") is None
-            lab.running(owner, "owner")
-            assert lab.pod(borrower, "second")["status"]["phase"] in {"Succeeded", "Failed"}
-            assert "nodeName" not in lab.pod(borrower, "rival")["spec"]
-            lab.running(borrower, "first")
-        finally:
-            for name in ("first", "second"):
-                lab.cluster.kubectl("patch", "pod", name, "-n", borrower, '--patch={"metadata":{"finalizers":null}}')
+            lab.cluster.kubectl("patch", "pod", name, "-n", borrower, '--patch={"metadata":{"finalizers":null}}')
 
 
 def test_a_job_that_ignores_disruptions_is_not_failed_by_an_eviction(lab: Lab, teams: tuple[str, str]) -> None:
     owner, borrower = teams
-    with lab.enabled("a100"):
-        # One that ended with 0 when it is told to stop would have done its work.
-        template = pod("job", {"7g.40gb": 1}, node="a100", environ={"FAKE_STOP_SECONDS": "60"})
-        rule = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
-        job = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": {"name": "job"},
-            "spec": {
-                "backoffLimit": 0,
-                "podFailurePolicy": {"rules": [rule]},
-                "template": {
-                    "metadata": {"labels": {"app": "job"}},
-                    "spec": {**template["spec"], "restartPolicy": "Never"},
-                },
+    lab.enable("a100")
+    # One that ended with 0 when it is told to stop would have done its work.
+    template = pod("job", {"7g.40gb": 1}, node="a100", environ={"FAKE_STOP_SECONDS": "60"})
+    rule = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "job"},
+        "spec": {
+            "backoffLimit": 0,
+            "podFailurePolicy": {"rules": [rule]},
+            "template": {
+                "metadata": {"labels": {"app": "job"}},
+                "spec": {**template["spec"], "restartPolicy": "Never"},
             },
-        }
-        apply(lab, borrower, job)
-        lab.until("it borrows", count(lab, borrower, "job", 1))
-        lab.create(owner, pod("owner", {"1g.5gb": 1}, node="a100"))
-        lab.running(owner, "owner")
-        lab.until("its next pod waits", lambda: len(waiting(lab, borrower, "job")) == 1)
-        status = lab.cluster.get("job", "job", "-n", borrower)["status"]
-        assert status.get("failed", 0) == 0
-        assert status.get("active") == 1
-        lab.delete(owner, "owner")
-        lab.until("it borrows again", count(lab, borrower, "job", 1))
+        },
+    }
+    lab.create(borrower, job)
+    lab.until("it borrows", count(lab, borrower, "job", 1))
+    lab.create(owner, pod("owner", {"1g.5gb": 1}, node="a100"))
+    lab.running(owner, "owner")
+    lab.until("its next pod waits", lambda: len(waiting(lab, borrower, "job")) == 1)
+    status = lab.cluster.api.get("jobs", "job", namespace=borrower)["status"]
+    assert status.get("failed", 0) == 0
+    assert status.get("active") == 1
+    lab.delete(owner, "owner")
+    lab.until("it borrows again", count(lab, borrower, "job", 1))
 
 
 def test_a_quota_is_changed_while_pods_wait(lab: Lab, teams: tuple[str, str]) -> None:
     owner, _ = teams
 
     def change(least: str, most: str) -> None:
-        apply(lab, owner, json.loads(quota("team", {"cpu": least}, {"cpu": most})))
+        lab.cluster.kubectl("apply", "-n", owner, "-f", "-", stdin=quota("team", {"cpu": least}, {"cpu": most}))
 
     change("1", "1")
     lab.create(owner, pod("waits", request={"cpu": "1500m"}), pod("more", request={"cpu": "1"}))

@@ -16,7 +16,7 @@ import pytest
 
 from deploy.local.errors import CommandError
 from n8s import names
-from tests.e2e.lab import NEBULNETES, Lab, pod, quota
+from tests.e2e.lab import NEBULNETES, Lab, fresh_namespace, pod, quota
 
 pytestmark = pytest.mark.e2e
 
@@ -40,7 +40,7 @@ def by_webhook(lab: Lab, governed: str) -> Iterator[str]:
     """The same, with the webhook in the policy's place."""
     lab.release.install({"quotas": {"gate": "webhook"}})
     try:
-        assert lab.cluster.get("mutatingadmissionpolicies")["items"] == []
+        assert lab.cluster.api.items("mutatingadmissionpolicies") == []
 
         def asked() -> bool:
             dry_run(lab, governed)
@@ -50,26 +50,24 @@ def by_webhook(lab: Lab, governed: str) -> Iterator[str]:
         yield governed
     finally:
         lab.release.install()
-    lab.until("the policy is back", lambda: lab.cluster.get("mutatingadmissionpolicies")["items"])
+    lab.until("the policy is back", lambda: lab.cluster.api.items("mutatingadmissionpolicies"))
 
 
 def label(lab: Lab, namespace: str) -> str | None:
-    value = lab.cluster.get("namespace", namespace)["metadata"]["labels"].get(names.QUOTA_LABEL)
+    value = lab.cluster.api.get("namespaces", namespace)["metadata"]["labels"].get(names.QUOTA_LABEL)
     return None if value is None else str(value)
 
 
 def dry_run(lab: Lab, namespace: str) -> list[dict[str, str]]:
     """The gates that a pod would be created with."""
-    given = json.dumps(pod("probe", request=TOO_MUCH))
-    made = lab.cluster.kubectl("create", "-n", namespace, "--dry-run=server", "-o=json", "-f", "-", stdin=given)
-    found: list[dict[str, str]] = json.loads(made)["spec"].get("schedulingGates", [])
+    made = lab.dry_run(namespace, pod("probe", request=TOO_MUCH))
+    found: list[dict[str, str]] = made["spec"].get("schedulingGates", [])
     return found
 
 
 def gates(lab: Lab, namespace: str, app: str = "") -> list[list[dict[str, str]]]:
     """The gates of each pod, or of those with an ``app`` label."""
-    chosen = ["-l", f"app={app}"] if app else []
-    pods = lab.cluster.get("pods", "-n", namespace, *chosen)["items"]
+    pods = lab.cluster.api.items("pods", namespace=namespace, labels=f"app={app}" if app else "")
     return [each["spec"].get("schedulingGates", []) for each in pods]
 
 
@@ -80,18 +78,18 @@ def capacity(lab: Lab, namespace: str, name: str) -> str | None:
 
 def reserved(lab: Lab, namespace: str) -> str:
     """The cpu that decisions count."""
-    return str(lab.cluster.get("eq", "team", "-n", namespace)["status"]["reserved"]["cpu"])
+    return str(lab.cluster.api.get("elasticquotas", "team", namespace=namespace)["status"]["reserved"]["cpu"])
 
 
 def webhooks(lab: Lab) -> list[str]:
     """Names of the webhook's pods."""
-    pods = lab.cluster.get("pods", "-n", NEBULNETES, "-l", "app.kubernetes.io/component=webhook")["items"]
+    pods = lab.cluster.api.items("pods", namespace=NEBULNETES, labels="app.kubernetes.io/component=webhook")
     return [each["metadata"]["name"] for each in pods]
 
 
 def gated_by_webhook(lab: Lab) -> float:
     """How many pods the webhook has put the gate on, by its own account."""
-    secret = lab.cluster.get("secret", "nebulnetes-webhook-tls", "-n", NEBULNETES)
+    secret = lab.cluster.api.get("secrets", "nebulnetes-webhook-tls", namespace=NEBULNETES)
     context = ssl.create_default_context(cadata=base64.b64decode(secret["data"]["ca.crt"]).decode())
     with urllib.request.urlopen(f"https://{lab.release.webhook_address}/metrics", context=context, timeout=5) as answer:
         lines = answer.read().decode().splitlines()
@@ -140,7 +138,7 @@ def test_gated_pods_are_orphaned_and_deleted_as_any(lab: Lab, governed: str) -> 
     lab.create(governed, workload("ReplicaSet", "set", pod("set", request=TOO_MUCH), replicas=1))
     lab.until("its pod waits", lambda: gates(lab, governed, "set") == [[GATE]])
     lab.cluster.kubectl("delete", "replicaset", "set", "-n", governed, "--cascade=orphan")
-    (left,) = lab.cluster.get("pods", "-n", governed, "-l", "app=set")["items"]
+    (left,) = lab.cluster.api.items("pods", namespace=governed, labels="app=set")
     assert "ownerReferences" not in left["metadata"]
     lab.create(governed, workload("ReplicaSet", "set", pod("set", request=TOO_MUCH), replicas=1))
     lab.until(
@@ -227,9 +225,7 @@ def test_quotas_do_not_touch_the_system_nor_nebulnetes_itself(lab: Lab, namespac
 
 
 def test_who_writes_a_composite_may_write_quotas_in_what_it_lists(lab: Lab, governed: str) -> None:
-    other = f"{governed}-b"
-    lab.cluster.create_namespace(other)
-    try:
+    with fresh_namespace(lab.cluster, f"{governed}-b") as other:
         lab.cluster.kubectl(
             "create", "rolebinding", "lead", "-n", governed, "--clusterrole=nebulnetes-quota-edit", "--user=ann"
         )
@@ -246,5 +242,3 @@ def test_who_writes_a_composite_may_write_quotas_in_what_it_lists(lab: Lab, gove
         lab.cluster.kubectl(*apply, stdin=quota("both", {"cpu": "2"}, namespaces=[governed, other]))
         lab.until("both are labelled", lambda: label(lab, governed) == label(lab, other) == "true")
         lab.cluster.kubectl("delete", "ceq", "both", "-n", governed, "--as=ann")
-    finally:
-        lab.cluster.kubectl("delete", "namespace", other, "--wait=false")

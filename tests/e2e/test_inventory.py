@@ -17,45 +17,44 @@ pytestmark = pytest.mark.e2e
 
 
 def test_a_client_lists_gpus_with_who_uses_them(lab: Lab, namespace: str) -> None:
-    with lab.enabled("a100", "h100"):
-        lab.create(namespace, pod("user", {"1g.5gb": 1}))
-        lab.running(namespace, "user")
-        instance = lab.held(namespace, "user")
-        assert (instance.profile, instance.size, instance.state) == ("1g.5gb", 1, gpu_pb2.INSTANCE_STATE_USED)
-        assert instance.holder.container == "main"
-        answer = lab.inventory.ListGpus(inventory_pb2.ListGpusRequest(filter=inventory_pb2.GpuFilter(node="a100")))
-        assert [(item.node, item.gpu.index, item.live) for item in answer.gpus] == [("a100", 0, True)]
-        by_model = inventory_pb2.GpuFilter(model=answer.gpus[0].gpu.model)
-        assert {item.node for item in lab.inventory.ListGpus(inventory_pb2.ListGpusRequest(filter=by_model)).gpus} == {
-            "a100"
-        }
-        lab.delete(namespace, "user")
-        free = inventory_pb2.GpuFilter(free_profile="1g.5gb")
-        lab.until(
-            "it is free again",
-            lambda: (
-                [item.node for item in lab.inventory.ListGpus(inventory_pb2.ListGpusRequest(filter=free)).gpus]
-                == ["a100"]
-            ),
-        )
-        with pytest.raises(grpc.RpcError) as caught:
-            lab.node("nowhere")
-        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    lab.enable("a100", "h100")
+    lab.create(namespace, pod("user", {"1g.5gb": 1}))
+    lab.running(namespace, "user")
+    instance = lab.held(namespace, "user")
+    assert (instance.profile, instance.size, instance.state) == ("1g.5gb", 1, gpu_pb2.INSTANCE_STATE_USED)
+    assert instance.holder.container == "main"
+    answer = lab.inventory.ListGpus(inventory_pb2.ListGpusRequest(filter=inventory_pb2.GpuFilter(node="a100")))
+    assert [(item.node, item.gpu.index, item.live) for item in answer.gpus] == [("a100", 0, True)]
+    by_model = inventory_pb2.GpuFilter(model=answer.gpus[0].gpu.model)
+    assert {item.node for item in lab.inventory.ListGpus(inventory_pb2.ListGpusRequest(filter=by_model)).gpus} == {
+        "a100"
+    }
+    lab.delete(namespace, "user")
+    free = inventory_pb2.GpuFilter(free_profile="1g.5gb")
+    lab.until(
+        "it is free again",
+        lambda: (
+            [item.node for item in lab.inventory.ListGpus(inventory_pb2.ListGpusRequest(filter=free)).gpus] == ["a100"]
+        ),
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        lab.node("nowhere")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_watch_streams_changes(lab: Lab, namespace: str) -> None:
-    with lab.enabled("a100"):
-        request = inventory_pb2.WatchGpusRequest(filter=inventory_pb2.GpuFilter(node="a100"))
-        stream = lab.inventory.WatchGpus(request, timeout=60)
-        first, synced = next(stream), next(stream)
-        assert first.type == inventory_pb2.GPU_EVENT_TYPE_ADDED
-        assert synced.type == inventory_pb2.GPU_EVENT_TYPE_SYNCED
-        lab.create(namespace, pod("user", {"2g.10gb": 1}, node="a100"))
-        for event in stream:
-            assert event.type == inventory_pb2.GPU_EVENT_TYPE_MODIFIED
-            if any(instance.holder.pod == "user" for instance in event.gpu.gpu.instances):
-                break
-        stream.cancel()
+    lab.enable("a100")
+    request = inventory_pb2.WatchGpusRequest(filter=inventory_pb2.GpuFilter(node="a100"))
+    stream = lab.inventory.WatchGpus(request, timeout=60)
+    first, synced = next(stream), next(stream)
+    assert first.type == inventory_pb2.GPU_EVENT_TYPE_ADDED
+    assert synced.type == inventory_pb2.GPU_EVENT_TYPE_SYNCED
+    lab.create(namespace, pod("user", {"2g.10gb": 1}, node="a100"))
+    for event in stream:
+        assert event.type == inventory_pb2.GPU_EVENT_TYPE_MODIFIED
+        if any(instance.holder.pod == "user" for instance in event.gpu.gpu.instances):
+            break
+    stream.cancel()
 
 
 def test_pods_are_explained(lab: Lab, namespace: str) -> None:
@@ -75,26 +74,26 @@ def test_pods_are_explained(lab: Lab, namespace: str) -> None:
         answer = json.loads(explained(name))
         return bool(answer["standing"] == f"POD_STANDING_{standing}")
 
-    with lab.enabled("a100"):
-        lab.create(namespace, pod("holder", {"7g.40gb": 1}))
-        lab.running(namespace, "holder")
-        lab.until("the pod that runs is bound", lambda: stands("holder", "BOUND"))
-        lab.create(namespace, pod("stuck", {"4g.20gb": 1}))
-        event = lab.event(namespace, "stuck", "MigNoRoom")
-        lab.until("the other waits for its end", lambda: f"{namespace}/holder" in explained("stuck"))
-        answer = json.loads(explained("stuck"))
-        assert answer["standing"] == "POD_STANDING_WAITS"
-        assert answer["text"].startswith(event.partition(":")[0])
-        assert answer["would_help"] == {"node": "a100", "pod": f"{namespace}/holder"}
-        assert sum(lack["nodes"] for lack in answer["lacks"]) == len(lab.cluster.nodes)
-        assert answer["round"] == {"waiting": 1, "served": 0, "upper_bound": 0}
-        page = explained("stuck", "text")
-        assert page.startswith(f"{namespace}/stuck waits\n")
-        assert "1 waiting for MIG devices: 0 served, 1 left out; no plan serves more" in page
-        lab.delete(namespace, "holder")
-        lab.running(namespace, "stuck")
-        lab.until("it is bound", lambda: stands("stuck", "BOUND"))
-        assert f"saw no pod '{namespace}/nobody'" in explained("nobody", code=1)
+    lab.enable("a100")
+    lab.create(namespace, pod("holder", {"7g.40gb": 1}))
+    lab.running(namespace, "holder")
+    lab.until("the pod that runs is bound", lambda: stands("holder", "BOUND"))
+    lab.create(namespace, pod("stuck", {"4g.20gb": 1}))
+    event = lab.event(namespace, "stuck", "MigNoRoom")
+    lab.until("the other waits for its end", lambda: f"{namespace}/holder" in explained("stuck"))
+    answer = json.loads(explained("stuck"))
+    assert answer["standing"] == "POD_STANDING_WAITS"
+    assert answer["text"].startswith(event.partition(":")[0])
+    assert answer["would_help"] == {"node": "a100", "pod": f"{namespace}/holder"}
+    assert sum(lack["nodes"] for lack in answer["lacks"]) == len(lab.cluster.nodes)
+    assert answer["round"] == {"waiting": 1, "served": 0, "upper_bound": 0}
+    page = explained("stuck", "text")
+    assert page.startswith(f"{namespace}/stuck waits\n")
+    assert "1 waiting for MIG devices: 0 served, 1 left out; no plan serves more" in page
+    lab.delete(namespace, "holder")
+    lab.running(namespace, "stuck")
+    lab.until("it is bound", lambda: stands("stuck", "BOUND"))
+    assert f"saw no pod '{namespace}/nobody'" in explained("nobody", code=1)
 
 
 def test_health(lab: Lab) -> None:
@@ -108,13 +107,11 @@ def test_grpcurl_works_through_reflection(lab: Lab) -> None:
     grpcurl = str(lab.cluster.binaries["grpcurl"])
     services = lab.cluster.run(grpcurl, "-plaintext", lab.brain, "list").split()
     assert {"n8s.v1.InventoryService", "n8s.v1.AgentService", "grpc.health.v1.Health"} <= set(services)
-    with lab.enabled("a30"):
-        text = lab.cluster.run(
-            grpcurl, "-plaintext", "-d", '{"name": "a30"}', lab.brain, "n8s.v1.InventoryService/GetNode"
-        )
-        node = json.loads(text)
-        assert node["name"] == "a30"
-        assert len(node["gpus"]) == 2
+    lab.enable("a30")
+    text = lab.cluster.run(grpcurl, "-plaintext", "-d", '{"name": "a30"}', lab.brain, "n8s.v1.InventoryService/GetNode")
+    node = json.loads(text)
+    assert node["name"] == "a30"
+    assert len(node["gpus"]) == 2
     assert "repeated uint32 starts = 3" in lab.cluster.run(
         grpcurl, "-plaintext", lab.brain, "describe", "n8s.v1.Profile"
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
 
 from deploy.local.errors import CommandError
 from n8s import names
-from tests.e2e.lab import Lab, pod, quota
+from tests.e2e.lab import Lab, fresh_namespace, pod, quota
 
 pytestmark = pytest.mark.e2e
 
@@ -17,10 +16,8 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def second(lab: Lab, namespace: str) -> Iterator[str]:
     """Another namespace beside the first."""
-    name = f"{namespace}-b"
-    lab.cluster.create_namespace(name)
-    yield name
-    lab.cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with fresh_namespace(lab.cluster, f"{namespace}-b") as name:
+        yield name
 
 
 def refusal(lab: Lab, namespace: str, document: str) -> str:
@@ -50,7 +47,8 @@ def test_what_is_refused_says_why(lab: Lab, namespace: str, second: str) -> None
     assert "max" in too_much
     assert "negative" in refusal(lab, second, quota("q", {"nvidia.com/gpu": "-1"}))
     assert "whole" in refusal(lab, second, quota("q", {names.GPU_MEMORY: "1500m"}))
-    assert lab.cluster.get("eq,ceq", "-n", second)["items"] == []
+    for kind in ("elasticquotas", "compositeelasticquotas"):
+        assert lab.cluster.api.items(kind, namespace=second) == []
 
 
 def test_the_table_shows_min_max_and_used(lab: Lab, namespace: str) -> None:
@@ -66,19 +64,19 @@ def test_the_table_shows_min_max_and_used(lab: Lab, namespace: str) -> None:
 def test_used_and_labels_follow_pods(lab: Lab, namespace: str, second: str) -> None:
     apply(lab, namespace, quota("team", {names.GPU_MEMORY: 5, "cpu": "1"}, {names.GPU_MEMORY: 20}))
     apply(lab, second, quota("lends", {names.GPU_MEMORY: 5}))
-    with lab.enabled("a100"):
-        lab.create(namespace, pod("first", {"1g.5gb": 1}, node="a100", request={"cpu": "100m"}))
-        lab.running(namespace, "first")
-        lab.until("it is labelled", lambda: label(lab, namespace, "first") == "in-quota")
-        lab.until("it is counted", lambda: used(lab, namespace) == {"cpu": "100m", names.GPU_MEMORY: "5"})
-        lab.create(namespace, pod("second", {"1g.5gb": 1}, node="a100", request={"cpu": "100m"}))
-        lab.running(namespace, "second")
-        lab.until("it is labelled", lambda: label(lab, namespace, "second") == "over-quota")
-        assert label(lab, namespace, "first") == "in-quota"
-        lab.until("both are counted", lambda: used(lab, namespace) == {"cpu": "200m", names.GPU_MEMORY: "10"})
-        lab.delete(namespace, "first")
-        lab.until("the other is in quota now", lambda: label(lab, namespace, "second") == "in-quota")
-        lab.until("one is counted", lambda: used(lab, namespace) == {"cpu": "100m", names.GPU_MEMORY: "5"})
+    lab.enable("a100")
+    lab.create(namespace, pod("first", {"1g.5gb": 1}, node="a100", request={"cpu": "100m"}))
+    lab.running(namespace, "first")
+    lab.until("it is labelled", lambda: label(lab, namespace, "first") == "in-quota")
+    lab.until("it is counted", lambda: used(lab, namespace) == {"cpu": "100m", names.GPU_MEMORY: "5"})
+    lab.create(namespace, pod("second", {"1g.5gb": 1}, node="a100", request={"cpu": "100m"}))
+    lab.running(namespace, "second")
+    lab.until("it is labelled", lambda: label(lab, namespace, "second") == "over-quota")
+    assert label(lab, namespace, "first") == "in-quota"
+    lab.until("both are counted", lambda: used(lab, namespace) == {"cpu": "200m", names.GPU_MEMORY: "10"})
+    lab.delete(namespace, "first")
+    lab.until("the other is in quota now", lambda: label(lab, namespace, "second") == "in-quota")
+    lab.until("one is counted", lambda: used(lab, namespace) == {"cpu": "100m", names.GPU_MEMORY: "5"})
 
 
 def test_a_composite_supersedes_and_gives_back(lab: Lab, namespace: str, second: str) -> None:
@@ -96,7 +94,6 @@ def label(lab: Lab, namespace: str, name: str) -> str | None:
 
 
 def used(lab: Lab, namespace: str) -> dict[str, str]:
-    found: dict[str, str] = json.loads(
-        lab.cluster.kubectl("get", "eq", "team", "-n", namespace, "-o", "jsonpath={.status.used}") or "{}"
-    )
+    quota = lab.cluster.api.get("elasticquotas", "team", namespace=namespace)
+    found: dict[str, str] = quota.get("status", {}).get("used", {})
     return found

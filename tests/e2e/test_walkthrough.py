@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from n8s import names
 from tests.e2e.lab import Lab
@@ -19,10 +17,10 @@ PAGE = Path(__file__).parents[2] / "doc" / "elastic-quota.md"
 RESEARCH, BATCH, SERVING = TEAMS = ("team-research", "team-batch", "team-serving")
 
 
-def blocks() -> list[list[dict[str, Any]]]:
-    """The objects of each YAML block of the walk through."""
+def blocks() -> list[str]:
+    """The YAML blocks of the walk through."""
     section = PAGE.read_text().split("\n## A walk through\n")[1].split("\n## ")[0]
-    return [list(yaml.safe_load_all(block)) for block in re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)]
+    return re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
 
 
 @pytest.fixture
@@ -30,10 +28,10 @@ def teams(lab: Lab) -> Iterator[None]:
     """The three namespaces, and the H100s."""
     for name in TEAMS:
         lab.cluster.create_namespace(name)
-    with lab.enabled("h100"):
-        yield
-        for name in TEAMS:
-            lab.cluster.kubectl("delete", "eq,deployments,jobs,pods", "--all", "-n", name, "--wait=true")
+    lab.enable("h100")
+    yield
+    for name in TEAMS:
+        lab.cluster.kubectl("delete", "eq,deployments,jobs,pods", "--all", "-n", name, "--wait=true")
     for name in TEAMS:
         lab.cluster.kubectl("delete", "namespace", name, "--wait=false")
 
@@ -42,7 +40,7 @@ def pods(lab: Lab, namespace: str, app: str) -> list[tuple[str, str]]:
     """Name and capacity label of the Running pods of an app that are not on their way out, oldest first."""
     found = [
         each["metadata"]
-        for each in lab.cluster.get("pods", "-n", namespace, "-l", f"app={app}")["items"]
+        for each in lab.cluster.api.items("pods", namespace=namespace, labels=f"app={app}")
         if each["status"]["phase"] == "Running" and "deletionTimestamp" not in each["metadata"]
     ]
     found.sort(key=lambda metadata: (metadata["creationTimestamp"], metadata["name"]))
@@ -57,7 +55,7 @@ def run(lab: Lab, namespace: str, app: str, *labels: str) -> None:
 
 
 def status(lab: Lab, namespace: str, field: str) -> int:
-    (quota,) = lab.cluster.get("eq", "-n", namespace)["items"]
+    (quota,) = lab.cluster.api.items("elasticquotas", namespace=namespace)
     return int(quota["status"].get(field, {}).get(names.GPU_MEMORY, 0))
 
 
@@ -65,7 +63,7 @@ def waits(lab: Lab, text: str) -> None:
     """Waits until a model behind the gate is told such a reason."""
 
     def told() -> bool:
-        items = lab.cluster.get("events", "-n", SERVING, "--field-selector", "reason=QuotaWaiting")["items"]
+        items = lab.cluster.api.items("events", namespace=SERVING, fields="reason=QuotaWaiting")
         return any(text in item["message"] for item in items)
 
     lab.until(text, told)

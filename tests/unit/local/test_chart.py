@@ -10,11 +10,11 @@ from deploy.local.chart import rolled_out
 
 
 def deployment(**status: int) -> dict[str, Any]:
-    return {"kind": "Deployment", "metadata": {"generation": 2}, "spec": {"replicas": 2}, "status": status}
+    return {"metadata": {"generation": 2}, "spec": {"replicas": 2}, "status": status}
 
 
 def daemon_set(**status: int) -> dict[str, Any]:
-    return {"kind": "DaemonSet", "metadata": {"generation": 1}, "spec": {}, "status": status}
+    return {"metadata": {"generation": 1}, "spec": {}, "status": status}
 
 
 @pytest.mark.parametrize(
