@@ -236,7 +236,7 @@ class Device:
                 info = pynvml.nvmlDeviceGetGpuInstanceProfileInfo(self._handle, enum, version=2)
             except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_ArgumentVersionMismatch):
                 return pynvml.nvmlDeviceGetGpuInstanceProfileInfo(self._handle, enum, version=1), ""
-        name = info.name.decode(errors="replace").removeprefix("MIG ")
+        name = str(info.name).removeprefix("MIG ")
         return info, name if _NAME.fullmatch(name) else ""
 
     def _placements(self, profile_id: int) -> tuple[tuple[int, ...], int]:
