@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import tenacity
 
 from n8s.v1 import agent_pb2
-from nodeagent.errors import AgentError, DriverError, HeldError, InUseError, KubeletError, NotFoundError
+from nodeagent.errors import AgentError, DriverError, GpuLostError, HeldError, InUseError, KubeletError, NotFoundError
 from nodeagent.geometry import Change, diff, objection
 from nodeagent.node import device_ids
 
@@ -192,11 +192,23 @@ class Applier:
         now = next((one for one in (await self._read(gpu)).instances if one.id == instance.id), None)
         if now is None:
             raise NotFoundError(gpu, f"{what} is gone")
+        if now.processes is None:
+            raise HeldError(gpu, what, "perhaps held, the driver cannot tell by which processes", passing=True)
         if now.processes:
             raise HeldError(gpu, what, f"held by processes {list(now.processes)}", passing=True)
 
     async def _read(self, gpu: int) -> Gpu:
-        return next(one for one in await asyncio.to_thread(self._driver.read) if one.index == gpu)
+        """One GPU as it is now.
+
+        Raises:
+            DriverError: It cannot be read or is not fit for changes any more.
+        """
+        for one in await asyncio.to_thread(self._driver.read):
+            if one.index == gpu:
+                if one.problem:
+                    raise DriverError(gpu, one.problem)
+                return one
+        raise GpuLostError(gpu, "the driver does not list it any more")
 
     async def _patiently(self, halt: asyncio.Event, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step, again and again while it is refused for a reason that passes, for a bounded time.

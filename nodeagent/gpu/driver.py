@@ -75,8 +75,8 @@ class Gpu:
         model: Product name as GPU feature discovery labels the node.
         memory_mib: Memory of the whole GPU in MiB.
         slots: Number of slots that placements count in.
-        profiles: What it can make; empty where MIG is off or not supported.
-        instances: What it holds, by start.
+        profiles: What it can make; empty where MIG is off or not supported, or the GPU cannot be read.
+        instances: What it holds, by start; as last seen where the GPU cannot be read.
         problem: Why it cannot be partitioned, and what to do about it; empty when it can.
     """
 

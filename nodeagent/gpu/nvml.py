@@ -411,6 +411,8 @@ def _asked(gpu: int | None, what: str) -> Iterator[None]:
     except pynvml.NVMLError as error:
         meaning = _MEANING.get(error.value, DriverError)
         raise meaning(gpu, f"{what}: {error} (NVML error {error.value})") from error
+    except UnicodeDecodeError as error:
+        raise DriverError(gpu, f"{what}: the answer is no text") from error
 
 
 def _name(enum: int, slices: int, memory_mib: int, total_mib: int) -> str:

@@ -32,11 +32,9 @@ def built(*flags: str) -> Path:
         raise RuntimeError("gcc is missing: the stand-in for NVIDIA's library is built with it")
     _built.append(tempfile.TemporaryDirectory(prefix="nvml-", ignore_cleanup_errors=True))
     directory = Path(_built[-1].name)
-    subprocess.run(
-        [compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-shared", "-fPIC", *flags]
-        + [f"-Wl,-soname,{SONAME}", "-o", str(directory / SONAME), str(SOURCE), "-lpthread"],
-        check=True,
-    )
+    options = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-shared", "-fPIC", f"-Wl,-soname,{SONAME}"]
+    target = str(directory / SONAME)
+    subprocess.run([compiler, *options, *flags, "-o", target, str(SOURCE), "-lpthread"], check=True)
     return directory
 
 

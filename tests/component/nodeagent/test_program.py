@@ -26,7 +26,7 @@ async def program(path: Path, *arguments: str) -> AsyncIterator[asyncio.subproce
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "nodeagent", "--node-name", "n1"),
         *("--brain-address", f"unix://{path}/brain.sock"),
-        *("--simulation-dir", str(path / "sim")),
+        *("--gpu-driver", "simulated", "--simulation-dir", str(path / "sim")),
         *("--pod-resources-socket", str(path / "k.sock")),
         *("--device-plugin-dir", str(path / "device-plugins")),
         *arguments,
