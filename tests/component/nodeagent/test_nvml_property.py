@@ -25,30 +25,24 @@ from tests.nvml.standin import StandIn
 if TYPE_CHECKING:
     from nodeagent.gpu.driver import Gpu, GpuDriver, Instance
 
-Verb = Literal["create", "destroy", "destroy stale", "break", "repair", "hold", "release"]
+Verb = Literal["create", "create again", "destroy", "destroy stale", "break", "repair", "hold", "release"]
 VERBS: list[Verb] = [
-    "create",
-    "create",
-    "create",
-    "destroy",
-    "destroy",
-    "destroy stale",
-    "break",
-    "repair",
-    "hold",
-    "release",
+    *("create", "create", "create", "create again", "destroy", "destroy", "destroy stale", "break", "repair"),
+    *("hold", "release"),
 ]
 
 Step = tuple[Verb, int, int, int]
 """What to do, the GPU, and two numbers that choose profile and start, or an instance, or a process."""
 
 steps = st.lists(
-    st.tuples(st.sampled_from(VERBS), st.integers(0, 1), st.integers(0, 11), st.integers(0, 7)), max_size=40
+    st.tuples(st.sampled_from(VERBS), st.integers(0, 1), st.integers(0, 11), st.integers(0, 7)),
+    min_size=10,
+    max_size=60,
 )
 
 
 @given(st.sampled_from(sorted(models())), st.sampled_from(sorted(models())), steps)
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_both_hardwares_and_both_drivers_agree(one: str, other: str, sequence: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         simulated = SimulatedNode.install(directory, [(one, 1), (other, 1)], geometry=[[], []])
@@ -64,13 +58,18 @@ def test_both_hardwares_and_both_drivers_agree(one: str, other: str, sequence: l
                 case "create":
                     model = models()[(one, other)[gpu]]
                     profile = model.profiles[first % len(model.profiles)]
-                    placement = Placement(second, profile.name)
+                    # Now and then a start that no profile has.
+                    start = profile.starts[second % len(profile.starts)] if second else 7
+                    placement = Placement(start, profile.name)
+                    assert ending(left, "create", gpu, placement) == ending(right, "create", gpu, placement)
+                case "create again" if stale[gpu]:
+                    placement = stale[gpu][-1][0].placement
                     assert ending(left, "create", gpu, placement) == ending(right, "create", gpu, placement)
                 case "destroy" | "repair" if mine and theirs:
                     stale[gpu].append((mine, theirs))
                     assert ending(left, verb, gpu, mine) == ending(right, verb, gpu, theirs)
                 case "destroy stale" if stale[gpu]:
-                    mine, theirs = stale[gpu][first % len(stale[gpu])]
+                    mine, theirs = stale[gpu][-1 - first % len(stale[gpu])]
                     assert ending(left, "destroy", gpu, mine) == ending(right, "destroy", gpu, theirs)
                 case "break" if mine and theirs and mine.uuid and not mine.processes:
                     simulated.destroy_compute_instance(gpu, mine.id)
