@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -26,7 +27,10 @@ Kind = Literal["compute", "graphics", "mps", "handle"]
 
 @functools.cache
 def built(*flags: str) -> Path:
-    """The directory that holds the library, built once per process with these flags of the compiler."""
+    """The directory that holds the library, built once per process with these flags of the compiler.
+
+    ``NVML_CFLAGS`` in the environment adds others, e.g. sanitizers (``make sanitize``).
+    """
     compiler = shutil.which("gcc")
     if compiler is None:
         raise RuntimeError("gcc is missing: the stand-in for NVIDIA's library is built with it")
@@ -34,6 +38,7 @@ def built(*flags: str) -> Path:
     directory = Path(_built[-1].name)
     options = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-shared", "-fPIC", f"-Wl,-soname,{SONAME}"]
     target = str(directory / SONAME)
+    options += os.environ.get("NVML_CFLAGS", "").split()
     subprocess.run([compiler, *options, *flags, "-o", target, str(SOURCE), "-lpthread"], check=True)
     return directory
 
