@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := proto brain nodeagent webhook deploy tests
 
-.PHONY: help env binaries demo test unit e2e lint proto bench clean
+.PHONY: help env binaries demo test unit e2e sanitize lint proto bench clean
 help: ## This list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -28,6 +28,11 @@ unit: binaries ## Unit and component tests
 
 e2e: binaries ## End-to-end tests on a real control plane with real kubelets
 	$(BIN)/pytest -q tests/e2e
+
+sanitize: env ## The driver for real GPUs, through the real binding, with AddressSanitizer in NVIDIA's library's stand-in
+	NVML_CFLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all' ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		$(BIN)/pytest -q tests/component/nodeagent/test_nvml.py tests/component/nodeagent/test_nvml_property.py
 
 lint: env ## Style, types, import contracts, generated code
 	$(BIN)/ruff check $(SOURCES)

@@ -1,9 +1,9 @@
 """Brings GPUs to an ordered geometry, one GPU independent of the other, each wholly or not at all.
 
-What is in use is never destroyed: kubelet and driver are asked again before each destroy, and where one of them does
-not answer the instance counts as used. A pod that has an instance keeps it, so that ends the attempt at once; a process
-or an open handle passes, so that is waited for, but not for ever. When a GPU cannot be finished, what was made on it is
-removed and what was destroyed is made again, as far as the hardware lets.
+What is in use is never destroyed: kubelet, driver and the node's processes are asked again before each destroy, and
+where one does not answer the instance counts as used. A pod that has an instance keeps it, so that ends the attempt at
+once; a process or an open handle passes, so that is waited for, but not for ever. When a GPU cannot be finished, what
+was made on it is removed and what was destroyed is made again, as far as the hardware lets.
 
 It refuses to improve on an order: no other placements, no partial geometry, nothing on GPUs that are not named.
 """
@@ -15,12 +15,14 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import tenacity
 
 from n8s.v1 import agent_pb2
-from nodeagent.errors import AgentError, DriverError, HeldError, InUseError, KubeletError, NotFoundError
+from nodeagent.containers import started_with
+from nodeagent.errors import AgentError, DriverError, GpuLostError, HeldError, InUseError, KubeletError, NotFoundError
 from nodeagent.geometry import Change, diff, objection
 from nodeagent.node import device_ids
 
@@ -65,9 +67,19 @@ class Applier:
     """Carries out geometries on the node's GPUs."""
 
     def __init__(
-        self, driver: GpuDriver, kubelet: Kubelet, plugin: DevicePlugin, *, in_use_seconds: float = IN_USE_SECONDS
+        self,
+        driver: GpuDriver,
+        kubelet: Kubelet,
+        plugin: DevicePlugin,
+        *,
+        proc: Path = Path("/proc"),
+        in_use_seconds: float = IN_USE_SECONDS,
     ) -> None:
-        """Work through the three; wait up to ``in_use_seconds`` for each instance that is in use for the moment."""
+        """Work through the three; wait up to ``in_use_seconds`` for each instance that is in use for the moment.
+
+        ``proc`` is the node's proc file system.
+        """
+        self._proc = proc
         self._driver = driver
         self._kubelet = kubelet
         self._plugin = plugin
@@ -174,7 +186,7 @@ class Applier:
             raise HeldError(gpu, str(instance.placement), f"held by {by}", passing=True) from error
 
     async def _check_free(self, gpu: int, instance: Instance) -> None:
-        """Ask kubelet and driver whether an instance is free.
+        """Ask kubelet, driver and the node's processes whether an instance is free.
 
         Raises:
             HeldError: It is not, or nobody can tell.
@@ -189,14 +201,30 @@ class Applier:
             raise HeldError(gpu, what, f"perhaps held, {error}", passing=True) from error
         if holder is not None:
             raise HeldError(gpu, what, f"held by {holder}", passing=False)
+        # The kubelet forgets a container whose pod was deleted by force, while it still runs.
+        left = await asyncio.to_thread(started_with, instance.uuid, self._proc)
+        if left:
+            raise HeldError(gpu, what, f"held by a container that still runs (processes {list(left)})", passing=True)
         now = next((one for one in (await self._read(gpu)).instances if one.id == instance.id), None)
         if now is None:
             raise NotFoundError(gpu, f"{what} is gone")
+        if now.processes is None:
+            raise HeldError(gpu, what, "perhaps held, the driver cannot tell by which processes", passing=True)
         if now.processes:
             raise HeldError(gpu, what, f"held by processes {list(now.processes)}", passing=True)
 
     async def _read(self, gpu: int) -> Gpu:
-        return next(one for one in await asyncio.to_thread(self._driver.read) if one.index == gpu)
+        """One GPU as it is now.
+
+        Raises:
+            DriverError: It cannot be read or is not fit for changes any more.
+        """
+        for one in await asyncio.to_thread(self._driver.read):
+            if one.index == gpu:
+                if one.problem:
+                    raise DriverError(gpu, one.problem)
+                return one
+        raise GpuLostError(gpu, "the driver does not list it any more")
 
     async def _patiently(self, halt: asyncio.Event, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step, again and again while it is refused for a reason that passes, for a bounded time.

@@ -20,7 +20,19 @@ from nodeagent.plugin import DEADLINE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+DRIVERS: Final = ("nvml", "simulated")
+"""How the GPUs can be reached."""
+
 _LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the agent sees the node; see the command line's help for each."""
+
+    gpu_driver: str
+    simulation_dir: Path
+    pod_resources_socket: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +41,7 @@ class Config:
 
     node_name: str
     brain_address: str
-    gpu_driver: str
-    simulation_dir: Path
-    pod_resources_socket: Path
+    sources: Sources
     device_plugin_dir: Path
     poll_seconds: float
     in_use_seconds: float
@@ -39,6 +49,14 @@ class Config:
     http_host: str
     http_port: int
     log_level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What ``n8s-agent inspect`` is told; see the command line's help for each."""
+
+    sources: Sources
+    as_json: bool
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Config:
@@ -57,11 +75,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         raise ConfigError("--node-name", "is missing; give it, or NODE_NAME by the downward API (spec.nodeName)")
     if not found.brain_address:
         raise ConfigError("--brain-address", "is empty; it must be HOST:PORT of the brain's gRPC service")
-    if found.gpu_driver != "simulated":
-        raise ConfigError("--gpu-driver", f"{found.gpu_driver!r} does not exist in this release, only 'simulated' does")
-    for field in ("pod_resources_socket", "device_plugin_dir", "simulation_dir"):
-        if not getattr(found, field).is_absolute():
-            raise ConfigError(f"--{field.replace('_', '-')}", f"{getattr(found, field)} must be an absolute path")
+    if not found.device_plugin_dir.is_absolute():
+        raise ConfigError("--device-plugin-dir", f"{found.device_plugin_dir} must be an absolute path")
     for field in ("poll_seconds", "in_use_seconds", "plugin_seconds"):
         if not 0 < getattr(found, field) < 3600:
             raise ConfigError(f"--{field.replace('_', '-')}", "must be more than 0 and less than 3600 seconds")
@@ -71,9 +86,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     return Config(
         node_name=found.node_name,
         brain_address=found.brain_address,
-        gpu_driver=found.gpu_driver,
-        simulation_dir=found.simulation_dir,
-        pod_resources_socket=found.pod_resources_socket,
+        sources=_sources(found),
         device_plugin_dir=found.device_plugin_dir,
         poll_seconds=found.poll_seconds,
         in_use_seconds=found.in_use_seconds,
@@ -84,21 +97,29 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     )
 
 
-def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+def parse_inspection(arguments: Sequence[str]) -> Inspection:
+    """The settings of ``n8s-agent inspect`` from what comes after that word.
+
+    Raises:
+        ConfigError: A setting cannot work.
+        SystemExit: ``--help``, or an argument that does not parse.
+    """
     parser = commandline.parser(
-        "n8s-agent", "Reports what this node's GPUs hold to the brain, and applies the MIG geometries that it orders."
+        "n8s-agent inspect", "Prints what the agent sees of this node's GPUs and who uses them. Changes nothing."
     )
+    _add_sources(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON: the state as the brain would be sent it")
+    found = parser.parse_args(arguments)
+    return Inspection(_sources(found), found.json)
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    """Add the options of :class:`Sources` to a command line."""
     parser.add_argument(
-        "--node-name",
-        metavar="NAME",
-        default=environment.get("NODE_NAME", ""),
-        help="name of this Kubernetes node (or env NODE_NAME)",
-    )
-    parser.add_argument(
-        "--brain-address", metavar="HOST:PORT", required=True, help="address of the brain's gRPC service"
-    )
-    parser.add_argument(
-        "--gpu-driver", metavar="DRIVER", default="simulated", help="how the GPUs are reached: simulated"
+        "--gpu-driver",
+        metavar="DRIVER",
+        default="nvml",
+        help="how the GPUs are reached: nvml (NVIDIA's driver) or simulated (GPUs that exist in a file)",
     )
     parser.add_argument(
         "--simulation-dir",
@@ -114,6 +135,38 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=Path("/var/lib/kubelet/pod-resources/kubelet.sock"),
         help="the kubelet's PodResources socket; the default is where every kubelet has it",
     )
+
+
+def _sources(found: argparse.Namespace) -> Sources:
+    """What a command line with these options says.
+
+    Raises:
+        ConfigError: A setting cannot work.
+    """
+    if found.gpu_driver not in DRIVERS:
+        raise ConfigError("--gpu-driver", f"{found.gpu_driver!r} is none of {', '.join(DRIVERS)}")
+    for field in ("pod_resources_socket", "simulation_dir"):
+        if not getattr(found, field).is_absolute():
+            raise ConfigError(f"--{field.replace('_', '-')}", f"{getattr(found, field)} must be an absolute path")
+    return Sources(found.gpu_driver, found.simulation_dir, found.pod_resources_socket)
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = commandline.parser(
+        "n8s-agent",
+        "Reports what this node's GPUs hold to the brain, and applies the MIG geometries that it orders."
+        " n8s-agent inspect prints what it sees, and changes nothing.",
+    )
+    parser.add_argument(
+        "--node-name",
+        metavar="NAME",
+        default=environment.get("NODE_NAME", ""),
+        help="name of this Kubernetes node (or env NODE_NAME)",
+    )
+    parser.add_argument(
+        "--brain-address", metavar="HOST:PORT", required=True, help="address of the brain's gRPC service"
+    )
+    _add_sources(parser)
     parser.add_argument(
         "--device-plugin-dir",
         metavar="DIR",

@@ -11,7 +11,11 @@
         ├── NotFoundError            the GPU instance is not there (any more)
         ├── NotSupportedError        no MIG on this GPU, or MIG mode is off
         ├── NoPermissionError        the agent may not configure MIG
-        └── GpuLostError             the GPU fell off the bus
+        ├── ResetRequiredError       a change of the GPU's mode waits for its reset
+        ├── GpuLostError             the GPU fell off the bus
+        ├── DriverMissingError       there is no driver to speak to
+        ├── DriverTooOldError        the driver lacks a call that is needed
+        └── DriverSilentError        a call does not return
 
 No error of a library leaves the module that talks to it: it becomes one of these.
 """
@@ -75,7 +79,7 @@ class DriverError(AgentError):
     """The GPU driver refused or failed.
 
     Attributes:
-        gpu: Index of the GPU on its node.
+        gpu: Index of the GPU on its node; None where the whole driver is meant.
         detail: What was asked and what is in the way.
     """
 
@@ -84,10 +88,15 @@ class DriverError(AgentError):
     remedy: ClassVar[str] = "see the driver's log on the node"
     """What a person can do about it."""
 
-    def __init__(self, gpu: int, detail: str) -> None:
-        super().__init__(f"GPU {gpu}: {detail}; {self.remedy}")
+    def __init__(self, gpu: int | None, detail: str) -> None:
         self.gpu = gpu
         self.detail = detail
+        super().__init__(f"{'GPU driver' if gpu is None else f'GPU {gpu}'}: {self.reason}")
+
+    @property
+    def reason(self) -> str:
+        """What is in the way and what to do about it, for a place where the GPU is named already."""
+        return f"{self.detail}; {self.remedy}"
 
 
 class InUseError(DriverError):
@@ -100,7 +109,7 @@ class InUseError(DriverError):
     code = "in-use"
     remedy = "end what uses it"
 
-    def __init__(self, gpu: int, detail: str, processes: tuple[int, ...] = ()) -> None:
+    def __init__(self, gpu: int | None, detail: str, processes: tuple[int, ...] = ()) -> None:
         super().__init__(gpu, detail)
         self.processes = processes
 
@@ -137,7 +146,14 @@ class NoPermissionError(DriverError):
     """The agent may not configure MIG."""
 
     code = "no-permission"
-    remedy = "run the agent privileged"
+    remedy = "run the agent privileged, with NVIDIA_MIG_CONFIG_DEVICES=all and NVIDIA_MIG_MONITOR_DEVICES=all"
+
+
+class ResetRequiredError(DriverError):
+    """A change of the GPU's mode takes effect with its reset only, and nothing else can be done until then."""
+
+    code = "reset-required"
+    remedy = "reset the GPU or reboot the node when nothing runs there"
 
 
 class GpuLostError(DriverError):
@@ -145,3 +161,27 @@ class GpuLostError(DriverError):
 
     code = "gpu-lost"
     remedy = "reset the GPU or reboot the node"
+
+
+class DriverMissingError(DriverError):
+    """There is no driver to speak to: no library, no kernel module, or the two are not of one version."""
+
+    code = "driver-missing"
+    remedy = (
+        "install NVIDIA's driver on the node, run the agent with the nvidia runtime class, and restart the agent after"
+        " the driver was updated"
+    )
+
+
+class DriverTooOldError(DriverError):
+    """The driver lacks a call, or a version of it, that the agent needs."""
+
+    code = "driver-too-old"
+    remedy = "update NVIDIA's driver on the node"
+
+
+class DriverSilentError(DriverError):
+    """A call to the driver does not return. No other is made until it does: that one would hang as well."""
+
+    code = "driver-silent"
+    remedy = "see the kernel's log on the node; where it stays so, reboot the node"

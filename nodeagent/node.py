@@ -80,7 +80,7 @@ class NodeView:
             gpu_instance_id=instance.id,
             uuid=instance.uuid or "",
             state=self._instance_state(instance),
-            processes=instance.processes,
+            processes=instance.processes or (),
         )
         holder = self.holders.get(instance.uuid) if self.holders and instance.uuid else None
         if holder is not None:
@@ -90,7 +90,7 @@ class NodeView:
         return message
 
     def _instance_state(self, instance: Instance) -> gpu_pb2.InstanceState.ValueType:
-        if not self.fresh:
+        if not self.fresh or instance.processes is None:
             return gpu_pb2.INSTANCE_STATE_UNKNOWN
         if instance.uuid is None:
             return gpu_pb2.INSTANCE_STATE_BROKEN
@@ -132,10 +132,13 @@ class NodeReader:
 
 
 def device_ids(gpus: Iterable[Gpu]) -> DeviceIds:
-    """What the device plugin must advertise for these GPUs: the UUIDs of whole instances, by resource."""
+    """What the device plugin must advertise for these GPUs: the UUIDs of whole instances, by resource.
+
+    Instances of a GPU that cannot be read are not expected: the plugin cannot read it either.
+    """
     ids: dict[str, set[str]] = {}
     for gpu in gpus:
         for instance in gpu.instances:
-            if instance.uuid is not None:
+            if instance.uuid is not None and gpu.profiles:
                 ids.setdefault(names.mig_resource(instance.placement.profile), set()).add(instance.uuid)
     return {name: frozenset(uuids) for name, uuids in ids.items()}

@@ -48,13 +48,13 @@ class Greeting:
     Attributes:
         node: Name of the Kubernetes node.
         agent_version: Version of the agent.
-        driver: Name and version of the GPU driver.
-        boot_id: Reads the id of the node's boot, anew for each session.
+        driver: Reads name and version of the GPU driver, anew for each session.
+        boot_id: Reads the id of the node's boot, likewise.
     """
 
     node: str
     agent_version: str
-    driver: str
+    driver: Callable[[], str]
     boot_id: Callable[[], str]
 
 
@@ -143,7 +143,7 @@ class Sessions:
                 node=self._greeting.node,
                 boot_id=await asyncio.to_thread(self._greeting.boot_id),
                 agent_version=self._greeting.agent_version,
-                driver=self._greeting.driver,
+                driver=await asyncio.to_thread(self._greeting.driver),
                 epoch=self._orders.epoch,
             )
             await call.write(agent_pb2.AgentMessage(hello=hello))

@@ -55,14 +55,14 @@ class Instance:
         placement: Profile and first slot.
         size: Slots taken.
         uuid: UUID of the MIG device; None while it has no compute instance, so that nobody can use it.
-        processes: Ids of the processes on it.
+        processes: Ids of the processes on it; None where the driver cannot tell, so that it counts as used.
     """
 
     id: int
     placement: Placement
     size: int
     uuid: str | None
-    processes: tuple[int, ...] = ()
+    processes: tuple[int, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,9 @@ class Gpu:
         model: Product name as GPU feature discovery labels the node.
         memory_mib: Memory of the whole GPU in MiB.
         slots: Number of slots that placements count in.
-        profiles: What it can make; empty where MIG is off or not supported.
-        instances: What it holds, by start.
-        problem: Why it cannot be partitioned; empty when it can.
+        profiles: What it can make; empty where MIG is off or not supported, or the GPU cannot be read.
+        instances: What it holds, by start; as last seen where the GPU cannot be read.
+        problem: Why it cannot be partitioned, and what to do about it; empty when it can.
     """
 
     index: int
@@ -99,7 +99,7 @@ class GpuDriver(Protocol):
 
     @property
     def name(self) -> str:
-        """Name and version, for people."""
+        """Name and, where it can be read, version, for people; never raises."""
 
     def boot_id(self) -> str:
         """Id of the node's current boot; a new one means that all GPU instances are gone."""
@@ -107,8 +107,10 @@ class GpuDriver(Protocol):
     def read(self) -> tuple[Gpu, ...]:
         """All GPUs of the node by index, with profiles, instances and the processes on them.
 
+        What is wrong with one GPU is its ``problem`` and leaves the others alone.
+
         Raises:
-            DriverError: The driver does not answer.
+            DriverError: The driver as a whole does not answer.
         """
 
     def create(self, gpu: int, placement: Placement) -> None:

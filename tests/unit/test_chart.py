@@ -181,17 +181,29 @@ def test_the_agent_takes_its_command_line(helm: Path) -> None:
     chart = Rendered(helm, agent={"pollSeconds": 2})
     found = agent_config.parse(arguments(chart.container("DaemonSet", "agent")), {})
     assert (found.node_name, found.brain_address) == ("n1", "rel-nebulnetes-brain.ns.svc:9090")
-    assert (found.gpu_driver, found.poll_seconds, found.http_host, found.http_port) == (
-        "simulated",
-        2,
-        "10.0.0.7",
-        8081,
-    )
+    sources = found.sources
+    assert (sources.gpu_driver, found.poll_seconds) == ("simulated", 2)
+    assert (found.http_host, found.http_port) == ("10.0.0.7", 8081)
     mounted = {mount["mountPath"] for mount in chart.container("DaemonSet", "agent")["volumeMounts"]}
-    needed = (found.pod_resources_socket.parent, found.device_plugin_dir, found.simulation_dir)
+    needed = (sources.pod_resources_socket.parent, found.device_plugin_dir, sources.simulation_dir)
     assert mounted == {str(path) for path in needed}
+    assert "runtimeClassName" not in chart.pod("DaemonSet", "agent")
     elsewhere = Rendered(helm, agent={"brainAddress": "brain:1"}).container("DaemonSet", "agent")
     assert "--brain-address=brain:1" in elsewhere["args"]
+
+
+def test_the_agent_of_real_gpus_gets_them_from_nvidias_runtime(helm: Path) -> None:
+    chart = Rendered(helm, agent={"gpuDriver": "nvml"})
+    container = chart.container("DaemonSet", "agent")
+    assert agent_config.parse(arguments(container), {}).sources.gpu_driver == "nvml"
+    environment = {each["name"]: each.get("value") for each in container["env"]}
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == environment["NVIDIA_MIG_CONFIG_DEVICES"] == "all"
+    assert environment["NVIDIA_MIG_MONITOR_DEVICES"] == "all"
+    assert chart.pod("DaemonSet", "agent")["runtimeClassName"] == "nvidia"
+    assert {mount["name"] for mount in container["volumeMounts"]} == {"pod-resources", "device-plugins"}
+    default = Rendered(helm, agent={"gpuDriver": "nvml", "runtimeClassName": ""}).pod("DaemonSet", "agent")
+    assert "runtimeClassName" not in default
+    assert "--gpu-driver=nvml" in template(helm, {}).stdout
 
 
 def test_the_webhook_takes_its_command_line(helm: Path, tmp_path: Path) -> None:
@@ -406,8 +418,7 @@ def test_an_existing_secret_can_be_used(helm: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({}, "the driver for real GPUs (NVML) comes in a later release"),
-        ({"agent": {"gpuDriver": "nvml"}}, "the driver for real GPUs (NVML) comes in a later release"),
+        ({"agent": {"gpuDriver": "rocm"}}, "/agent/gpuDriver"),
         (SIMULATED | {"brian": {}}, "additional properties 'brian' not allowed"),
         (SIMULATED | {"brain": {"replica": 2}}, "additional properties 'replica' not allowed"),
         (SIMULATED | {"brain": {"logLevel": "loud"}}, "/brain/logLevel"),

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from n8s.v1 import agent_pb2, gpu_pb2
+from nodeagent.gpu.driver import Placement
+from nodeagent.gpu.nvml_driver import NvmlDriver
 from nodeagent.gpu.simulated import SimulatedNode
 from tests.component.nodeagent.standins import brain_serving, kubelet_serving, plugin_running
+from tests.nvml.standin import StandIn
 from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    import pytest
 
 
 @contextlib.asynccontextmanager
@@ -26,7 +31,7 @@ async def program(path: Path, *arguments: str) -> AsyncIterator[asyncio.subproce
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "nodeagent", "--node-name", "n1"),
         *("--brain-address", f"unix://{path}/brain.sock"),
-        *("--simulation-dir", str(path / "sim")),
+        *("--gpu-driver", "simulated", "--simulation-dir", str(path / "sim")),
         *("--pod-resources-socket", str(path / "k.sock")),
         *("--device-plugin-dir", str(path / "device-plugins")),
         *arguments,
@@ -106,6 +111,41 @@ async def test_killed_in_the_middle_of_an_order_it_begins_anew_from_what_is_ther
             brain.order(2, ones)
             assert (await brain.result(2)).outcome == agent_pb2.OUTCOME_APPLIED
     assert [(device.profile, device.start) for device in node.mig_devices()] == ones
+
+
+async def test_with_the_real_binding_an_order_changes_what_the_library_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = StandIn(tmp_path / "state")
+    node.add("A100-40GB")
+    for name, value in node.environment().items():
+        monkeypatch.setenv(name, value)
+    driver = NvmlDriver()
+    driver.create(0, Placement(0, "4g.20gb"))
+    driver.create(0, Placement(4, "3g.20gb"))
+    free, used = driver.read()[0].instances
+    async with (
+        kubelet_serving(tmp_path / "k.sock", tmp_path / "devices.json"),
+        brain_serving(f"unix://{tmp_path}/brain.sock") as brain,
+        program(tmp_path, "--gpu-driver=nvml", "--http-listen=127.0.0.1:0", "--plugin-seconds=0.2"),
+    ):
+        node.hold(used.uuid or "", 4711)
+        state = await brain.state(lambda state: bool(state.gpus[0].instances[1].processes))
+        assert brain.hellos[0].driver == "nvml 580.95.05"
+        assert state.gpus[0].instances[0].uuid == free.uuid
+        brain.order(1, [("2g.10gb", 2), ("3g.20gb", 4)])
+        result = await brain.result(1)
+        assert result.outcome == agent_pb2.OUTCOME_PLUGIN_LATE, result.message  # no device plugin runs
+        node.set(0, lost=True)
+        state = await brain.state(lambda state: bool(state.gpus[0].problem))
+        assert "GPU is lost" in state.gpus[0].problem
+        assert {one.state for one in state.gpus[0].instances} == {gpu_pb2.INSTANCE_STATE_UNKNOWN}
+        assert not state.problem
+        brain.order(2, [])
+        assert (await brain.result(2)).outcome == agent_pb2.OUTCOME_REFUSED
+        node.set(0)
+    assert [str(one.placement) for one in driver.read()[0].instances] == ["2g.10gb at 2", "3g.20gb at 4"]
+    assert driver.read()[0].instances[1].uuid == used.uuid
 
 
 async def until(holds: Callable[[], bool]) -> None:

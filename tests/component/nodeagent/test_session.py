@@ -55,7 +55,7 @@ async def world(path: Path, *, poll_seconds: float = 0.05) -> AsyncIterator[Worl
     ):
         orders = Orders(Applier(driver, kubelet, SignalledPlugin(kubelet, plugins), in_use_seconds=20))
         reporter = Reporter(NodeReader(driver, kubelet), orders, poll_seconds=poll_seconds)
-        greeting = Greeting(node="n1", agent_version="0", driver="simulated", boot_id=driver.boot_id)
+        greeting = Greeting(node="n1", agent_version="0", driver=lambda: driver.name, boot_id=driver.boot_id)
         sessions = Sessions(partial(connect, brain_address), greeting, orders, reporter)
         tasks = [asyncio.create_task(one) for one in (reporter.run(), sessions.run(), orders.work(reporter))]
         try:

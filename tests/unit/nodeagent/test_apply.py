@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,8 @@ from tests.unit.nodeagent.standins import MemoryKubelet, MemoryPlugin
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from nodeagent.gpu.driver import Gpu
 
 Pairs = list[tuple[str, int]]
 ONES: Pairs = [("1g.5gb", start) for start in range(7)]
@@ -132,6 +135,51 @@ async def test_what_nobody_can_tell_counts_as_used(tmp_path: Path) -> None:
     assert outcome == "IN_USE"
     assert "kubelet does not answer" in message
     assert w.node.mig_devices() == before
+
+
+async def test_after_a_forced_delete_the_old_container_keeps_its_instance(tmp_path: Path) -> None:
+    w = world(tmp_path, [("3g.20gb", 0), ("3g.20gb", 4)])
+    # The kubelet says free for both. One container's process has opened its device, the other's has not yet.
+    device, other = w.uuid(0), w.uuid(4)
+    w.node.hold(device, 4711)
+    environment = os.environ | {"NVIDIA_VISIBLE_DEVICES": f"{other},MIG-1"}
+    container = await asyncio.create_subprocess_exec("sleep", "60", env=environment)
+    try:
+        outcome, message = await w.apply([("3g.20gb", 0)])
+        assert outcome == "IN_USE"
+        assert message == (
+            f"GPU 0: 3g.20gb at 4 must stay: held by a container that still runs (processes [{container.pid}])"
+        )
+        outcome, message = await w.apply([("3g.20gb", 4)])
+        assert (outcome, message) == ("IN_USE", "GPU 0: 3g.20gb at 0 must stay: held by processes [4711]")
+        assert {w.uuid(0), w.uuid(4)} == {device, other}
+    finally:
+        container.kill()
+        await container.wait()
+    w.node.release(4711)
+    assert await w.apply([("7g.40gb", 0)]) == ("APPLIED", "")
+
+
+async def test_a_gpu_that_goes_in_the_middle_of_an_order_ends_it(tmp_path: Path) -> None:
+    w = world(tmp_path, [("3g.20gb", 0)], [("3g.20gb", 0)])
+    driver = LosingDriver(w.node)
+    applier = Applier(driver, w.kubelet, w.plugin)
+    ending = await applier.apply([(0, [Placement(4, "3g.20gb")]), (1, [Placement(4, "3g.20gb")])], asyncio.Event())
+    assert ending.outcome == agent_pb2.OUTCOME_FAILED
+    assert "GPU 0: is lost" in ending.message
+    assert "GPU 1: the driver does not list it any more" in ending.message
+    assert (w.holds(0), w.holds(1)) == ([("3g.20gb", 0)], [("3g.20gb", 0)])
+
+
+class LosingDriver(SimulatedDriver):
+    """After its first look it shows GPU 0 as lost and the others not at all."""
+
+    looks = 0
+
+    def read(self) -> tuple[Gpu, ...]:
+        self.looks += 1
+        gpus = super().read()
+        return gpus if self.looks == 1 else (replace(gpus[0], profiles=(), problem="is lost"),)
 
 
 @pytest.mark.parametrize("call", ["create_gpu_instance", "create_compute_instance"])

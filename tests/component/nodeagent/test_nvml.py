@@ -1,0 +1,401 @@
+"""The driver for real GPUs through the real binding, on the stand-in for NVIDIA's library."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pynvml
+import pytest
+
+from n8s.catalogue import models
+from nodeagent import errors
+from nodeagent.gpu import nvml_driver
+from nodeagent.gpu.driver import Placement, Profile
+from nodeagent.gpu.nvml_driver import NvmlDriver, label
+from tests.nvml.standin import StandIn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nodeagent.gpu.driver import Gpu, Instance
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> StandIn:
+    return StandIn(tmp_path / "state")
+
+
+def only(driver: NvmlDriver) -> Instance:
+    (instance,) = driver.read()[0].instances
+    return instance
+
+
+def shown(gpu: Gpu) -> list[tuple[str, bool]]:
+    return [(str(instance.placement), instance.uuid is not None) for instance in gpu.instances]
+
+
+@pytest.mark.parametrize("key", sorted(models()))
+def test_what_each_model_can_make_is_read_from_the_driver(node: StandIn, key: str) -> None:
+    node.add(key)
+    (gpu,) = NvmlDriver().read()
+    model = models()[key]
+    assert (gpu.index, gpu.slots, gpu.instances, gpu.problem) == (0, model.memory_slices, (), "")
+    assert gpu.uuid.startswith("GPU-")
+    assert gpu.model in model.product_names
+    assert set(gpu.profiles) == {
+        Profile(one.name, one.size, one.starts, one.max_count, one.memory_mib or 0) for one in model.profiles
+    }
+
+
+def test_an_instance_is_made_where_it_is_wanted_and_destroyed(node: StandIn) -> None:
+    for key in ("A100-40GB", "A30-24GB", "RTX-PRO-6000-96GB"):
+        node.add(key)
+    driver = NvmlDriver()
+    driver.create(0, Placement(4, "3g.20gb"))
+    driver.create(0, Placement(2, "1g.5gb+me"))
+    driver.create(1, Placement(2, "2g.12gb"))
+    driver.create(2, Placement(9, "1g.24gb-me"))
+    a100, a30, rtx = driver.read()
+    assert shown(a100) == [("1g.5gb+me at 2", True), ("3g.20gb at 4", True)]
+    assert (shown(a30), shown(rtx)) == ([("2g.12gb at 2", True)], [("1g.24gb-me at 9", True)])
+    assert [instance.size for instance in a100.instances] == [1, 4]
+    old = a100.instances[1]
+    driver.destroy(0, old)
+    driver.create(0, Placement(4, "3g.20gb"))
+    new = driver.read()[0].instances[1]
+    assert (new.id, new.placement) == (old.id, old.placement)
+    assert new.uuid != old.uuid
+    with pytest.raises(errors.NotFoundError):  # the id is there again, but it is another instance
+        driver.destroy(0, old)
+    assert driver.read()[0].instances[1] == new
+
+
+@pytest.mark.parametrize(
+    ("placement", "error"),
+    [
+        (Placement(0, "4g.20gb"), errors.InsufficientResourcesError),  # slots are taken
+        (Placement(5, "1g.5gb+me"), errors.InsufficientResourcesError),  # one with media engines is there
+        (Placement(1, "2g.10gb"), errors.InvalidArgumentError),
+        (Placement(0, "1g.10gb+me"), errors.InvalidArgumentError),
+    ],
+)
+def test_what_the_hardware_refuses(node: StandIn, placement: Placement, error: type[errors.DriverError]) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    driver.create(0, Placement(3, "1g.5gb+me"))
+    before = driver.read()
+    with pytest.raises(error):
+        driver.create(0, placement)
+    assert driver.read() == before
+
+
+@pytest.mark.parametrize("kind", ["compute", "graphics", "mps"])
+def test_processes_of_each_kind_hold_an_instance(node: StandIn, kind: str) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    driver.create(0, Placement(0, "7g.40gb"))
+    uuid = only(driver).uuid or ""
+    node.hold(uuid, 4711, kind)  # type: ignore[arg-type]
+    node.hold(uuid, 42, "compute")
+    assert only(driver).processes == (42, 4711)
+    with pytest.raises(errors.InUseError) as caught:
+        driver.destroy(0, only(driver))
+    assert caught.value.processes == (42, 4711)
+    node.release(42)
+    node.release(4711)
+    driver.destroy(0, only(driver))
+    assert driver.read()[0].instances == ()
+
+
+def test_an_open_handle_holds_an_instance_and_shows_no_process(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    driver.create(0, Placement(0, "7g.40gb"))
+    node.hold(only(driver).uuid or "", 0, "handle")
+    assert only(driver).processes == ()
+    with pytest.raises(errors.InUseError) as caught:
+        driver.destroy(0, only(driver))
+    assert caught.value.processes == ()
+
+
+def test_a_gpu_instance_left_without_compute_instance_is_seen_repaired_and_destroyed(node: StandIn) -> None:
+    node.add("H100-80GB")
+    driver = NvmlDriver()
+    driver.create(0, Placement(4, "3g.40gb"))
+    node.fail("nvmlGpuInstanceDestroy", pynvml.NVML_ERROR_IN_USE)
+    meant = only(driver)
+    with pytest.raises(errors.InUseError):
+        driver.destroy(0, meant)
+    assert (only(driver).uuid, only(driver).placement) == (None, meant.placement)
+    driver.repair(0, only(driver))
+    assert only(driver).uuid not in {None, meant.uuid}
+    driver.repair(0, only(driver))  # nothing to do
+    node.fail("nvmlGpuInstanceDestroy", pynvml.NVML_ERROR_IN_USE)
+    meant = only(driver)
+    with pytest.raises(errors.InUseError):
+        driver.destroy(0, meant)
+    driver.destroy(0, meant)  # the same once more, as after a wait
+    assert driver.read()[0].instances == ()
+
+
+@pytest.mark.parametrize(
+    "call", ["nvmlGpuInstanceCreateComputeInstance", "nvmlComputeInstanceGetInfo_v2", "nvmlGpuInstanceGetInfo"]
+)
+def test_what_cannot_be_finished_is_removed_where_that_is_possible(node: StandIn, call: str) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    node.fail(call, pynvml.NVML_ERROR_UNKNOWN)
+    with pytest.raises(errors.DriverError, match="NVML error 999"):
+        driver.create(0, Placement(0, "3g.20gb"))
+    # A GPU instance of which the driver has not told the handle stays, for the next look to show.
+    expected = [("3g.20gb at 0", False)] if call == "nvmlGpuInstanceGetInfo" else []
+    assert shown(driver.read()[0]) == expected
+
+
+def test_another_placement_than_asked_for_is_not_taken_for_success(
+    node: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    real = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement
+
+    def elsewhere(device: object, profile: int, _: object) -> object:
+        return real(device, profile, ctypes.byref(pynvml.c_nvmlGpuInstancePlacement_t(start=4, size=4)))
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceCreateGpuInstanceWithPlacement", elsewhere)
+    with pytest.raises(errors.DriverError, match="at 0 was asked for, 4 slots at 4 were made"):
+        driver.create(0, Placement(0, "3g.20gb"))
+    assert driver.read()[0].instances == ()
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "remedy"),
+    [
+        (pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES, errors.InsufficientResourcesError, "planned anew"),
+        (pynvml.NVML_ERROR_IN_USE, errors.InUseError, "end what uses it"),
+        (pynvml.NVML_ERROR_NOT_SUPPORTED, errors.NotSupportedError, "enable MIG mode"),
+        (pynvml.NVML_ERROR_NO_PERMISSION, errors.NoPermissionError, "NVIDIA_MIG_CONFIG_DEVICES=all"),
+        (pynvml.NVML_ERROR_INVALID_ARGUMENT, errors.InvalidArgumentError, "defect of Nebulnetes"),
+        (pynvml.NVML_ERROR_RESET_REQUIRED, errors.ResetRequiredError, "reset the GPU"),
+        (pynvml.NVML_ERROR_GPU_IS_LOST, errors.GpuLostError, "reset the GPU or reboot"),
+        (pynvml.NVML_ERROR_UNINITIALIZED, errors.DriverMissingError, "install NVIDIA's driver"),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, errors.DriverMissingError, "after the driver was updated"),
+        (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, errors.DriverTooOldError, "update NVIDIA's driver"),
+        (pynvml.NVML_ERROR_TIMEOUT, errors.DriverError, "see the driver's log"),
+        (12345, errors.DriverError, "see the driver's log"),
+    ],
+)
+def test_each_error_says_what_it_means_and_what_to_do(
+    node: StandIn, number: int, error: type[errors.DriverError], remedy: str
+) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    node.fail("nvmlDeviceCreateGpuInstanceWithPlacement", number)
+    with pytest.raises(errors.DriverError) as caught:
+        driver.create(0, Placement(0, "1g.5gb"))
+    assert type(caught.value) is error
+    assert caught.value.gpu == 0
+    assert "making a GPU instance of profile 19 at 0" in str(caught.value)
+    assert f"(NVML error {number})" in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+def test_gpus_that_cannot_be_partitioned_are_shown_with_the_reason(node: StandIn) -> None:
+    for _ in range(6):
+        node.add("A100-40GB")
+    node.add_plain("Tesla T4", 15360)
+    driver = NvmlDriver()
+    driver.create(1, Placement(0, "7g.40gb"))
+    node.set(0, mode=0, pending=0)
+    node.set(1, pending=0)
+    node.set(2, mode=0, pending=1)
+    node.set(3, virtualization=pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU)
+    node.set(4, virtualization=pynvml.NVML_GPU_VIRTUALIZATION_MODE_HOST_VGPU)
+    node.set(5, virtualization=pynvml.NVML_GPU_VIRTUALIZATION_MODE_PASSTHROUGH)
+    gpus = driver.read()
+    for gpu, part in zip(
+        gpus,
+        ["MIG mode is off", "next reset", "next reset", "virtual GPU", "virtual machines", "", "no MIG"],
+        strict=True,
+    ):
+        assert part in gpu.problem
+        assert bool(gpu.problem) == bool(part)
+    assert [bool(gpu.profiles) for gpu in gpus] == [False, True, False, True, True, True, False]
+    assert shown(gpus[1]) == [("7g.40gb at 0", True)]
+    assert (gpus[6].model, gpus[6].memory_mib) == ("Tesla-T4", 15360)
+    with pytest.raises(errors.InvalidArgumentError):
+        driver.create(6, Placement(0, "1g.5gb"))
+
+
+def test_a_virtual_gpu_without_mig_says_so(node: StandIn) -> None:
+    node.add_plain("GRID A100-10C", 10240)
+    node.set(0, virtualization=pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU)
+    assert "its host decides" in NvmlDriver().read()[0].problem
+
+
+def test_a_lost_gpu_is_shown_as_last_seen_and_leaves_the_others_alone(
+    node: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add("A100-40GB")
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    driver.create(0, Placement(0, "3g.20gb"))
+    driver.create(1, Placement(0, "4g.20gb"))
+    whole, other = driver.read()
+    node.set(0, lost=True)
+    gpu, there = driver.read()
+    assert there == other
+    assert (gpu.uuid, gpu.model, gpu.profiles) == (whole.uuid, whole.model, ())
+    assert "GPU is lost" in gpu.problem
+    assert "reset the GPU or reboot the node" in gpu.problem
+    assert [(one.uuid, one.processes) for one in gpu.instances] == [(whole.instances[0].uuid, None)]
+    with pytest.raises(errors.GpuLostError):
+        driver.destroy(0, whole.instances[0])
+    monkeypatch.setattr(nvml_driver, "REOPEN_SECONDS", 0)
+    opened = driver._library._opened_at
+    node.set(0, lost=False)
+    assert driver.read() == (whole, other)
+    assert driver._library._opened_at > opened
+
+
+def test_a_gpu_that_was_lost_from_the_start_is_shown(node: StandIn) -> None:
+    node.add("A100-40GB")
+    node.set(0, lost=True)
+    (gpu,) = NvmlDriver().read()
+    assert (gpu.uuid, gpu.model, gpu.instances) == ("", "", ())
+    assert "lost" in gpu.problem
+
+
+@pytest.mark.parametrize(
+    "number", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_UNKNOWN]
+)
+def test_where_processes_cannot_be_listed_nobody_knows(node: StandIn, number: int) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    driver.create(0, Placement(0, "7g.40gb"))
+    node.fail("nvmlDeviceGetComputeRunningProcesses_v3", number, times=0)
+    (gpu,) = driver.read()
+    assert gpu.instances[0].processes is None
+    assert gpu.instances[0].uuid
+    assert "listing compute processes" in gpu.problem
+
+
+def test_compute_instances_of_others_are_not_touched(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    driver.create(0, Placement(0, "3g.20gb"))
+    node.fail("nvmlGpuInstanceDestroy", pynvml.NVML_ERROR_IN_USE)
+    meant = only(driver)
+    with pytest.raises(errors.InUseError):
+        driver.destroy(0, meant)
+    split()
+    (gpu,) = driver.read()
+    assert [(one.uuid, one.processes) for one in gpu.instances] == [(None, None)]
+    assert "nvidia-smi mig -i 0 -gi 1 -dci" in gpu.problem
+    changes = node.changes
+    for change in (driver.destroy, driver.repair):
+        with pytest.raises(errors.NotFoundError):
+            change(0, gpu.instances[0])
+    assert node.changes == changes
+
+
+def split() -> None:
+    """Make a compute instance of one slice in the first GPU instance of profile 9, as ``nvidia-smi mig -cci`` does."""
+    count = ctypes.c_uint(8)
+    instances = (pynvml.c_nvmlGpuInstance_t * 8)()
+    pynvml.nvmlDeviceGetGpuInstances(pynvml.nvmlDeviceGetHandleByIndex(0), 9, instances, ctypes.byref(count))
+    one_slice = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instances[0], 0, 0).id
+    pynvml.nvmlGpuInstanceCreateComputeInstance(instances[0], one_slice)
+
+
+def test_a_driver_that_fails_as_a_whole_raises_and_is_found_again(
+    node: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    node.fail("nvmlInitWithFlags", pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    assert driver.name == "nvml"
+    node.fail("nvmlInitWithFlags", pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    with pytest.raises(errors.DriverMissingError, match="GPU driver: opening NVML: Driver Not Loaded"):
+        driver.read()
+    assert len(driver.read()) == 1
+    assert driver.name == "nvml 580.95.05"
+    node.fail("nvmlDeviceGetCount_v2", pynvml.NVML_ERROR_UNINITIALIZED)
+    monkeypatch.setattr(nvml_driver, "REOPEN_SECONDS", 0)
+    with pytest.raises(errors.DriverMissingError):
+        driver.read()
+    assert len(driver.read()) == 1
+
+
+def test_reading_waits_for_a_change_and_does_not_see_half_of_it(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    driver.read()
+    node.fail("nvmlGpuInstanceCreateComputeInstance", -1)  # hangs between GPU instance and compute instance
+    making = threading.Thread(target=driver.create, args=(0, Placement(0, "7g.40gb")), daemon=True)
+    making.start()
+    seen: list[tuple[Gpu, ...]] = []
+    looking = threading.Thread(target=lambda: seen.append(driver.read()), daemon=True)
+    while not node.changes:
+        making.join(0.001)
+    looking.start()
+    looking.join(0.05)
+    assert not seen
+    node.heal()
+    making.join(10)
+    looking.join(10)
+    assert shown(seen[0][0]) == [("7g.40gb at 0", True)]
+
+
+def test_names_are_those_of_gpu_feature_discovery() -> None:
+    assert label("NVIDIA A100-SXM4-40GB") == "NVIDIA-A100-SXM4-40GB"
+    assert label("NVIDIA H100 80GB HBM3 (TM)") == "NVIDIA-H100-80GB-HBM3-TM"
+
+
+def inspect(node: StandIn, *flags: str, **more: str) -> tuple[int, dict[str, object]]:
+    environment = os.environ | node.environment(*flags) | more
+    command = [sys.executable, "-m", "nodeagent", "inspect", "--json", "--pod-resources-socket", "/nowhere/k.sock"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
+    assert not done.stderr
+    told: dict[str, object] = json.loads(done.stdout)
+    return done.returncode, told
+
+
+def test_an_old_driver_lacks_calls_and_does_its_work_all_the_same(node: StandIn) -> None:
+    for key in ("A100-40GB", "A30-24GB"):
+        node.add(key)
+    driver = NvmlDriver()
+    driver.create(0, Placement(4, "3g.20gb"))
+    node.hold(only(driver).uuid or "", 4711, "compute")
+    _, new = inspect(node)
+    _, old = inspect(node, "-DOLD_DRIVER")
+    assert old == new  # names put together by rule are those that a newer driver gives
+    assert old["differences_from_catalogue"] == {"0": [], "1": []}
+    assert "4711" in json.dumps(old)
+
+
+def test_inspection_changes_nothing(node: StandIn) -> None:
+    node.add("A100-40GB")
+    NvmlDriver().create(0, Placement(4, "3g.20gb"))
+    changes = node.changes
+    code, told = inspect(node)
+    assert node.changes == changes
+    assert code == 1  # the kubelet does not answer
+    assert told["driver"] == "nvml 580.95.05"
+    state = told["state"]
+    assert isinstance(state, dict)
+    assert "kubelet does not answer" in state["problem"]
+    assert state["gpus"][0]["instances"][0]["state"] == "INSTANCE_STATE_UNKNOWN"
+
+
+def test_inspection_without_a_driver_says_so(node: StandIn) -> None:
+    node.fail("nvmlInitWithFlags", pynvml.NVML_ERROR_DRIVER_NOT_LOADED, times=0)
+    code, told = inspect(node)
+    assert (code, told["driver"]) == (1, "nvml")
+    assert "install NVIDIA's driver on the node" in json.dumps(told)
