@@ -249,8 +249,8 @@ def fresh_namespace(cluster: Cluster, name: str = "") -> Iterator[str]:
         yield name
     finally:
         cluster.api.delete("pods", namespace=name, grace_seconds=1)
+        cluster.api.delete("namespaces", name)  # from now on no controller can make pods there
         cluster.wait_for(f"the pods of {name} are gone", lambda: not cluster.api.items("pods", namespace=name), 60)
-        cluster.api.delete("namespaces", name)
 
 
 def pod(
