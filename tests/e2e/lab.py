@@ -242,15 +242,17 @@ def _refused(pod: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def fresh_namespace(cluster: Cluster, name: str = "") -> Iterator[str]:
-    """A new namespace; the pods that ran in it are gone afterwards, however long they would take to stop."""
+    """A new namespace; its pods and quotas are gone afterwards, however long pods would take to stop."""
     name = name or f"test-{uuid.uuid4().hex[:6]}"
     cluster.create_namespace(name)
     try:
         yield name
     finally:
         cluster.api.delete("pods", namespace=name, grace_seconds=1)
+        cluster.api.delete("namespaces", name)  # from now on no controller can make pods there
         cluster.wait_for(f"the pods of {name} are gone", lambda: not cluster.api.items("pods", namespace=name), 60)
-        cluster.api.delete("namespaces", name)
+        for quotas in ("elasticquotas", "compositeelasticquotas"):  # at once; the namespace's end takes seconds
+            cluster.api.delete(quotas, namespace=name)
 
 
 def pod(

@@ -20,23 +20,14 @@ HALF = {names.GPU_MEMORY: 20}
 
 @pytest.fixture
 def teams(lab: Lab, namespace: str) -> Iterator[tuple[str, str]]:
-    """Two namespaces that own half of the A100 each."""
+    """Two namespaces that own half of the A100 each, and no other quotas."""
+    lab.until("quotas of earlier tests are gone", lambda: not lab.cluster.api.items("elasticquotas"))
     with fresh_namespace(lab.cluster, f"{namespace}-b") as second:
         for each in (namespace, second):
             lab.create(each, json.loads(quota("team", HALF)))
         for each in (namespace, second):
             lab.until("its pods get the gate", partial(gated, lab, each))
         yield namespace, second
-        for each in (namespace, second):
-            everything = ("deployments,jobs,eq,pdb", "--all", "-n", each)
-            lab.cluster.kubectl("delete", *everything, "--cascade=foreground", "--wait=false")
-        for each in (namespace, second):
-            lab.until("nothing makes pods there", partial(barren, lab, each))
-
-
-def barren(lab: Lab, namespace: str) -> bool:
-    """Whether a namespace has neither Deployments nor Jobs."""
-    return not any(lab.cluster.api.items(kind, namespace=namespace) for kind in ("deployments", "jobs"))
 
 
 def gated(lab: Lab, namespace: str) -> bool:

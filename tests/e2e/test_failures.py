@@ -20,10 +20,10 @@ pytestmark = pytest.mark.e2e
 
 
 @contextlib.contextmanager
-def slow(lab: Lab, node: str) -> Iterator[None]:
-    """A node's GPUs take a second for each step while this lasts."""
+def slow(lab: Lab, node: str, seconds: float = 1.0) -> Iterator[None]:
+    """A node's GPUs take so many seconds for each step while this lasts."""
     hardware = lab.hardware(node)
-    hardware.set_times(create_seconds=1.0, destroy_seconds=1.0)
+    hardware.set_times(create_seconds=seconds, destroy_seconds=seconds)
     try:
         yield
     finally:
@@ -166,7 +166,8 @@ def abandoned(lab: Lab) -> Iterator[Future[Devices]]:
         lab.until("the node is open", lambda: lab.open("a30"), seconds=120)
         return devices(lab, "a30")
 
-    with slow(lab, "a30"), fresh_namespace(lab.cluster) as namespace:
+    # So slow that the agent dies before its first step is done: nobody would tell the device plugin of that.
+    with slow(lab, "a30", seconds=30), fresh_namespace(lab.cluster) as namespace:
         lab.enable("a30")
         profile = lab.absent("a30", "1g.6gb", "2g.12gb", "4g.24gb")
         lab.create(namespace, pod("one", {profile: 1}, node="a30"))
