@@ -33,8 +33,9 @@ def names_of(lab: Lab, namespace: str, name: str) -> list[str]:
 
 def test_a_job_gets_room_for_all_its_pods_or_for_none(lab: Lab, namespace: str) -> None:
     lab.enable("h100")
-    profile = lab.absent("h100", "3g.40gb", "4g.40gb")
-    room = {"3g.40gb": 4, "4g.40gb": 2}[profile]
+    fit = {"3g.40gb": 4, "4g.40gb": 2, "7g.80gb": 2, "2g.20gb": 6}  # of which two GPUs cannot hold one each
+    profile = lab.absent("h100", *fit)
+    room = fit[profile]
     before = lab.geometry("h100")
     lab.create(namespace, job("large", profile, room + 1, "h100"))
     lab.until("its pods are there", lambda: len(names_of(lab, namespace, "large")) == room + 1)
