@@ -23,6 +23,7 @@ from brain.decide.evicting import Evicting
 from brain.decide.governed import SYSTEM_NAMESPACE, governance
 from brain.decide.gpumemory import GpuMemory
 from brain.decide.ground import Ground, Land
+from brain.decide.groups import spares
 from brain.decide.housing import Housing, expecting
 from brain.decide.ledger import Books
 from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome
@@ -217,7 +218,8 @@ class Round:
 
     def _borrowers(self) -> Borrowers:
         able = [known for known in self._accounts.values() if self._spared.isdisjoint(known.quota.namespaces)]
-        return Borrowers(able, self._snapshot.budgets, self._memory)
+        together = spares(self._snapshot.grouped(), self._snapshot.jobs)
+        return Borrowers(able, self._snapshot.budgets, together, self._memory)
 
 
 class _Last:

@@ -19,10 +19,15 @@ def passes(ledger: Ledger, quota: Quota | None, pod: Pod, request: Resources) ->
 
 
 class Borrowing:
-    """Over-quota pods of one quota; protected ones, which borrow nothing, are left out."""
+    """Over-quota pods of one quota; protected ones, which borrow nothing, are left out.
+
+    Attributes:
+        keys: their keys.
+    """
 
     def __init__(self, victims: Iterable[Victim]) -> None:
         self._victims = [victim for victim in victims if not victim.pod.protected]
+        self.keys = frozenset(victim.pod.key for victim in self._victims)
         self._using: dict[frozenset[str], Sequence[Victim]] = {}
 
     def using(self, resources: frozenset[str]) -> Sequence[Victim]:

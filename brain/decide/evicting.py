@@ -104,7 +104,8 @@ class Evicting:
         if not victims:
             return None
         self._searches += 1
-        found = cheapest(Case(quota, later.refusals(quota, request), victims, sites, able.allowed))
+        units = able.units(victims, pod)
+        found = cheapest(Case(quota, later.refusals(quota, request), victims, sites, able.allowed, units))
         return found if found is not None and found.victims else None
 
     def _able(self) -> Borrowers:

@@ -39,6 +39,23 @@ def gated_needs(grouped: Iterable[Pod], gated: Iterable[Pod], jobs: Mapping[str,
     return _needs(members, jobs, lambda pod: not pod.gated)
 
 
+def spares(grouped: Iterable[Pod], jobs: Mapping[str, int]) -> dict[str, int]:
+    """By group of which several pods have a node, how many of these may go before the others are of no use.
+
+    Groups in which each pod is of use alone are left out. ``grouped`` and ``jobs``: see :func:`gated_needs`.
+    """
+    members: defaultdict[str, list[Pod]] = defaultdict(list)
+    for pod in grouped:
+        if not (pod.ended or pod.terminating):
+            members[pod.group].append(pod)
+    found = {}
+    for group, pods in members.items():
+        standing, together = sum(bool(pod.node) for pod in pods), least(pods, jobs.get(group, 0))
+        if standing > 1 and together > 1:
+            found[group] = max(0, standing - together)
+    return found
+
+
 def _needs(
     members: Mapping[str, Sequence[Pod]], jobs: Mapping[str, int], served: Callable[[Pod], bool]
 ) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Whom to evict so that a pod finds room: the smallest set that makes its quota and a node fit, or nobody.
 
 Among sets that work, in this order: fewest pods; lowest highest priority; least freed of what the pod lacks; newest;
-name. Who may be evicted at all is not decided here, nor what a node can hold.
+name. Pods of a group that are of no use without those that go are counted, and go, with them. Who may be evicted at all
+is not decided here, nor what a node can hold.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ MOST_TRIALS: Final = 4_000
 _MOST_SUMS: Final = 20_000
 """Steps of the search for ways to make up what a quota lacks, for one pod."""
 _NEWEST: Final = attrgetter("newest")
+_Bundles = Sequence[tuple["Victim", ...]]
+"""Pods that go together or not at all; all bundles of one kind are of one size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,19 @@ class Reclaim:
     victims: tuple[Victim, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Pods of a group that are of use only together.
+
+    Attributes:
+        victims: all of them that have a node and are not on their way out.
+        spare: how many of them may go before the others are of no use, and go too.
+    """
+
+    victims: Sequence[Victim]
+    spare: int
+
+
 class Sites(Protocol):
     """Where a pod may fit."""
 
@@ -96,6 +112,7 @@ class Case:
         victims: who may be evicted for it.
         sites: where it may fit.
         allowed: how many pods each disruption budget lets go; those that cover no victim may be left out.
+        units: by group, pods that go together; some of them may be no victims by themselves.
     """
 
     quota: Quota | None
@@ -103,6 +120,7 @@ class Case:
     victims: Sequence[Victim]
     sites: Sites
     allowed: Mapping[str, int] = field(default_factory=dict)
+    units: Mapping[str, Unit] = field(default_factory=dict)
 
 
 def cheapest(case: Case) -> Reclaim | None:
@@ -116,7 +134,15 @@ class _Search:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._sites = case.sites
-        self._victims = sorted(filter(self._may_go, case.victims), key=_NEWEST)
+        whole = {group: tuple(sorted(unit.victims, key=_NEWEST)) for group, unit in case.units.items()}
+        self._whole = {group: each for group, each in whole.items() if all(map(self._may_go, each))}
+        self._alone = sorted((v for v in case.victims if self._may_go(v) and self._spare(v)), key=_NEWEST)
+        # With their group those go, too, that may not go by themselves.
+        beside = {v.pod.key: v for each in self._whole.values() for v in each}
+        for v in self._alone:
+            beside.pop(v.pod.key, None)
+        self._beside = beside.keys()
+        self._victims = sorted([*self._alone, *beside.values()], key=_NEWEST) if beside else self._alone
         self._short = tuple(refusal.short for refusal in case.refusals)
         self._lacking = [(refusal.resource, refusal.rule == "max") for refusal in case.refusals]
         self._nothing = tuple(0 for _ in case.refusals)
@@ -129,7 +155,10 @@ class _Search:
 
     def run(self) -> Reclaim | None:
         best: tuple[tuple[object, ...], Reclaim] | None = None
-        for node, chosen in self._standing():
+        for node, needed in self._standing():
+            chosen = self._closed(needed)
+            if chosen is None:
+                continue
             most = len(self._victims) if best is None else len(best[1].victims)
             for victims in self._completed(node, chosen, most):
                 key = (len(victims), *self._cost(victims, node))
@@ -196,12 +225,18 @@ class _Search:
         for size in range(1, most - len(chosen) + 1):
             enough = False
             for level in levels:
-                members = [[v for v in each[: size + len(taken)] if v.pod.key not in taken] for each in kinds[level]]
-                if not self._reaches(members, size, short):
+                bundles: list[_Bundles] = [
+                    [(v,) for v in each[: size + len(taken)] if v.pod.key not in taken] for each in kinds[level]
+                ]
+                for whole in self._whole.values():
+                    rest = tuple(v for v in whole if v.pod.key not in taken)
+                    if rest and max(v.pod.priority for v in rest) <= level:
+                        bundles.append([rest])
+                if not self._reaches(bundles, size, short):
                     continue
                 enough = True
-                sets = [(*chosen, *added) for added in self._sums(members, size, short)]
-                sets = [each for each in sets if self._lets_go(each)]
+                sets = [(*chosen, *added) for added in self._sums(bundles, size, short)]
+                sets = [each for each in sets if self._lets_go(each) and self._whole_groups(each)]
                 if sets:
                     yield from sets
                     return
@@ -217,24 +252,55 @@ class _Search:
                 v = alike[0]
                 gives = self._gives(v)
                 if v.pod.priority <= level and any(gives):
-                    found[gives, sum(v.request.get(name, 0) for name in lacked), v.budgets] += alike
+                    group = v.pod.group if v.pod.group in self._case.units else ""
+                    found[gives, sum(v.request.get(name, 0) for name in lacked), v.budgets, group] += alike
             for members in found.values():
                 members.sort(key=_NEWEST)
             known = self._known[lacked, level] = list(found.values())
-            self._all_kinds = max(self._all_kinds, sum(map(len, known)))
+            self._all_kinds = max(self._all_kinds, sum(map(len, known)) + len(self._beside))
         return known
 
     def _alike(self) -> Iterable[Sequence[Victim]]:
         """Pods that give and free the same, whatever is lacked, and have the same priority; the newest first."""
         if not self._sorts:
             own = self._case.quota
-            for v in self._victims:
-                self._sorts[v.kind, v.quota is own, v.pod.priority, v.budgets].append(v)
+            units = self._case.units
+            for v in self._alone:
+                group = v.pod.group if v.pod.group in units else ""
+                self._sorts[v.kind, v.quota is own, v.pod.priority, v.budgets, group].append(v)
         return self._sorts.values()
 
-    def _reaches(self, kinds: Sequence[Sequence[Victim]], size: int, short: tuple[int, ...]) -> bool:
+    def _closed(self, chosen: tuple[Victim, ...]) -> tuple[Victim, ...] | None:
+        """A set with all of each group that is of no use without those; None where these may not go."""
+        if not self._case.units:
+            return chosen
+        found = {v.pod.key: v for v in chosen}
+        of = Counter(v.pod.group for v in chosen if v.pod.group in self._case.units)
+        for group, count in of.items():
+            alone = all(v.pod.key not in self._beside for v in chosen if v.pod.group == group)
+            if alone and count <= self._case.units[group].spare:
+                continue
+            if group not in self._whole:
+                return None
+            found |= {v.pod.key: v for v in self._whole[group]}
+        closed = tuple(found.values())
+        return closed if self._lets_go(closed) else None
+
+    def _whole_groups(self, chosen: tuple[Victim, ...]) -> bool:
+        """Whether nobody is left behind, or there twice, of the groups in a set."""
+        if not self._case.units:
+            return True
+        closed = self._closed(chosen)
+        return closed is not None and len(closed) == len(chosen)
+
+    def _spare(self, victim: Victim) -> bool:
+        """Whether a pod may go without the others of its group."""
+        unit = self._case.units.get(victim.pod.group)
+        return unit is None or unit.spare > 0
+
+    def _reaches(self, kinds: Sequence[_Bundles], size: int, short: tuple[int, ...]) -> bool:
         """Whether so many pods can give what is short at all, resource by resource."""
-        given = [(self._gives(each[0]), len(each)) for each in kinds if each]
+        given = [(self._most(each[0]), sum(map(len, each))) for each in kinds if each]
         for position, lack in enumerate(short):
             left, reached = size, 0
             for gives, count in sorted(given, key=lambda entry: -entry[0][position]):
@@ -246,15 +312,17 @@ class _Search:
                 return False
         return True
 
-    def _sums(
-        self, kinds: Sequence[Sequence[Victim]], size: int, short: tuple[int, ...]
-    ) -> Iterator[tuple[Victim, ...]]:
+    def _most(self, bundle: Sequence[Victim]) -> tuple[int, ...]:
+        """The most that one pod of some gives."""
+        return tuple(max(each) for each in zip(*map(self._gives, bundle), strict=True))
+
+    def _sums(self, kinds: Sequence[_Bundles], size: int, short: tuple[int, ...]) -> Iterator[tuple[Victim, ...]]:
         """Sets of a size, each kind's newest first, that together give what is short."""
         # What one pod of the kinds from a position on can give at most.
         most = [short] * (len(kinds) + 1)
         most[-1] = tuple(0 for _ in short)
         for at in range(len(kinds) - 1, -1, -1):
-            gives = self._gives(kinds[at][0]) if kinds[at] else most[-1]
+            gives = self._most(kinds[at][0]) if kinds[at] else most[-1]
             most[at] = tuple(map(max, gives, most[at + 1]))
 
         def walk(
@@ -271,9 +339,10 @@ class _Search:
                 or any(lack > size * each for lack, each in zip(short, most[at], strict=True))
             ):
                 return
-            members = kinds[at]
-            for count in range(min(size, len(members)), -1, -1):
-                yield from walk(at + 1, size - count, self._still(short, members[:count]), (*chosen, *members[:count]))
+            bundles = kinds[at]
+            for count in range(min(size // len(bundles[0]), len(bundles)) if bundles else 0, -1, -1):
+                added = tuple(itertools.chain.from_iterable(bundles[:count]))
+                yield from walk(at + 1, size - len(added), self._still(short, added), (*chosen, *added))
 
         yield from walk(0, size, short, ())
 

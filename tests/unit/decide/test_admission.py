@@ -145,6 +145,27 @@ def test_a_group_takes_back_room_for_all_or_for_nobody() -> None:
     assert let_in(decided(*protected, *pair, alone, quotas=BOTH, nodes=FOUR)) == {"a/alone": "in-quota/reclaim/n"}
 
 
+def test_a_group_of_borrowers_goes_whole_and_counts_whole() -> None:
+    group = [running(f"b/g{n}", 1000, created=9, group="job/b/j", group_min=3) for n in range(3)]
+    quotas = (A, quota("b", {"cpu": 0}), quota("c", {"cpu": 2000}))
+    waiting = inside("a/p", 1000, nominated="n")
+    alone = running("b/old", 1000, created=1)
+    assert evicted(decided(*group, alone, waiting, quotas=quotas, nodes=FOUR)) == {"b/old": "a/p"}, "one is less"
+    kept = replace(alone, labels={names.PREEMPTIBLE_LABEL: "false"})
+    result = decided(*group, kept, waiting, quotas=quotas, nodes=FOUR)
+    assert evicted(result) == dict.fromkeys(["b/g0", "b/g1", "b/g2"], "a/p")
+    spare = [replace(pod, group_min=2) for pod in group]
+    assert evicted(decided(*spare, kept, waiting, quotas=quotas, nodes=FOUR)) == {"b/g0": "a/p"}, "two are of use"
+    budget = Budget("b", "kept", LabelSelector(), 1)
+    assert evicted(decided(*group, kept, waiting, quotas=quotas, nodes=FOUR, budgets=(budget,))) == {}
+
+
+def test_of_a_group_that_owns_some_only_what_is_borrowed_goes() -> None:
+    group = [running(f"b/g{n}", 1000, created=n, group="job/b/j", group_min=4) for n in range(4)]
+    waiting = inside("a/p", 1000, nominated="n")
+    assert evicted(decided(*group, waiting, quotas=BOTH, nodes=FOUR)) == {"b/g3": "a/p"}
+
+
 def test_a_protected_pod_may_not_borrow() -> None:
     protected = gated("a/p", 1000, labels={names.PREEMPTIBLE_LABEL: "false"})
     result = decided(running("a/one", 2000), protected, quotas=BOTH, nodes=FOUR)
