@@ -65,15 +65,19 @@ class Actor:
         self._today = today
         self._free = asyncio.Semaphore(AT_ONCE)
         self._told: set[str] = set()
+        self._done: set[str] = set()
 
     async def act(self, decisions: Iterable[Decision]) -> bool:
         """Carries decisions out, and returns once all writes but the events' are done.
+
+        What is done to a pod once for all is not done again while snapshots are late to show it.
 
         Returns:
             Whether all went well; where not, the same should be decided again before long.
         """
         writes: list[Written | TaintNode | UntaintNode] = []
         well = True
+        done, self._done = self._done, set()
         for decision in decisions:
             self._metrics.decisions.labels(type(decision).__name__).inc()
             match decision:
@@ -83,6 +87,8 @@ class Actor:
                     self._orders.request_state(node)
                 case EmitEvent():
                     self._teller.tell(decision)
+                case LetIn(uid=uid) | Evict(uid=uid) if uid in done:
+                    self._done.add(uid)
                 case _:
                     writes.append(decision)
         results = await asyncio.gather(*map(self._write, writes))
@@ -104,6 +110,8 @@ class Actor:
             else:
                 result = "ok"
                 self._told.discard(path)
+                if isinstance(decision, LetIn | Evict):
+                    self._done.add(decision.uid)
                 if isinstance(decision, LetIn):
                     self._metrics.admission_seconds.observe(max(0.0, self._today().timestamp() - decision.created))
                 if isinstance(decision, Evict):

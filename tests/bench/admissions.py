@@ -5,14 +5,16 @@ times the same number. (1) Created while the quota has room: from each one's cre
 is bound. (2) Created while the quota has no room, which is then given to all at once: pods let in per second. (3) The
 ceiling: the brain is stopped, and the same patches are sent with its ServiceAccount, by its client, as many at a time
 as it sends. kube-scheduler binds 50 pods a second by its own default, after the first 100 or so. Shown as well: what
-the parts of its rounds took the brain. Everything shares this machine, also who measures; a busy API server ends the
-watch that times are taken by, and they are late then.
+the parts of its rounds took the brain, and CPU time a pod. Everything shares this machine, also who measures; a busy
+API server ends the watch that times are taken by, and they are late then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import statistics
 import time
@@ -31,6 +33,7 @@ from brain.decide.decisions import LetIn
 from brain.kube import Kube
 from deploy.local.chart import NAMESPACE, Release
 from deploy.local.cluster import Cluster
+from deploy.local.process import MARKER
 from n8s import names
 from tests.e2e.lab import pod, quota
 
@@ -99,7 +102,7 @@ def main() -> None:
         _room(cluster, _ROOM)
         cluster.wait_for(
             "the namespace's pods get the gate",
-            lambda: names.QUOTA_LABEL in cluster.get("namespace", TEAM)["metadata"]["labels"],
+            lambda: names.QUOTA_LABEL in cluster.api.get("namespaces", TEAM)["metadata"]["labels"],
             LIMIT_SECONDS,
         )
         asyncio.run(_measure(cluster))
@@ -145,11 +148,13 @@ async def _all_at_once(cluster: Cluster, kube: Kube, seen: Seen) -> float:
     listed = [f"b{number:04}" for number in range(PODS)]
     await _together(lambda name: _create(kube, name), listed)
     await asyncio.sleep(2)
-    began = time.monotonic()
+    before, began = _cpu(cluster), time.monotonic()
     _room(cluster, _ROOM)
     await seen.all(seen.bound, listed)
+    spent = {program: (value - before[program]) / PODS for program, value in _cpu(cluster).items()}
     rate = _rate(seen.opened, listed, began)
     print(f"  all at once     {rate:6.0f} let in a second, {_rate(seen.bound, listed, began):.0f} bound")
+    print(f"    ms of CPU    {', '.join(f'{program} {1000 * value:.1f}' for program, value in spent.items())} a pod")
     print(f"    {'gate off':12} {_spread([seen.opened[name] - began for name in listed])} after there was room")
     return rate
 
@@ -162,7 +167,7 @@ async def _ceiling(cluster: Cluster, kube: Kube) -> float:
     await _together(lambda name: _create(kube, name), listed)
     cluster.kubectl("scale", "deployment/nebulnetes-brain", "-n", NAMESPACE, "--replicas=0")
     cluster.wait_for("the brain is gone", lambda: not _brains(cluster), LIMIT_SECONDS)
-    items = cluster.get("pods", "-n", TEAM, "-l", "bench=admissions")["items"]
+    items = cluster.api.items("pods", namespace=TEAM, labels="bench=admissions")
     uids = {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
     token = cluster.kubectl("create", "token", "nebulnetes-brain", "-n", NAMESPACE).strip()
     path = cluster.state / "brain.kubeconfig"
@@ -199,10 +204,23 @@ def _rounds(cluster: Cluster) -> None:
     print(f"    the brain's {counts.get('decide', 0):.0f} rounds till then took, in seconds: {parts}")
 
 
+def _cpu(cluster: Cluster) -> dict[str, float]:
+    """Seconds of CPU that programs of the cluster have used."""
+    found = dict.fromkeys(("brain", "kube-apiserver", "kube-scheduler"), 0.0)
+    for proc in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (proc / "cmdline").read_text().split("\0")
+            program = words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
+            if program in found and f"{MARKER}={cluster.id}" in (proc / "environ").read_text().split("\0"):
+                user, system = (proc / "stat").read_text().rpartition(")")[2].split()[11:13]
+                found[program] += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
 def _brains(cluster: Cluster) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = cluster.get("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=brain")[
-        "items"
-    ]
+    found: list[dict[str, Any]] = cluster.api.items(
+        "pods", namespace=NAMESPACE, labels="app.kubernetes.io/component=brain"
+    )
     return found
 
 

@@ -153,6 +153,22 @@ async def test_letting_in_takes_our_gate_off_and_writes_label_and_reservation() 
         assert it.api.count("PATCH") == 3, "one patch each"
 
 
+async def test_what_is_done_for_good_is_not_done_again_while_snapshots_are_late_to_show_it() -> None:
+    async with world() as it:
+        let_in, evict = LetIn("a", "p", "u", names.IN_QUOTA, "free"), Evict("a", "q", "v", "a/p", "its min", "min")
+        await it.api.put(PODS, {"metadata": {"name": "p", "uid": "u"}, "spec": {"schedulingGates": []}})
+        await it.api.put(PODS, {"metadata": {"name": "q", "uid": "v"}})
+        fault = it.api.fail("PATCH", "p", 500, times=1, reason="InternalError")
+        assert not await it.act(let_in, evict)
+        assert fault.times == 0
+        for _ in range(3):
+            assert await it.act(let_in, evict)
+        assert (it.writes("LetIn", "ok"), it.writes("Evict", "ok")) == (1, 1)
+        assert await it.act()
+        assert await it.act(let_in)
+        assert it.writes("LetIn", "ok") == 2, "nothing is remembered beyond"
+
+
 async def test_opening_a_gate_writes_nothing_else() -> None:
     async with world() as it:
         gated = {"metadata": {"name": "p", "uid": "u"}, "spec": {"schedulingGates": [{"name": names.QUOTA_GATE}]}}
