@@ -65,7 +65,7 @@ class Actor:
         self._today = today
         self._free = asyncio.Semaphore(AT_ONCE)
         self._told: set[str] = set()
-        self._done: set[str] = set()
+        self._done: set[tuple[type, str]] = set()
 
     async def act(self, decisions: Iterable[Decision]) -> bool:
         """Carries decisions out, and returns once all writes but the events' are done.
@@ -87,8 +87,8 @@ class Actor:
                     self._orders.request_state(node)
                 case EmitEvent():
                     self._teller.tell(decision)
-                case LetIn(uid=uid) | Evict(uid=uid) if uid in done:
-                    self._done.add(uid)
+                case LetIn(uid=uid) | Evict(uid=uid) if (once := (type(decision), uid)) in done:
+                    self._done.add(once)
                 case _:
                     writes.append(decision)
         results = await asyncio.gather(*map(self._write, writes))
@@ -111,7 +111,7 @@ class Actor:
                 result = "ok"
                 self._told.discard(path)
                 if isinstance(decision, LetIn | Evict):
-                    self._done.add(decision.uid)
+                    self._done.add((type(decision), decision.uid))
                 if isinstance(decision, LetIn):
                     self._metrics.admission_seconds.observe(max(0.0, self._today().timestamp() - decision.created))
                 if isinstance(decision, Evict):

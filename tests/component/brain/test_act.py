@@ -164,6 +164,8 @@ async def test_what_is_done_for_good_is_not_done_again_while_snapshots_are_late_
         for _ in range(3):
             assert await it.act(let_in, evict)
         assert (it.writes("LetIn", "ok"), it.writes("Evict", "ok")) == (1, 1)
+        assert await it.act(let_in, Evict("a", "p", "u", "a/r", "its min", "min"))
+        assert it.writes("Evict", "ok") == 2, "letting in is not evicting"
         assert await it.act()
         assert await it.act(let_in)
         assert it.writes("LetIn", "ok") == 2, "nothing is remembered beyond"
