@@ -25,7 +25,9 @@ from brain.loop import Loop
 from brain.metrics import Metrics
 from brain.observe.store import Store
 from brain.observe.watch import watch
+from brain.serve import tls
 from brain.serve.http import application, serving_http
+from brain.serve.identity import Accounts, Gatekeeper, objection
 from brain.serve.inventory import Inventory
 from brain.serve.server import serving
 from brain.signpost import Signpost
@@ -59,8 +61,9 @@ class Brain:
         """Runs until stopped; on the way out the work ends first, then the Lease is released.
 
         Raises:
-            ConfigError: an address cannot be listened on.
+            ConfigError: an address cannot be listened on, or the certificate cannot be used.
         """
+        tls.credentials(self._config.tls_dir)  # what cannot be used shows now, and not as it comes to lead
         listen = self._config.http_listen
         async with (
             serving_http(application(self, self._metrics.registry), listen.host, listen.port),
@@ -76,7 +79,7 @@ class Brain:
 
     async def _lead(self) -> None:
         """What is done while leading: serve, and run the loop."""
-        link = Link(self._lease, self._store.changed.set, time.monotonic, self._metrics)
+        link = Link(self._lease, self._store.changed.set, time.monotonic, self._metrics, objection)
         inventory = Inventory()
         teller = Teller(self._kube, self._metrics, time.monotonic, _today)
         actor = Actor(self._kube, link, teller, self._metrics, _today)
@@ -94,7 +97,10 @@ class Brain:
             agent_pb2_grpc.add_AgentServiceServicer_to_server(link, server)
             inventory_pb2_grpc.add_InventoryServiceServicer_to_server(inventory, server)
 
-        async with serving(str(self._config.grpc_listen), register, SERVICES):
+        credentials = tls.credentials(self._config.tls_dir)
+        accounts = Accounts.of(self._config.lease_namespace, self._config.agent_account)
+        gatekeeper = Gatekeeper(self._kube, accounts, self._metrics, time.time)
+        async with serving(str(self._config.grpc_listen), register, SERVICES, credentials, [gatekeeper]):
             with ExitStack() as closing:
                 closing.callback(link.close)
                 closing.callback(inventory.close)

@@ -37,6 +37,8 @@ class Config:
     Attributes:
         grpc_listen: where agents and clients of the inventory reach the brain, while it leads.
         http_listen: where health and metrics are served, always.
+        tls_dir: directory with the certificate ``tls.crt`` and the key ``tls.key`` of the gRPC server.
+        agent_account: name of the agents' ServiceAccount, in the Lease's namespace.
         lease_namespace: namespace of the Lease that decides who leads; the release's, which quotas leave alone.
         identity: who this brain is in the Lease; the pod's name, so that a restarted container leads on at once.
         pod_name: the pod that it runs in, in the same namespace, which is labelled while it leads; empty: no pod.
@@ -49,6 +51,8 @@ class Config:
 
     grpc_listen: Address
     http_listen: Address
+    tls_dir: Path
+    agent_account: str
     lease_namespace: str
     identity: str
     pod_name: str = ""
@@ -70,6 +74,8 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         raise ConfigError("--log-level", f"{given.log_level!r} is none of {', '.join(_LEVELS)}")
     if not _NAME.fullmatch(given.lease_namespace):
         raise ConfigError("--lease-namespace", f"{given.lease_namespace!r} is not the name of a namespace")
+    if not _NAME.fullmatch(given.agent_account):
+        raise ConfigError("--agent-account", f"{given.agent_account!r} is not the name of a ServiceAccount")
     if given.pod_name and not _NAME.fullmatch(given.pod_name):
         raise ConfigError("--pod-name", f"{given.pod_name!r} is not the name of a pod")
     if not given.identity:
@@ -79,6 +85,8 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     return Config(
         grpc_listen=_address("--grpc-listen", given.grpc_listen),
         http_listen=_address("--http-listen", given.http_listen),
+        tls_dir=given.tls_dir,
+        agent_account=given.agent_account,
         lease_namespace=given.lease_namespace,
         identity=given.identity,
         pod_name=given.pod_name,
@@ -98,6 +106,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--http-listen", metavar="HOST:PORT", default="0.0.0.0:8080", help="address for /healthz, /readyz, /metrics"
+    )
+    parser.add_argument(
+        "--tls-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("/run/nebulnetes/tls"),
+        help="directory with tls.crt and tls.key for gRPC; what changes there is taken up with the next connection",
+    )
+    parser.add_argument(
+        "--agent-account",
+        metavar="NAME",
+        default="nebulnetes-agent",
+        help="the agents' ServiceAccount, in the Lease's namespace; only its pods' tokens open agents' sessions",
     )
     parser.add_argument(
         "--lease-namespace", metavar="NAME", default="nebulnetes", help="namespace of the Lease that decides who leads"

@@ -50,14 +50,15 @@ class NoAnswerError(BrainError):
         self.problem = problem
 
 
-def ask(brain: str, namespace: str, name: str) -> PodExplanation:
+def ask(brain: str, credentials: grpc.ChannelCredentials, namespace: str, name: str) -> PodExplanation:
     """How a pod stands, by the brain at an address ``HOST:PORT``.
 
     Raises:
-        NoAnswerError: it cannot be reached, has not decided anything yet, or knows no such pod.
+        NoAnswerError: it cannot be reached, does not take the credentials, has not decided anything yet, or knows no
+            such pod.
     """
     request = inventory_pb2.ExplainPodRequest(namespace=namespace, name=name)
-    with grpc.insecure_channel(brain) as channel:
+    with grpc.secure_channel(brain, credentials) as channel:
         try:
             stub = inventory_pb2_grpc.InventoryServiceStub(channel)
             return stub.ExplainPod(request, timeout=ANSWER_SECONDS)

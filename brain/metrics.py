@@ -83,6 +83,7 @@ class Metrics:
         admission_seconds: seconds from when a pod of a quota was created until it was let in.
         sessions: agents with a session.
         silent_seconds: for how long the agent that has been without a session the longest has been so.
+        refused_calls: gRPC calls refused for who called, by status code.
         orders: orders by outcome; ``sent`` counts each once when it is handed to its session.
     """
 
@@ -123,5 +124,8 @@ class Metrics:
             "n8s_brain_agent_silent_seconds",
             "Longest time that a known agent has been without a session.",
             registry=own,
+        )
+        self.refused_calls = Counter(
+            "n8s_brain_refused_calls", "gRPC calls refused for who called, by status code.", ["code"], registry=own
         )
         self.orders = Counter("n8s_brain_orders", "Orders to node agents by outcome.", ["outcome"], registry=own)

@@ -53,7 +53,8 @@ async def run(settings: config.Config) -> None:
             driver=lambda: driver.name,
             boot_id=driver.boot_id,
         )
-        sessions = Sessions(partial(connect, settings.brain_address), greeting, orders, reporter)
+        connects = partial(connect, settings.brain_address, settings.brain_ca, settings.token_file)
+        sessions = Sessions(connects, greeting, orders, reporter)
         async with serving(settings.http_host, settings.http_port, reporter), asyncio.TaskGroup() as group:
             services = [group.create_task(reporter.run()), group.create_task(sessions.run())]
             worker = group.create_task(orders.work(reporter))

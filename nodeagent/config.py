@@ -41,6 +41,8 @@ class Config:
 
     node_name: str
     brain_address: str
+    brain_ca: Path
+    token_file: Path
     sources: Sources
     device_plugin_dir: Path
     poll_seconds: float
@@ -86,6 +88,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     return Config(
         node_name=found.node_name,
         brain_address=found.brain_address,
+        brain_ca=found.brain_ca,
+        token_file=found.token_file,
         sources=_sources(found),
         device_plugin_dir=found.device_plugin_dir,
         poll_seconds=found.poll_seconds,
@@ -165,6 +169,20 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--brain-address", metavar="HOST:PORT", required=True, help="address of the brain's gRPC service"
+    )
+    parser.add_argument(
+        "--brain-ca",
+        metavar="FILE",
+        type=Path,
+        default=Path("/run/nebulnetes/brain/ca.crt"),
+        help="PEM of those who vouch for the brain's certificate; read for each connection",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        default=Path("/run/nebulnetes/brain/token"),
+        help="the pod's projected token for the audience n8s-brain, which the kubelet renews; read for each connection",
     )
     _add_sources(parser)
     parser.add_argument(

@@ -19,9 +19,11 @@ import grpc.aio
 from n8s.v1 import agent_pb2
 from n8s.v1.agent_pb2_grpc import AgentServiceStub
 from nodeagent import metrics
+from nodeagent.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from nodeagent.orders import Orders
     from nodeagent.report import Reporter
@@ -33,6 +35,17 @@ KEEPALIVE_TIMEOUT_SECONDS: Final = 10
 FIRST_RETRY_SECONDS: Final = 0.1
 LAST_RETRY_SECONDS: Final = 5.0
 """Bounds of the back-off between sessions: a brain that restarts is back soon, and thousands of agents wait for it."""
+CONNECT_SECONDS: Final = 10.0
+"""For a connection; then it is tried with what the files hold by then."""
+UNREACHED: Final = (
+    f"no connection to the brain within {CONNECT_SECONDS:g} s: no brain leads, it cannot be reached, or it shows a "
+    "certificate that the authorities of --brain-ca do not vouch for, or of another name than that of --brain-address"
+)
+UNWANTED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+ADVICE: Final = (
+    "the agent must run as the ServiceAccount and in the namespace that the brain expects, with a projected token for "
+    "the audience n8s-brain, on Kubernetes 1.30 or newer: install both by one release of the chart"
+)
 LASTING_SECONDS: Final = 5.0
 """A session that lasted this long was a good one: the back-off starts anew."""
 
@@ -62,13 +75,28 @@ class Connects(Protocol):
     """Opens a connection to the brain."""
 
     def __call__(self) -> grpc.aio.Channel:
-        """A new channel, to be closed by the caller."""
+        """A new channel, to be closed by the caller. Raises ConfigError where it cannot say who it is."""
 
 
-def connect(address: str) -> grpc.aio.Channel:
-    """A new connection to the brain at ``address``, without TLS: the one place where the agent makes channels to it."""
-    return grpc.aio.insecure_channel(
+def connect(address: str, authorities: Path, token: Path) -> grpc.aio.Channel:
+    """A new connection to the brain: the one place where the agent makes channels to it.
+
+    Args:
+        address: HOST:PORT of the brain.
+        authorities: File with those whom the agent trusts that it is the brain that answers.
+        token: File with the token of the agent's pod, which says who it is and on which node.
+
+    Both files are read anew for each connection: the kubelet renews the token, an upgrade the authorities.
+
+    Raises:
+        ConfigError: One of the files cannot be read.
+    """
+    return grpc.aio.secure_channel(
         address,
+        grpc.composite_channel_credentials(
+            grpc.ssl_channel_credentials(_content(authorities, "--brain-ca")),
+            grpc.access_token_call_credentials(_content(token, "--token-file").decode(errors="replace").strip()),
+        ),
         options=[
             ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
@@ -81,6 +109,16 @@ def connect(address: str) -> grpc.aio.Channel:
             ("grpc.use_local_subchannel_pool", 1),
         ],
     )
+
+
+def _content(file: Path, setting: str) -> bytes:
+    try:
+        found = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(setting, f"{file} cannot be read: {error.strerror}") from error
+    if not found.strip():
+        raise ConfigError(setting, f"{file} is empty")
+    return found
 
 
 class Sessions:
@@ -107,8 +145,16 @@ class Sessions:
 
     async def _session(self) -> str:
         """One session, to its end; returns why it ended, for people."""
-        channel = self._connects()
         try:
+            channel = self._connects()
+        except ConfigError as error:
+            return str(error)
+        try:
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await channel.channel_ready()
+            except TimeoutError:
+                return UNREACHED
             call: Call = AgentServiceStub(channel).Session(wait_for_ready=True)
             writer = asyncio.create_task(self._write(call))
             try:
@@ -132,7 +178,8 @@ class Sessions:
                     case _:
                         logger.warning("message of an unknown kind left aside")
         except grpc.aio.AioRpcError as error:
-            return f"{error.code().name} {error.details()}"
+            advice = f"; {ADVICE}" if error.code() in UNWANTED else ""
+            return f"{error.code().name} {error.details()}{advice}"
         return "the brain closed it"
 
     async def _write(self, call: Call) -> None:

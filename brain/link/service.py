@@ -73,13 +73,22 @@ class Link(agent_pb2_grpc.AgentServiceServicer):
     """All agents: what they say, and the way to them."""
 
     def __init__(
-        self, epochs: Epochs, changed: Callable[[], None], clock: Callable[[], float], metrics: Metrics
+        self,
+        epochs: Epochs,
+        changed: Callable[[], None],
+        clock: Callable[[], float],
+        metrics: Metrics,
+        objection: Callable[[str], str],
     ) -> None:
-        """``changed`` is called when an agent says something new; ``clock`` is monotonic, in seconds."""
+        """``changed`` is called when an agent says something new; ``clock`` is monotonic, in seconds.
+
+        ``objection`` says why the caller may not speak for a node; it returns an empty text where it may.
+        """
         self._epochs = epochs
         self._changed = changed
         self._clock = clock
         self._metrics = metrics
+        self._objection = objection
         self._records: dict[str, Record] = {}
         self._sessions: dict[str, _Session] = {}
         self._last_id = 0
@@ -141,6 +150,8 @@ class Link(agent_pb2_grpc.AgentServiceServicer):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a Hello that names the node"
             )
+        if problem := self._objection(hello.node):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, problem)
         if hello.epoch > self._epochs.epoch:
             try:
                 await self._epochs.raise_above(hello.epoch)

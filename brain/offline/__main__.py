@@ -24,7 +24,7 @@ from brain.explain import NoAnswerError
 from brain.model.snapshot import Snapshot
 from brain.offline import cluster, question, quotas, report, scenario
 from brain.offline.errors import WHOLE, InputError
-from n8s import commandline
+from n8s import client, commandline, names
 
 PLAIN_COLUMNS = 160
 """Width of what goes to a file or a pipe."""
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = "plan" if arguments.command == "plan" else f"quota {arguments.asked}"
         print(f"n8s {asked}: {error}", file=sys.stderr)
         return 2
-    except NoAnswerError as error:
+    except (NoAnswerError, client.AccessError) as error:
         print(f"n8s explain: {error}", file=sys.stderr)
         return 1
     return 0
@@ -101,6 +101,18 @@ def _asking(parser: argparse.ArgumentParser) -> None:
     """What is said to ask a brain about a pod."""
     parser.add_argument("pod", type=_key, metavar="NAMESPACE/NAME")
     parser.add_argument("--brain", required=True, metavar="HOST:PORT", help="where the brain serves gRPC")
+    parser.add_argument(
+        "--brain-namespace", default=client.NAMESPACE, metavar="NAME", help="the release's namespace (nebulnetes)"
+    )
+    parser.add_argument(
+        "--kubeconfig", type=Path, metavar="FILE", help="how to reach the API server, which gives a token for the brain"
+    )
+    parser.add_argument(
+        "--token", default="", help=f"to be sent, instead of one of the ServiceAccount {names.VIEWER_ACCOUNT}"
+    )
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="who vouches for the brain's certificate, instead of the release's"
+    )
     parser.add_argument("--output", choices=("text", "json"), default="text", help="text for people (default), or json")
 
 
@@ -124,7 +136,10 @@ def _decide(arguments: argparse.Namespace) -> None:
 
 
 def _explain(arguments: argparse.Namespace, console: Console) -> None:
-    explanation = explain.ask(arguments.brain, *arguments.pod)
+    credentials = client.credentials(
+        namespace=arguments.brain_namespace, kubeconfig=arguments.kubeconfig, token=arguments.token, ca=arguments.ca
+    )
+    explanation = explain.ask(arguments.brain, credentials, *arguments.pod)
     if arguments.output == "json":
         print(json.dumps(explain.document(explanation)))
     else:

@@ -1,7 +1,7 @@
 """The gRPC server: the one place where it is made, opened and closed.
 
 It listens only while this brain leads, and has closed before the Lease is given up: agents and clients that reach
-a brain have reached the leader. Without TLS so far: whoever reaches the address may speak.
+a brain have reached the leader. Everything goes over TLS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ _OPTIONS: Final = (
 
 @asynccontextmanager
 async def serving(
-    address: str, register: Callable[[grpc.aio.Server], None], services: Sequence[str]
+    address: str,
+    register: Callable[[grpc.aio.Server], None],
+    services: Sequence[str],
+    credentials: grpc.ServerCredentials,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> AsyncIterator[grpc.aio.Server]:
     """A server that listens while the context lasts, with health and reflection.
 
@@ -38,17 +42,19 @@ async def serving(
         address: where to listen, as gRPC writes it.
         register: adds the services.
         services: their full names, for health and reflection.
+        credentials: what it shows to who connects.
+        interceptors: what sees each call first.
 
     Raises:
         ConfigError: the address cannot be listened on.
     """
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
     register(server)
     states = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        server.add_insecure_port(address)
+        server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ConfigError("--grpc-listen", f"cannot listen on {address}: {error}") from error
     await server.start()

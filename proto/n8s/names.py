@@ -51,6 +51,12 @@ MIG_CONFIG_LABEL: Final = "nvidia.com/mig.config"
 """Node label that NVIDIA's mig-manager acts on; a node that carries it is mig-manager's."""
 
 BRAIN_AUDIENCE: Final = "n8s-brain"
+"""Audience of the tokens that agents and viewers show to the brain, which takes no others."""
+VIEWER_ACCOUNT: Final = "n8s-viewer"
+"""ServiceAccount in the release's namespace; who may create its tokens may ask the brain."""
+BRAIN_CA: Final = "n8s-brain-ca"
+"""ConfigMap in the release's namespace with :data:`CA_KEY`: whom to trust that it is the brain that answers."""
+CA_KEY: Final = "ca.crt"
 
 
 def mig_resource(profile: str) -> str:

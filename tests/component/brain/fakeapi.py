@@ -19,6 +19,7 @@ from kubernetes.aio import client as kubernetes_client
 from brain.kube import Kube
 
 Object = dict[str, Any]
+REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 
 
 @dataclass(slots=True)
@@ -47,6 +48,8 @@ class FakeApi:
     streams: set[web.StreamResponse] = field(default_factory=set)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     url: str = ""
+    tokens: dict[str, Object] = field(default_factory=dict)
+    """What reviews say of tokens, see :func:`reviewed`; of others, that they are not valid."""
 
     async def put(self, path: str, obj: Object) -> Object:
         """Creates or replaces an object."""
@@ -119,6 +122,9 @@ class FakeApi:
                     return _status(fault.status, fault.reason or "Fault", fault.causes)
                 break
         path = request.path
+        if path == REVIEWS:
+            unknown = {"error": "no such token"}
+            return web.json_response({"status": self.tokens.get(body["spec"]["token"], unknown)}, status=201)
         if path in self.collections:
             if request.method == "POST":
                 name = body["metadata"]["name"]
@@ -188,6 +194,13 @@ class FakeApi:
             return response
         finally:
             self.streams.discard(response)
+
+
+def reviewed(account: str, node: str = "", audience: str = "n8s-brain") -> Object:
+    """What the API server says of a token of a ServiceAccount, ``NAMESPACE:NAME``, bound to a pod on a node if any."""
+    extra = {"authentication.kubernetes.io/node-name": [node]} if node else {}
+    user = {"username": f"system:serviceaccount:{account}", "groups": ["system:serviceaccounts"], "extra": extra}
+    return {"authenticated": True, "user": user, "audiences": [audience]}
 
 
 @asynccontextmanager

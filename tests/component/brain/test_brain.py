@@ -6,6 +6,8 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,11 +17,13 @@ import pytest
 from brain import signpost
 from brain.__main__ import Brain
 from brain.config import Address, Config
+from brain.errors import ConfigError
 from brain.kube import Kube
 from brain.lease import NAME
 from n8s import names
 from n8s.v1 import agent_pb2, agent_pb2_grpc, gpu_pb2, inventory_pb2, inventory_pb2_grpc
-from tests.component.brain.fakeapi import FakeApi, Object, running, until
+from tests import tls
+from tests.component.brain.fakeapi import FakeApi, Object, reviewed, running, until
 from tests.ports import free_port
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
@@ -72,6 +76,8 @@ class World:
         self.config = Config(
             grpc_listen=Address("127.0.0.1", free_port()),
             http_listen=Address("127.0.0.1", free_port()),
+            tls_dir=tls.directory(),
+            agent_account="agents",
             lease_namespace="ns",
             identity=name,
             pod_name=name,
@@ -116,14 +122,20 @@ def leaders(api: FakeApi) -> set[str]:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[tuple[World, asyncio.Task[None], grpc.aio.Channel]]:
+async def world() -> AsyncIterator[tuple[World, asyncio.Task[None], grpc.aio.Channel, grpc.aio.Channel]]:
     async with cluster("me") as (api, kube):
         await api.put(NODES, NODE)
+        api.tokens["agent-of-n1"] = reviewed("ns:agents", "n1")
+        api.tokens["viewer"] = reviewed("ns:n8s-viewer")
         it = World(api, kube)
         task = asyncio.create_task(it.brain.run(it.stopped))
         try:
-            async with grpc.aio.insecure_channel(str(it.config.grpc_listen)) as channel:
-                yield it, task, channel
+            address = str(it.config.grpc_listen)
+            async with (
+                grpc.aio.secure_channel(address, tls.client("agent-of-n1")) as agents,
+                grpc.aio.secure_channel(address, tls.client("viewer")) as viewers,
+            ):
+                yield it, task, agents, viewers
         finally:
             it.stopped.set()
             await asyncio.gather(task, return_exceptions=True)
@@ -150,8 +162,8 @@ async def test_namespaces_with_a_quota_are_labelled_but_never_the_release_s() ->
 
 
 async def test_from_a_waiting_pod_to_a_node_with_new_devices() -> None:
-    async with world() as (it, task, channel):
-        call: Any = agent_pb2_grpc.AgentServiceStub(channel).Session(wait_for_ready=True)
+    async with world() as (it, task, agents, viewers):
+        call: Any = agent_pb2_grpc.AgentServiceStub(agents).Session(wait_for_ready=True)
         await call.write(agent_pb2.AgentMessage(hello=agent_pb2.Hello(node="n1", epoch=5)))
         await call.write(state(instance("7g.40gb", 0, 8)))
         await it.api.put(PODS, POD)
@@ -172,7 +184,7 @@ async def test_from_a_waiting_pod_to_a_node_with_new_devices() -> None:
         assert it.node()["spec"]["taints"] == [{"key": "other", "effect": "PreferNoSchedule"}]
         await until(lambda: it.node()["metadata"]["annotations"].get("n8s.nebuly.ai/status-gpu-0-1g.5gb-free") == "1")
         await until(lambda: any(e["reason"] == "MigRepartitioning" for e in it.api.collections[EVENTS].values()))
-        listed = await inventory_pb2_grpc.InventoryServiceStub(channel).ListGpus(inventory_pb2.ListGpusRequest())
+        listed = await inventory_pb2_grpc.InventoryServiceStub(viewers).ListGpus(inventory_pb2.ListGpusRequest())
         assert [(each.node, each.live, each.gpu.instances[0].profile) for each in listed.gpus] == [
             ("n1", True, "1g.5gb")
         ]
@@ -268,3 +280,11 @@ async def test_a_brain_that_cannot_contend_is_not_ready() -> None:
             assert await it.ready() == 503
             refused.times = 0
             await ready(it)
+
+
+async def test_without_a_certificate_it_does_not_start(tmp_path: Path) -> None:
+    async with cluster("me") as (api, kube):
+        it = World(api, kube)
+        it.brain = Brain(replace(it.config, tls_dir=tmp_path), kube)
+        with pytest.raises(ConfigError, match=f"--tls-dir: tls.crt and tls.key in {tmp_path} cannot be used"):
+            await it.brain.run(it.stopped)

@@ -43,10 +43,14 @@ class World:
         self.now = 100.0
         self.epochs = Epochs()
         self.changes = 0
+        self.foreign = ""
         self.metrics = Metrics()
-        self.link = Link(self.epochs, self._changed, lambda: self.now, self.metrics)
+        self.link = Link(self.epochs, self._changed, lambda: self.now, self.metrics, self._objection)
         self.target = f"unix:{path / 'brain.sock'}"
         self.channels: list[grpc.aio.Channel] = []
+
+    def _objection(self, node: str) -> str:
+        return "not yours" if node == self.foreign else ""
 
     def _changed(self) -> None:
         self.changes += 1
@@ -280,3 +284,14 @@ async def test_all_sessions_end_when_the_term_ends(tmp_path: Path) -> None:
                 assert await call.code() is grpc.StatusCode.UNAVAILABLE
         late = await it.connect("late", state=False)
         assert await late.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_agent_speaks_for_its_own_node_only(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        it.foreign = "n2"
+        await it.connect("n1")
+        call = await it.connect("n2", 99, state=False)
+        assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert await call.details() == "not yours"
+        assert it.agent("n2") is None
+        assert it.epochs.epoch == 3, "what a stranger says has no effect"

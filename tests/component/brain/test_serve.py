@@ -62,7 +62,11 @@ async def inventory(path: Path, snapshot: Snapshot | None = WORLD) -> AsyncItera
     def register(server: grpc.aio.Server) -> None:
         inventory_pb2_grpc.add_InventoryServiceServicer_to_server(board, server)
 
-    async with serving(target, register, [SERVICE]), grpc.aio.insecure_channel(target) as channel:
+    kind = grpc.LocalConnectionType.UDS
+    async with (
+        serving(target, register, [SERVICE], grpc.local_server_credentials(kind)),
+        grpc.aio.secure_channel(target, grpc.local_channel_credentials(kind)) as channel,
+    ):
         try:
             yield board, inventory_pb2_grpc.InventoryServiceStub(channel), channel
         finally:
@@ -185,13 +189,16 @@ async def test_a_closed_server_frees_its_port_within_the_grace() -> None:
             inventory_pb2_grpc.add_InventoryServiceServicer_to_server(board, server)
 
         began = asyncio.get_running_loop().time()
-        async with serving(address, register, [SERVICE]), grpc.aio.insecure_channel(address) as channel:
+        async with (
+            serving(address, register, [SERVICE], grpc.local_server_credentials()),
+            grpc.aio.secure_channel(address, grpc.local_channel_credentials()) as channel,
+        ):
             stub = inventory_pb2_grpc.InventoryServiceStub(channel)
             board.publish(Snapshot())
             call: Any = stub.WatchGpus(inventory_pb2.WatchGpusRequest())
             assert (await call.read()).type == SYNCED
             with pytest.raises(ConfigError, match=f"--grpc-listen: cannot listen on {address}"):
-                async with serving(address, register, [SERVICE]):
+                async with serving(address, register, [SERVICE], grpc.local_server_credentials()):
                     pass
             board.close()
         assert asyncio.get_running_loop().time() - began < 2

@@ -2,7 +2,7 @@
 
 The kubelet answers over gRPC on a unix socket as PodResources does; the device plugin is a process of its own that
 looks at simulated hardware at its start and on SIGHUP and writes what it found into a file, which the kubelet reads.
-They do not show: registration, health and allocation of devices, pods, admission, TLS, identity.
+They do not show: registration, health and allocation of devices, pods, admission. The brain believes any token.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from n8s.kubelet import podresources_pb2 as kubelet_pb
 from n8s.kubelet.podresources_pb2_grpc import PodResourcesListerServicer, add_PodResourcesListerServicer_to_server
 from n8s.v1 import agent_pb2, gpu_pb2
 from n8s.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
+from tests import tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -126,6 +127,8 @@ class StandInBrain(AgentServiceServicer):
         self.said: list[agent_pb2.AgentMessage] = []
         self.sessions = 0
         self.refuse = 0
+        self.refusal = grpc.StatusCode.ABORTED
+        self.tokens: list[str | bytes] = []
         self._changed = asyncio.Condition()
         self._send: asyncio.Queue[agent_pb2.BrainMessage | None] = asyncio.Queue()
 
@@ -133,9 +136,10 @@ class StandInBrain(AgentServiceServicer):
         self, requests: AsyncIterator[agent_pb2.AgentMessage], context: grpc.aio.ServicerContext[object, object]
     ) -> AsyncIterator[agent_pb2.BrainMessage]:
         self.sessions += 1
+        self.tokens += [value for key, value in context.invocation_metadata() or () if key == "authorization"]
         if self.refuse:
             self.refuse -= 1
-            await context.abort(grpc.StatusCode.ABORTED, "replaced")
+            await context.abort(self.refusal, "replaced")
         self._send = asyncio.Queue()
         reading = asyncio.create_task(self._read(requests))
         try:
@@ -199,7 +203,7 @@ async def brain_serving(address: str) -> AsyncIterator[StandInBrain]:
     brain = StandInBrain()
     server = grpc.aio.server()
     add_AgentServiceServicer_to_server(brain, server)
-    server.add_insecure_port(address)
+    server.add_secure_port(address, tls.server())
     await server.start()
     try:
         yield brain

@@ -14,6 +14,7 @@ from n8s.v1 import agent_pb2, gpu_pb2
 from nodeagent.gpu.driver import Placement
 from nodeagent.gpu.nvml_driver import NvmlDriver
 from nodeagent.gpu.simulated import SimulatedNode
+from tests import tls
 from tests.component.nodeagent.standins import brain_serving, kubelet_serving, plugin_running
 from tests.nvml.standin import StandIn
 from tests.ports import free_port
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def program(path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def program(path: Path, brain: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     (path / "device-plugins").mkdir(exist_ok=True)
+    token = path / "token"
+    token.write_text("token-1")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "nodeagent", "--node-name", "n1"),
-        *("--brain-address", f"unix://{path}/brain.sock"),
+        *("--brain-address", brain, "--brain-ca", str(tls.directory() / "ca.crt"), "--token-file", str(token)),
         *("--gpu-driver", "simulated", "--simulation-dir", str(path / "sim")),
         *("--pod-resources-socket", str(path / "k.sock")),
         *("--device-plugin-dir", str(path / "device-plugins")),
@@ -47,10 +50,10 @@ async def program(path: Path, *arguments: str) -> AsyncIterator[asyncio.subproce
 
 async def test_health_metrics_and_a_stop_in_the_middle_of_an_order(tmp_path: Path) -> None:
     node = SimulatedNode.install(tmp_path / "sim", [("A100-40GB", 1)], create_seconds=0.4)
-    port = free_port()
+    address, port = f"127.0.0.1:{free_port()}", free_port()
     async with (
-        brain_serving(f"unix://{tmp_path}/brain.sock") as brain,
-        program(tmp_path, "--http-listen", f"127.0.0.1:{port}") as process,
+        brain_serving(address) as brain,
+        program(tmp_path, address, "--http-listen", f"127.0.0.1:{port}") as process,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
     ):
         await brain.until(2)
@@ -92,12 +95,13 @@ async def test_killed_in_the_middle_of_an_order_it_begins_anew_from_what_is_ther
     sim, devices = tmp_path / "sim", tmp_path / "devices.json"
     node = SimulatedNode.install(sim, [("A100-40GB", 1)], create_seconds=0.4)
     ones = [("1g.5gb", start) for start in range(3)]
+    address = f"127.0.0.1:{free_port()}"
     async with (
         kubelet_serving(tmp_path / "k.sock", devices),
         plugin_running(tmp_path, simulation=sim, devices_file=devices),
-        brain_serving(f"unix://{tmp_path}/brain.sock") as brain,
+        brain_serving(address) as brain,
     ):
-        async with program(tmp_path, "--http-listen", "127.0.0.1:0") as process:
+        async with program(tmp_path, address, "--http-listen", "127.0.0.1:0") as process:
             await brain.until(2)
             brain.order(1, ones)
             await until(lambda: any(one.uuid is None for gpu in node.gpus() for one in gpu.instances))
@@ -105,7 +109,7 @@ async def test_killed_in_the_middle_of_an_order_it_begins_anew_from_what_is_ther
             await process.wait()
         assert [one.uuid for one in node.gpus()[0].instances] == [None]
         node.set_times(create_seconds=0, destroy_seconds=0)
-        async with program(tmp_path, "--http-listen", "127.0.0.1:0", "--device-plugin-dir", str(tmp_path)):
+        async with program(tmp_path, address, "--http-listen", "127.0.0.1:0", "--device-plugin-dir", str(tmp_path)):
             state = await brain.state(lambda state: not state.applying and len(brain.hellos) == 2)
             assert [one.state for one in state.gpus[0].instances] == [gpu_pb2.INSTANCE_STATE_BROKEN]
             brain.order(2, ones)
@@ -124,10 +128,11 @@ async def test_with_the_real_binding_an_order_changes_what_the_library_shows(
     driver.create(0, Placement(0, "4g.20gb"))
     driver.create(0, Placement(4, "3g.20gb"))
     free, used = driver.read()[0].instances
+    address = f"127.0.0.1:{free_port()}"
     async with (
         kubelet_serving(tmp_path / "k.sock", tmp_path / "devices.json"),
-        brain_serving(f"unix://{tmp_path}/brain.sock") as brain,
-        program(tmp_path, "--gpu-driver=nvml", "--http-listen=127.0.0.1:0", "--plugin-seconds=0.2"),
+        brain_serving(address) as brain,
+        program(tmp_path, address, "--gpu-driver=nvml", "--http-listen=127.0.0.1:0", "--plugin-seconds=0.2"),
     ):
         node.hold(used.uuid or "", 4711)
         state = await brain.state(lambda state: bool(state.gpus[0].instances[1].processes))
@@ -155,7 +160,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def test_a_setting_that_cannot_work_ends_it_with_a_word(tmp_path: Path) -> None:
-    async with program(tmp_path) as process:
+    async with program(tmp_path, "127.0.0.1:1") as process:
         _, log = await process.communicate()
     assert process.returncode == 2
     assert log.decode() == f"n8s-agent: --simulation-dir: {tmp_path}/sim holds no simulated hardware\n"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import grpc
+
 from n8s.v1 import agent_pb2, gpu_pb2
+from nodeagent import session
 from nodeagent.apply import Applier
 from nodeagent.gpu.simulated import SimulatedNode
 from nodeagent.gpu.simulated_driver import SimulatedDriver
@@ -18,6 +23,7 @@ from nodeagent.orders import Orders
 from nodeagent.plugin import SignalledPlugin
 from nodeagent.report import Reporter
 from nodeagent.session import Greeting, Sessions, connect
+from tests import tls
 from tests.component.nodeagent.standins import (
     StandInBrain,
     StandInKubelet,
@@ -25,10 +31,13 @@ from tests.component.nodeagent.standins import (
     kubelet_serving,
     plugin_running,
 )
+from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    import pytest
 
 ONES = [("1g.5gb", start) for start in range(7)]
 
@@ -38,15 +47,18 @@ class World:
     node: SimulatedNode
     kubelet: StandInKubelet
     brain: StandInBrain
+    token: Path
 
 
 @contextlib.asynccontextmanager
-async def world(path: Path, *, poll_seconds: float = 0.05) -> AsyncIterator[World]:
+async def world(path: Path, *, poll_seconds: float = 0.05, ca: Path | None = None) -> AsyncIterator[World]:
     node = SimulatedNode.install(path / "sim", [("A100-40GB", 2)])
     plugins = path / "device-plugins"
     plugins.mkdir()
     driver = SimulatedDriver(node)
-    brain_address = f"unix://{path}/brain.sock"
+    brain_address = f"127.0.0.1:{free_port()}"
+    token = path / "token"
+    token.write_text("token-1\n")
     async with (
         kubelet_serving(path / "k.sock", path / "devices.json") as served,
         plugin_running(plugins, simulation=path / "sim", devices_file=path / "devices.json"),
@@ -56,14 +68,22 @@ async def world(path: Path, *, poll_seconds: float = 0.05) -> AsyncIterator[Worl
         orders = Orders(Applier(driver, kubelet, SignalledPlugin(kubelet, plugins), in_use_seconds=20))
         reporter = Reporter(NodeReader(driver, kubelet), orders, poll_seconds=poll_seconds)
         greeting = Greeting(node="n1", agent_version="0", driver=lambda: driver.name, boot_id=driver.boot_id)
-        sessions = Sessions(partial(connect, brain_address), greeting, orders, reporter)
+        sessions = Sessions(
+            partial(connect, brain_address, ca or tls.directory() / "ca.crt", token), greeting, orders, reporter
+        )
         tasks = [asyncio.create_task(one) for one in (reporter.run(), sessions.run(), orders.work(reporter))]
         try:
-            yield World(node, served, brain)
+            yield World(node, served, brain, token)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110, logs tell nobody
+            await asyncio.sleep(0.02)
 
 
 def kinds(brain: StandInBrain) -> list[str | None]:
@@ -162,3 +182,56 @@ async def test_after_a_reboot_of_the_hardware_nothing_is_there_and_an_order_brin
         await w.brain.state(lambda state: not any(gpu.instances for gpu in state.gpus))
         w.brain.order(1, ONES, ONES)
         assert outcome(await w.brain.result(1)) == "APPLIED"
+
+
+async def test_each_session_shows_the_token_of_that_moment(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        w.token.write_text("token-2")
+        w.brain.end_session()
+        await w.brain.until(4)
+        assert w.brain.tokens == ["Bearer token-1", "Bearer token-2"]
+
+
+async def test_who_is_not_wanted_says_what_to_do_and_comes_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        w.brain.refuse, w.brain.refusal = 1, grpc.StatusCode.UNAUTHENTICATED
+        w.brain.end_session()
+        await w.brain.until(4)
+        reasons = [vars(record)["reason"] for record in caplog.records if record.msg == "session ended"]
+        assert f"UNAUTHENTICATED replaced; {session.ADVICE}" in reasons
+
+
+async def test_a_token_that_cannot_be_read_is_named_and_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with world(tmp_path) as w:
+        await w.brain.until(2)
+        w.token.unlink()
+        w.brain.end_session()
+        await until(lambda: f"--token-file: {w.token} cannot be read" in str([vars(r) for r in caplog.records]))
+        w.token.write_text("\n")
+        await until(lambda: f"--token-file: {w.token} is empty" in str([vars(r) for r in caplog.records]))
+        w.token.write_text("token-3")
+        await w.brain.until(4)
+        assert w.brain.tokens[-1] == "Bearer token-3"
+
+
+async def test_a_brain_of_another_authority_gets_no_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "CONNECT_SECONDS", 0.3)
+    caplog.set_level(logging.INFO)
+    (tmp_path / "other").mkdir()
+    tls.issue(tmp_path / "other")
+    ca = tmp_path / "other" / "ca.crt"
+    async with world(tmp_path, ca=ca) as w:
+        await until(lambda: session.UNREACHED in str([vars(r) for r in caplog.records]))
+        assert w.brain.sessions == 0
+        shutil.copy(tls.directory() / "ca.crt", ca)
+        await w.brain.until(2)

@@ -22,11 +22,12 @@ def test_all_settings(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "config"
     kubeconfig.touch()
     given = "--grpc-listen [::1]:1 --http-listen h:2 --lease-namespace ns --identity me --gpu-memory-gb 16"
-    given += f" --settle-seconds 0.5 --log-level debug --kubeconfig {kubeconfig}"
+    given += f" --agent-account a --settle-seconds 0.5 --log-level debug --kubeconfig {kubeconfig}"
     config = parse(given.split())
     assert (config.grpc_listen, config.http_listen) == (Address("::1", 1), Address("h", 2))
     assert str(config.grpc_listen) == "[::1]:1"
     assert (config.lease_namespace, config.identity, config.gpu_memory_gb) == ("ns", "me", 16)
+    assert (config.agent_account, config.tls_dir) == ("a", Path("/run/nebulnetes/tls"))
     assert (config.settle_seconds, config.log_level, config.kubeconfig) == (0.5, logging.DEBUG, kubeconfig)
 
 
@@ -38,6 +39,7 @@ def test_all_settings(tmp_path: Path) -> None:
         ("--http-listen", "host:70000"),
         ("--http-listen", "host:x"),
         ("--lease-namespace", "Not A Name"),
+        ("--agent-account", ""),
         ("--identity", ""),
         ("--gpu-memory-gb", "0"),
         ("--gpu-memory-gb", "1.5"),

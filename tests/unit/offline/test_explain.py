@@ -14,6 +14,7 @@ import pytest
 from brain.offline.__main__ import main
 from n8s.v1 import inventory_pb2
 from n8s.v1.inventory_pb2 import ExplainPodRequest, NodeLack, PodExplanation, Round, WouldHelp
+from tests import tls
 
 WAITS = PodExplanation(
     namespace="team",
@@ -43,6 +44,7 @@ team/p waits
 
 
 def explain(request: ExplainPodRequest, context: grpc.ServicerContext) -> PodExplanation:
+    assert ("authorization", "Bearer of-a-viewer") in context.invocation_metadata()
     if (request.namespace, request.name) != ("team", "p"):
         context.abort(grpc.StatusCode.NOT_FOUND, "saw no such pod")
     return WAITS
@@ -56,7 +58,7 @@ def serving() -> Iterator[str]:
     )
     service = grpc.method_handlers_generic_handler("n8s.v1.InventoryService", {"ExplainPod": method})
     server.add_generic_rpc_handlers((service,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_secure_port("127.0.0.1:0", tls.server())
     server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -65,7 +67,8 @@ def serving() -> Iterator[str]:
 
 
 def run(capsys: pytest.CaptureFixture[str], key: str, brain: str, *more: str) -> tuple[int, str, str]:
-    code = main(["explain", "pod", key, "--brain", brain, *more])
+    access = ["--token", "of-a-viewer", "--ca", str(tls.directory() / "ca.crt")]
+    code = main(["explain", "pod", key, "--brain", brain, *access, *more])
     shown = capsys.readouterr()
     return code, shown.out, shown.err
 
