@@ -194,6 +194,11 @@ class Sessions:
                 epoch=self._orders.epoch,
             )
             await call.write(agent_pb2.AgentMessage(hello=hello))
+            # The brain takes the session. To write more to one that it refuses would hide its reason behind an error
+            # of the write.
+            await call.initial_metadata()
+            if call.done():
+                return
             metrics.SESSIONS.inc()
             metrics.CONNECTED.set(1)
             logger.info("session open", extra={"node": hello.node, "epoch": hello.epoch})

@@ -161,6 +161,7 @@ class Link(agent_pb2_grpc.AgentServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this brain leads no longer")
         session = self._open(hello)
         try:
+            await context.send_initial_metadata(())  # which the agent waits for
             await self._converse(hello.node, session, messages, context)
         finally:
             self._ended(hello.node, session)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import logging
 from collections import OrderedDict
@@ -34,7 +35,9 @@ from n8s.v1 import agent_pb2
 _log = logging.getLogger(__name__)
 
 AGENTS: Final = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
-OPEN: Final = frozenset({health.SERVICE_NAME, reflection.SERVICE_NAME})
+NEWER_REFLECTION: Final = "grpc.reflection.v1.ServerReflection"
+"""What clients try before the one that there is; they must learn that it does not exist."""
+OPEN: Final = frozenset({health.SERVICE_NAME, reflection.SERVICE_NAME, NEWER_REFLECTION})
 REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 NODE_NAME: Final = "authentication.kubernetes.io/node-name"
 """Where a review tells of the node of the pod that a token is bound to; since Kubernetes 1.30."""
@@ -45,6 +48,8 @@ KEPT: Final = 4096
 """Reviews that are kept, the newest: calls of this many callers a minute are asked about once."""
 AT_ONCE: Final = 16
 """Reviews under way: when all agents come at once, what the brain itself asks of the API server must not wait."""
+MESSAGE_SECONDS: Final = 2.0
+"""For the first message of a call that is refused."""
 ANSWER_SECONDS: Final = 10.0
 """For a review, with the wait for those before it."""
 
@@ -269,9 +274,15 @@ def _expiry(token: str) -> float:
 
 
 def _refuse(refusal: Refusal) -> _Handler:
-    """A handler that ends any kind of call; it takes no message, so nobody keeps it waiting."""
+    """A handler that ends any kind of call.
 
-    async def end(_: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    It takes the first message before: a client that is refused while it writes sees the error of the write alone.
+    """
+
+    async def end(messages: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MESSAGE_SECONDS):
+                await anext(messages, None)
         await context.abort(refusal.code, refusal.text)
 
     return grpc.stream_stream_rpc_method_handler(end)

@@ -26,6 +26,7 @@ PLACES: Final = {
     "pods": "/api/v1",
     "events": "/api/v1",
     "secrets": "/api/v1",
+    "configmaps": "/api/v1",
     "serviceaccounts": "/api/v1",
     "deployments": "/apis/apps/v1",
     "replicasets": "/apis/apps/v1",

@@ -11,12 +11,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from n8s import client
+
 from .errors import ChartError, CommandError
 from .process import free_port
 from .workload import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import grpc
 
     from .cluster import Cluster
 
@@ -50,6 +54,14 @@ class Release:
             "agent": {"brainAddress": self.inventory_address, "gpuDriver": "simulated"},
             "webhook": {"listen": self.webhook_address, "url": f"https://{self.webhook_address}"},
         }
+
+    def connect(self) -> grpc.Channel:
+        """A channel to the brain, with a viewer's token; to be closed by the caller.
+
+        Raises:
+            AccessError: the API server gives no token, as where the release is not installed.
+        """
+        return client.connect(self.inventory_address, namespace=NAMESPACE, kubeconfig=self._cluster.kubeconfig)
 
     def install(self, values: Mapping[str, Any] | None = None, timeout: float = 120.0) -> None:
         """Installs the chart, or upgrades it, and waits until all its pods are ready.

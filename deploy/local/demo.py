@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
 import yaml
 from rich.console import Console, Group
 from rich.live import Live
@@ -26,7 +25,7 @@ from rich.text import Text
 from brain.offline import drawing
 from brain.offline.drawing import Piece
 from deploy.local import config
-from deploy.local.chart import Release
+from deploy.local.chart import NAMESPACE, Release
 from deploy.local.cluster import Cluster
 from deploy.local.errors import LocalError
 from n8s import names
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Cluster(arguments.nodes, say=console.print) as cluster:
             release = Release(cluster)
             release.install()
-            _show(cluster, release.inventory_address, console)
+            _show(cluster, release, console)
             if arguments.keep:
                 own = Path(sys.executable).parent  # where n8s is
                 programs = [cluster.binaries[name].parent for name in ("kubectl", "helm", "grpcurl")]
@@ -98,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"export PATH={':'.join(folders)}:$PATH",
                     f"export KUBECONFIG={cluster.kubeconfig}",
                     f"export BRAIN={release.inventory_address}",
-                    "grpcurl -plaintext $BRAIN n8s.v1.InventoryService/ListGpus",
+                    f"n={NAMESPACE} CA={cluster.state / 'brain-ca.crt'}",
+                    f"kubectl get configmap {names.BRAIN_CA} -n $n -o jsonpath='{{.data.ca\\.crt}}' > $CA",
+                    f"TOKEN=$(kubectl create token {names.VIEWER_ACCOUNT} -n $n --audience {names.BRAIN_AUDIENCE})",
+                    'grpcurl -cacert $CA -H "authorization: Bearer $TOKEN" $BRAIN n8s.v1.InventoryService/ListGpus',
                     "kubectl get nodes,pods,namespaces,jobs -A -o json | n8s plan -",
                 ):
                     console.print("  " + line, soft_wrap=True, highlight=False)
@@ -111,12 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _show(cluster: Cluster, address: str, console: Console) -> None:
+def _show(cluster: Cluster, release: Release, console: Console) -> None:
     """Labels the nodes, applies quotas and pods, and draws until all that can run does."""
     for node in cluster.nodes:
         cluster.kubectl("label", "node", node, f"{names.AUTO_MIG_LABEL}=true")
     watch = Watch()
-    with grpc.insecure_channel(address) as channel:
+    with release.connect() as channel:
         inventory = inventory_pb2_grpc.InventoryServiceStub(channel)
         cluster.wait_for("every node's agent reports", lambda: _all_connected(cluster, inventory), 60)
         before = _gpus(inventory)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
 from kubernetes import client, config
 
 from deploy.local.chart import Release
@@ -52,7 +51,7 @@ def main() -> None:
     with Cluster(Path(__file__).parents[1] / "e2e" / "nodes.yaml") as cluster:
         release = Release(cluster)
         release.install()
-        with grpc.insecure_channel(release.inventory_address) as channel:
+        with release.connect() as channel:
             lab = Lab(cluster, release, release.inventory_address, channel)
             cluster.create_namespace(NAMESPACE)
             lab.enable(NODE)

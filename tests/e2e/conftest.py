@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
 from deploy.local.chart import Release
 from deploy.local.cluster import Cluster
-from tests.e2e.lab import Lab, fresh_namespace
+from n8s import names
+from tests.e2e.lab import NEBULNETES, Lab, fresh_namespace
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +18,16 @@ def lab() -> Iterator[Lab]:
     with Cluster(Path(__file__).with_name("nodes.yaml"), say=print) as cluster:
         release = Release(cluster)
         release.install()
-        with grpc.insecure_channel(release.inventory_address) as channel:
+        with release.connect() as channel:
             yield Lab(cluster, release, release.inventory_address, channel)
+
+
+@pytest.fixture
+def authorities(lab: Lab, tmp_path: Path) -> Path:
+    """A file with those who vouch for the brain's certificate, as any client finds them."""
+    path = tmp_path / names.CA_KEY
+    path.write_text(lab.cluster.api.get("configmaps", names.BRAIN_CA, namespace=NEBULNETES)["data"][names.CA_KEY])
+    return path
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from n8s.v1 import gpu_pb2, inventory_pb2
-from tests.e2e.lab import Lab, pod
+from tests.e2e.lab import NEBULNETES, Lab, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -66,6 +67,7 @@ def test_pods_are_explained(lab: Lab, namespace: str) -> None:
             capture_output=True,
             text=True,
             timeout=30,
+            env=lab.cluster.environ,
         )
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
@@ -96,22 +98,25 @@ def test_pods_are_explained(lab: Lab, namespace: str) -> None:
     assert f"saw no pod '{namespace}/nobody'" in explained("nobody", code=1)
 
 
-def test_health(lab: Lab) -> None:
-    health = health_pb2_grpc.HealthStub(lab.channel)
-    for service in ("", "n8s.v1.InventoryService", "n8s.v1.AgentService"):
-        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+def test_health_needs_no_token(lab: Lab, authorities: Path) -> None:
+    with grpc.secure_channel(lab.brain, grpc.ssl_channel_credentials(authorities.read_bytes())) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "n8s.v1.InventoryService", "n8s.v1.AgentService"):
+            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_grpcurl_works_through_reflection(lab: Lab) -> None:
-    grpcurl = str(lab.cluster.binaries["grpcurl"])
-    services = lab.cluster.run(grpcurl, "-plaintext", lab.brain, "list").split()
+def test_grpcurl_works_through_reflection(lab: Lab, authorities: Path) -> None:
+    token = lab.cluster.kubectl("create", "token", "n8s-viewer", "-n", NEBULNETES, "--audience", "n8s-brain").strip()
+    grpcurl = [str(lab.cluster.binaries["grpcurl"]), "-cacert", str(authorities)]
+    services = lab.cluster.run(*grpcurl, lab.brain, "list").split()
     assert {"n8s.v1.InventoryService", "n8s.v1.AgentService", "grpc.health.v1.Health"} <= set(services)
     lab.enable("a30")
-    text = lab.cluster.run(grpcurl, "-plaintext", "-d", '{"name": "a30"}', lab.brain, "n8s.v1.InventoryService/GetNode")
+    text = lab.cluster.run(
+        *(*grpcurl, "-H", f"authorization: Bearer {token}", "-d", '{"name": "a30"}'),
+        *(lab.brain, "n8s.v1.InventoryService/GetNode"),
+    )
     node = json.loads(text)
     assert node["name"] == "a30"
     assert len(node["gpus"]) == 2
-    assert "repeated uint32 starts = 3" in lab.cluster.run(
-        grpcurl, "-plaintext", lab.brain, "describe", "n8s.v1.Profile"
-    )
+    assert "repeated uint32 starts = 3" in lab.cluster.run(*grpcurl, lab.brain, "describe", "n8s.v1.Profile")

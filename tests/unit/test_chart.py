@@ -59,8 +59,12 @@ class Rendered:
         ]
         return found
 
-    def has(self, kind: str) -> bool:
-        return any(each["kind"] == kind for each in self.objects)
+    def has(self, kind: str, name: str = "") -> bool:
+        """Whether there is an object of a kind, or the one of a name."""
+        return any(
+            each["kind"] == kind and name in {"", each["metadata"]["name"].removeprefix("rel-nebulnetes-")}
+            for each in self.objects
+        )
 
     def pod(self, kind: str, name: str) -> dict[str, Any]:
         spec: dict[str, Any] = self.get(kind, name)["spec"]["template"]["spec"]
@@ -115,6 +119,7 @@ def test_the_brain_has_these_rights_and_no_other(helm: Path) -> None:
         | grant("", "pods/eviction", "create")
         | grant("policy", "poddisruptionbudgets", "list watch")
         | grant("", "events", "create")
+        | grant("authentication.k8s.io", "tokenreviews", "create")
         | grant("n8s.nebuly.ai", QUOTAS, "list watch")
         | grant("n8s.nebuly.ai", "elasticquotas/status compositeelasticquotas/status", "patch")
     )
@@ -129,7 +134,7 @@ def test_the_webhook_has_these_rights_and_no_other(helm: Path) -> None:
     )
 
 
-def test_the_agent_has_no_right_and_no_token(helm: Path) -> None:
+def test_agents_and_viewers_have_no_right_and_no_token_for_the_api_server(helm: Path) -> None:
     chart = Rendered(helm)
     bound = {
         subject["name"]
@@ -139,6 +144,16 @@ def test_the_agent_has_no_right_and_no_token(helm: Path) -> None:
     }
     assert bound == {"rel-nebulnetes-brain", "rel-nebulnetes-webhook"}
     assert chart.pod("DaemonSet", "agent")["automountServiceAccountToken"] is False
+    (viewer,) = [each for each in chart.objects if each["metadata"]["name"] == names.VIEWER_ACCOUNT]
+    assert (viewer["kind"], viewer["automountServiceAccountToken"]) == ("ServiceAccount", False)
+
+
+def test_who_may_ask_the_brain_may_have_tokens_of_the_viewer_and_see_the_authority(helm: Path) -> None:
+    token, authority = Rendered(helm).get("Role", "inventory-view")["rules"]
+    assert (token["resources"], token["verbs"]) == (["serviceaccounts/token"], ["create"])
+    assert token["resourceNames"] == [names.VIEWER_ACCOUNT]
+    assert (authority["resources"], authority["verbs"]) == (["configmaps"], ["get"])
+    assert authority["resourceNames"] == [names.BRAIN_CA]
 
 
 def test_people_may_see_quotas_with_the_view_role_and_write_them_with_none(helm: Path) -> None:
@@ -174,6 +189,9 @@ def test_the_brain_takes_its_command_line(helm: Path) -> None:
     assert (str(found.grpc_listen), str(found.http_listen)) == ("127.0.0.1:7777", "10.0.0.7:8080")
     assert (found.lease_namespace, found.identity, found.pod_name) == ("ns", "3f2a", "brain-1")
     assert (found.gpu_memory_gb, found.settle_seconds) == (80, 0.5)
+    assert found.agent_account == chart.pod("DaemonSet", "agent")["serviceAccountName"]
+    (mount,) = chart.container("Deployment", "brain")["volumeMounts"]
+    assert mount["mountPath"] == str(found.tls_dir)
     assert chart.get("Service", "brain")["spec"]["ports"][0]["port"] == 7777
 
 
@@ -186,7 +204,11 @@ def test_the_agent_takes_its_command_line(helm: Path) -> None:
     assert (found.http_host, found.http_port) == ("10.0.0.7", 8081)
     mounted = {mount["mountPath"] for mount in chart.container("DaemonSet", "agent")["volumeMounts"]}
     needed = (sources.pod_resources_socket.parent, found.device_plugin_dir, sources.simulation_dir)
-    assert mounted == {str(path) for path in needed}
+    assert mounted == {str(path) for path in (*needed, found.brain_ca.parent)}
+    assert found.token_file.parent == found.brain_ca.parent
+    token, authority = brain_sources(chart)
+    assert token == {"audience": names.BRAIN_AUDIENCE, "expirationSeconds": 3600, "path": found.token_file.name}
+    assert authority == {"name": names.BRAIN_CA, "items": [{"key": names.CA_KEY, "path": found.brain_ca.name}]}
     assert "runtimeClassName" not in chart.pod("DaemonSet", "agent")
     elsewhere = Rendered(helm, agent={"brainAddress": "brain:1"}).container("DaemonSet", "agent")
     assert "--brain-address=brain:1" in elsewhere["args"]
@@ -200,7 +222,7 @@ def test_the_agent_of_real_gpus_gets_them_from_nvidias_runtime(helm: Path) -> No
     assert environment["NVIDIA_VISIBLE_DEVICES"] == environment["NVIDIA_MIG_CONFIG_DEVICES"] == "all"
     assert environment["NVIDIA_MIG_MONITOR_DEVICES"] == "all"
     assert chart.pod("DaemonSet", "agent")["runtimeClassName"] == "nvidia"
-    assert {mount["name"] for mount in container["volumeMounts"]} == {"pod-resources", "device-plugins"}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {"brain", "pod-resources", "device-plugins"}
     default = Rendered(helm, agent={"gpuDriver": "nvml", "runtimeClassName": ""}).pod("DaemonSet", "agent")
     assert "runtimeClassName" not in default
     assert "--gpu-driver=nvml" in template(helm, {}).stdout
@@ -283,7 +305,7 @@ def test_what_can_be_left_out(helm: Path) -> None:
     chart = Rendered(helm, webhook={"enabled": False}, crds={"install": False})
     assert not chart.has("ValidatingWebhookConfiguration")
     assert not chart.has("MutatingWebhookConfiguration")
-    assert not chart.has("Secret")
+    assert not chart.has("Secret", "webhook-tls")
     assert not chart.has("CustomResourceDefinition")
     assert Rendered(helm).has("CustomResourceDefinition")
 
@@ -397,7 +419,7 @@ def test_cert_manager_can_issue_the_certificate(helm: Path) -> None:
     own = Rendered(helm, webhook={"certificates": {"mode": "certManager"}})
     assert own.get("Certificate", "webhook")["spec"]["issuerRef"]["name"] == "rel-nebulnetes-webhook"
     assert own.get("Issuer", "webhook")["spec"] == {"selfSigned": {}}
-    assert not own.has("Secret")
+    assert not own.has("Secret", "webhook-tls")
     for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
         annotations = own.get(kind, "webhook")["metadata"]["annotations"]
         assert annotations == {"cert-manager.io/inject-ca-from": "ns/rel-nebulnetes-webhook"}
@@ -412,7 +434,56 @@ def test_an_existing_secret_can_be_used(helm: Path) -> None:
     chart = Rendered(helm, webhook={"certificates": given})
     assert chart.pod("Deployment", "webhook")["volumes"][0]["secret"]["secretName"] == "mine"
     assert base64.b64decode(webhooks(chart)[0]["clientConfig"]["caBundle"]) == b"PEM"
-    assert not chart.has("Secret")
+    assert not chart.has("Secret", "webhook-tls")
+
+
+def brain_sources(chart: Rendered) -> list[dict[str, Any]]:
+    """What agents have to speak to the brain with: a token, and whom to trust."""
+    (volume,) = [each for each in chart.pod("DaemonSet", "agent")["volumes"] if each["name"] == "brain"]
+    return [content for source in volume["projected"]["sources"] for content in source.values()]
+
+
+def config_map(chart: Rendered) -> str:
+    """Whom clients are to trust."""
+    (found,) = [each for each in chart.objects if each["metadata"]["name"] == names.BRAIN_CA]
+    text: str = found["data"][names.CA_KEY]
+    return text
+
+
+def test_helm_makes_the_brain_s_certificate_for_those_who_reach_it(helm: Path) -> None:
+    chart = Rendered(helm, agent={"brainAddress": "[::7]:1"})
+    data = {name: base64.b64decode(text) for name, text in chart.get("Secret", "brain-tls")["data"].items()}
+    certificate, authority = (x509.load_pem_x509_certificate(data[name]) for name in ("tls.crt", "ca.crt"))
+    certificate.verify_directly_issued_by(authority)
+    valid_for = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {"rel-nebulnetes-brain.ns.svc", "localhost"} <= set(valid_for.get_values_for_type(x509.DNSName))
+    assert {str(each) for each in valid_for.get_values_for_type(x509.IPAddress)} == {"127.0.0.1", "::7"}
+    assert config_map(chart).encode() == data["ca.crt"]
+    assert b"PRIVATE" not in data["ca.crt"]
+    assert {item["key"] for item in chart.pod("Deployment", "brain")["volumes"][0]["secret"]["items"]} == {
+        "tls.crt",
+        "tls.key",
+    }
+
+
+@pytest.mark.parametrize(
+    "given", [{"mode": "certManager"}, {"mode": "existingSecret", "existingSecret": "rel-nebulnetes-brain-tls"}]
+)
+def test_of_a_certificate_that_others_issue_agents_trust_what_is_beside_it(helm: Path, given: dict[str, Any]) -> None:
+    chart = Rendered(helm, brain={"certificates": given})
+    _, authority = brain_sources(chart)
+    assert authority == {"name": "rel-nebulnetes-brain-tls", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    assert not chart.has("ConfigMap")
+    assert not chart.has("Secret", "brain-tls")
+    assert chart.has("Certificate", "brain") == (given["mode"] == "certManager")
+
+
+def test_the_authority_of_an_existing_secret_can_be_given(helm: Path) -> None:
+    given = {"mode": "existingSecret", "existingSecret": "mine", "caBundle": "PEM"}
+    chart = Rendered(helm, brain={"certificates": given})
+    assert config_map(chart) == "PEM\n"
+    assert brain_sources(chart)[1]["name"] == names.BRAIN_CA
+    assert chart.pod("Deployment", "brain")["volumes"][0]["secret"]["secretName"] == "mine"
 
 
 @pytest.mark.parametrize(
@@ -439,6 +510,8 @@ def test_an_existing_secret_can_be_used(helm: Path) -> None:
         (SIMULATED | {"webhook": {"url": "http://plain"}}, 'webhook.url is "http://plain"'),
         (SIMULATED | {"webhook": {"certificates": {"existingSecret": "s"}}}, "but the mode is selfSigned"),
         (SIMULATED | {"webhook": {"certificates": {"mode": "existingSecret"}}}, "give the name of the Secret"),
+        (SIMULATED | {"brain": {"certificates": {"existingSecret": "s"}}}, "brain.certificates.existingSecret is"),
+        (SIMULATED | {"brain": {"certificates": {"mode": "none"}}}, "/brain/certificates/mode"),
     ],
 )
 def test_values_that_are_refused(helm: Path, values: dict[str, Any], complaint: str) -> None:

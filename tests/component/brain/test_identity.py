@@ -184,7 +184,8 @@ async def test_nobody_needs_a_token_for_health_and_reflection(tmp_path: Path) ->
         assert it.reviews == 0
 
 
-async def test_a_caller_without_a_word_is_refused_at_once(tmp_path: Path) -> None:
+async def test_a_caller_without_a_word_is_refused_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "MESSAGE_SECONDS", 0.05)
     async with world(tmp_path) as it, it.channel("unknown") as channel:
         call: Any = agent_pb2_grpc.AgentServiceStub(channel).Session(timeout=5)
         assert await call.code() is UNAUTHENTICATED

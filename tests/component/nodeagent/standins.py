@@ -139,9 +139,11 @@ class StandInBrain(AgentServiceServicer):
         self.tokens += [value for key, value in context.invocation_metadata() or () if key == "authorization"]
         if self.refuse:
             self.refuse -= 1
+            await anext(requests)
             await context.abort(self.refusal, "replaced")
         self._send = asyncio.Queue()
         reading = asyncio.create_task(self._read(requests))
+        await context.send_initial_metadata(())
         try:
             while (message := await self._send.get()) is not None:
                 yield message
