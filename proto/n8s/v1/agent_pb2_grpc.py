@@ -45,7 +45,10 @@ class AgentServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Session(self, request_iterator, context):
-        """One session. The agent's first message is Hello; a NodeState follows at once, and again on every change.
+        """One session. The call carries the token of the agent's pod (audience n8s-brain), which names the node.
+        The agent's first message is Hello, which the brain answers with headers when it takes the session; a NodeState follows
+        at once, and again on every change. UNAUTHENTICATED where the token is not valid, PERMISSION_DENIED where it is not
+        that of an agent on the node that Hello names, UNAVAILABLE where the brain cannot find out.
         A new session of a node replaces its old one, which ends with status ABORTED.
         Only the leading brain serves this.
         """

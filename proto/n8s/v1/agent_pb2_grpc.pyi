@@ -32,7 +32,10 @@ class AgentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentServiceAsyncStub: ...
     Session: _grpc.StreamStreamMultiCallable[_agent_pb2.AgentMessage, _agent_pb2.BrainMessage]
-    """One session. The agent's first message is Hello; a NodeState follows at once, and again on every change.
+    """One session. The call carries the token of the agent's pod (audience n8s-brain), which names the node.
+    The agent's first message is Hello, which the brain answers with headers when it takes the session; a NodeState follows
+    at once, and again on every change. UNAUTHENTICATED where the token is not valid, PERMISSION_DENIED where it is not
+    that of an agent on the node that Hello names, UNAVAILABLE where the brain cannot find out.
     A new session of a node replaces its old one, which ends with status ABORTED.
     Only the leading brain serves this.
     """
@@ -41,7 +44,10 @@ class AgentServiceStub:
 class AgentServiceAsyncStub(AgentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_agent_pb2.AgentMessage, _agent_pb2.BrainMessage]  # type: ignore[assignment]
-    """One session. The agent's first message is Hello; a NodeState follows at once, and again on every change.
+    """One session. The call carries the token of the agent's pod (audience n8s-brain), which names the node.
+    The agent's first message is Hello, which the brain answers with headers when it takes the session; a NodeState follows
+    at once, and again on every change. UNAUTHENTICATED where the token is not valid, PERMISSION_DENIED where it is not
+    that of an agent on the node that Hello names, UNAVAILABLE where the brain cannot find out.
     A new session of a node replaces its old one, which ends with status ABORTED.
     Only the leading brain serves this.
     """
@@ -53,7 +59,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_agent_pb2.AgentMessage],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.BrainMessage], _abc.AsyncIterator[_agent_pb2.BrainMessage]]:
-        """One session. The agent's first message is Hello; a NodeState follows at once, and again on every change.
+        """One session. The call carries the token of the agent's pod (audience n8s-brain), which names the node.
+        The agent's first message is Hello, which the brain answers with headers when it takes the session; a NodeState follows
+        at once, and again on every change. UNAUTHENTICATED where the token is not valid, PERMISSION_DENIED where it is not
+        that of an agent on the node that Hello names, UNAVAILABLE where the brain cannot find out.
         A new session of a node replaces its old one, which ends with status ABORTED.
         Only the leading brain serves this.
         """

@@ -27,6 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InventoryServiceStub:
+    """Calls carry a token of the ServiceAccount n8s-viewer (audience n8s-brain): UNAUTHENTICATED without a valid one,
+    PERMISSION_DENIED with one of somebody else, UNAVAILABLE where the brain cannot find out.
+    """
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -44,6 +48,10 @@ class InventoryServiceStub:
 
 @_typing.type_check_only
 class InventoryServiceAsyncStub(InventoryServiceStub):
+    """Calls carry a token of the ServiceAccount n8s-viewer (audience n8s-brain): UNAUTHENTICATED without a valid one,
+    PERMISSION_DENIED with one of somebody else, UNAVAILABLE where the brain cannot find out.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListGpus: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ListGpusRequest, _inventory_pb2.ListGpusResponse]  # type: ignore[assignment]
     """All GPUs that match, by node name and index."""
@@ -57,6 +65,10 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """
 
 class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Calls carry a token of the ServiceAccount n8s-viewer (audience n8s-brain): UNAUTHENTICATED without a valid one,
+    PERMISSION_DENIED with one of somebody else, UNAVAILABLE where the brain cannot find out.
+    """
+
     @_abc_1.abstractmethod
     def ListGpus(
         self,

@@ -142,6 +142,10 @@ def test_an_upgrade_keeps_the_certificate_while_it_is_valid_for_the_address(serv
         configuration = "validatingwebhookconfiguration/rel-nebulnetes-webhook"
         return base64.b64decode(shown(configuration, ".webhooks[0].clientConfig.caBundle"))
 
+    def brains() -> tuple[str, str]:
+        """The brain's Secret, and whom clients trust."""
+        return shown("secret/rel-nebulnetes-brain-tls", ".data"), shown("configmap/n8s-brain-ca", r".data.ca\.crt")
+
     def pods() -> str:
         return shown("deployment/rel-nebulnetes-webhook", ".spec.template")
 
@@ -149,6 +153,8 @@ def test_an_upgrade_keeps_the_certificate_while_it_is_valid_for_the_address(serv
     ignored = {"failurePolicy": "Ignore", "timeoutSeconds": 1}
     server.release("upgrade", webhook={"url": "https://127.0.0.1:1", **ignored})
     first, first_authority, first_pods = certificate(), authority(), pods()
+    brain, brain_authority = brains()
+    assert brain_authority.encode() == base64.b64decode(json.loads(brain)["ca.crt"])
     assert trusted() == first_authority
     server.release("upgrade", webhook={"url": "https://127.0.0.1:2", **ignored})
     assert (certificate(), pods()) == (first, first_pods)
@@ -156,6 +162,11 @@ def test_an_upgrade_keeps_the_certificate_while_it_is_valid_for_the_address(serv
     assert certificate() != first
     assert pods() != first_pods
     assert trusted() == authority() + first_authority, "until the new pods serve, the old ones do"
+    assert brains() == (brain, brain_authority)
+    server.release("upgrade", agent={"brainAddress": "127.0.0.3:1"}, webhook={"enabled": False})
+    new, both = brains()
+    assert new != brain
+    assert both == base64.b64decode(json.loads(new)["ca.crt"]).decode() + brain_authority
     server.release("upgrade", webhook={"url": "https://127.0.0.2:2", **ignored})
     assert trusted() == authority() != first_authority
     server.release("upgrade", webhook={"enabled": False})
