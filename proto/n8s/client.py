@@ -161,7 +161,7 @@ class _Server:
                 names.VIEWER_ACCOUNT, self._namespace, {"spec": spec}, _request_timeout=CALL_SECONDS
             ),
         )
-        return made.status.token, made.spec.expiration_seconds or TOKEN_SECONDS
+        return made.status.token, made.spec.expiration_seconds
 
     def authorities(self) -> bytes:
         """The PEM of those who vouch for the brain's certificate."""

@@ -28,7 +28,7 @@ class Api:
 
     kubeconfig: Path
     authority: str
-    lifetime: float = 3600
+    lifetime: int = 3600
     refusals: dict[str, int] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
 
@@ -112,7 +112,7 @@ def test_a_token_for_the_brain_alone_is_got_and_used_while_it_is_fresh(api: Api,
 
 
 def test_a_token_is_renewed_before_it_ends_and_kept_where_that_fails(api: Api, brain: str) -> None:
-    api.lifetime = 0.001
+    api.lifetime = 0
     with connect(brain, kubeconfig=api.kubeconfig) as channel:
         assert who(channel) == "Bearer token-2", "the first was never fresh"
         api.refusals[TOKENS] = 500
