@@ -12,6 +12,7 @@ import pytest
 
 from brain import config as brain_config
 from nodeagent import config as agent_config
+from tests import tls
 from webhook import config as webhook_config
 
 PROGRAMS = {"n8s": "brain.offline", "n8s-brain": "brain", "n8s-agent": "nodeagent", "n8s-webhook": "webhook"}
@@ -46,6 +47,7 @@ def test_an_address_that_cannot_be_listened_on_is_named(tmp_path: Path) -> None:
         "{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}],"
         " users: [{name: c, user: {}}], contexts: [{name: c, context: {cluster: c, user: c}}]}"
     )
-    done = run("brain", "--kubeconfig", str(kubeconfig), "--http-listen", "999.0.0.1:80")
+    given = ("--kubeconfig", str(kubeconfig), "--tls-dir", str(tls.directory()))
+    done = run("brain", *given, "--http-listen", "999.0.0.1:80")
     assert done.returncode == 2
     assert "n8s-brain: --http-listen: cannot listen on 999.0.0.1:80: " in done.stderr
