@@ -17,6 +17,7 @@ from n8s.catalogue import models
 from nodeagent import errors
 from nodeagent.gpu import nvml_driver
 from nodeagent.gpu.driver import Placement, Profile
+from nodeagent.gpu.nvml import _name
 from nodeagent.gpu.nvml_driver import NvmlDriver, label
 from tests.nvml.standin import StandIn
 
@@ -365,6 +366,16 @@ def inspect(node: StandIn, *flags: str, **more: str) -> tuple[int, dict[str, obj
     assert not done.stderr
     told: dict[str, object] = json.loads(done.stdout)
     return done.returncode, told
+
+
+@pytest.mark.parametrize(
+    ("key", "total_mib"),  # the whole memory as nvidia-smi shows it
+    [("A30-24GB", 24576), ("A100-40GB", 40960), ("A100-80GB", 81920), ("H100-80GB", 81559), ("H200-141GB", 143771)],
+)
+def test_names_by_rule_are_those_of_drivers_that_give_names(key: str, total_mib: int) -> None:
+    for profile in models()[key].profiles:
+        slices = int(profile.name.partition("g")[0])
+        assert _name(profile.nvml_profile, slices, profile.memory_mib or 0, total_mib) == profile.name
 
 
 def test_an_old_driver_lacks_calls_and_does_its_work_all_the_same(node: StandIn) -> None:
