@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final
 import tenacity
 
 from n8s.v1 import agent_pb2
-from nodeagent.containers import started_with
 from nodeagent.errors import AgentError, DriverError, GpuLostError, HeldError, InUseError, KubeletError, NotFoundError
 from nodeagent.geometry import Change, diff, objection
 from nodeagent.node import device_ids
+from nodeagent.processes import started_with
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

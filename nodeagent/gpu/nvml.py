@@ -184,6 +184,11 @@ class Device:
         except NotSupportedError:
             return 0
 
+    def file(self) -> str:
+        """Its device file, e.g. ``/dev/nvidia0``, whose number need not be the index."""
+        with self._asked("reading its minor number"):
+            return f"/dev/nvidia{int(pynvml.nvmlDeviceGetMinorNumber(self._handle))}"
+
     def virtualization(self) -> int:
         """NVML's virtualization mode; 0 (none) also where the driver does not know the question."""
         try:

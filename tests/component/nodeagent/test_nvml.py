@@ -16,10 +16,11 @@ import pytest
 from n8s.catalogue import models
 from nodeagent import errors
 from nodeagent.gpu import nvml_driver
+from nodeagent.gpu.bounded import BoundedDriver
 from nodeagent.gpu.driver import Placement, Profile
 from nodeagent.gpu.nvml import _name
 from nodeagent.gpu.nvml_driver import NvmlDriver, label
-from tests.nvml.standin import StandIn
+from tests.nvml.standin import HANG, StandIn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,15 +115,46 @@ def test_processes_of_each_kind_hold_an_instance(node: StandIn, kind: str) -> No
     assert driver.read()[0].instances == ()
 
 
-def test_an_open_handle_holds_an_instance_and_shows_no_process(node: StandIn) -> None:
+def test_of_an_open_handle_it_is_told_who_has_the_gpu_open(node: StandIn, tmp_path: Path) -> None:
+    for pid, name, device in ((31, "nsys", "/dev/nvidia3"), (7, "other", "/dev/nvidia4")):
+        (tmp_path / "proc" / str(pid) / "fd").mkdir(parents=True)
+        (tmp_path / "proc" / str(pid) / "comm").write_text(f"{name}\n")
+        (tmp_path / "proc" / str(pid) / "fd" / "5").symlink_to(device)
+    (tmp_path / "proc" / "9").mkdir()  # it has just ended
     node.add("A100-40GB")
-    driver = NvmlDriver()
+    driver = NvmlDriver(tmp_path / "proc")
     driver.create(0, Placement(0, "7g.40gb"))
     node.hold(only(driver).uuid or "", 0, "handle")
     assert only(driver).processes == ()
-    with pytest.raises(errors.InUseError) as caught:
+    with pytest.raises(
+        errors.InUseError, match=r"\(NVML error 19\); it is open in nsys \(31\); end what uses it"
+    ) as caught:
         driver.destroy(0, only(driver))
     assert caught.value.processes == ()
+    node.release(0)
+    driver.destroy(0, only(driver))
+    node.fail("nvmlDeviceCreateGpuInstanceWithPlacement", pynvml.NVML_ERROR_IN_USE)
+    with pytest.raises(errors.InUseError, match="it is open in nsys"):
+        driver.create(0, Placement(0, "7g.40gb"))
+    node.fail("nvmlDeviceCreateGpuInstanceWithPlacement", pynvml.NVML_ERROR_IN_USE)
+    node.fail("nvmlDeviceGetMinorNumber", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    with pytest.raises(errors.InUseError, match="nobody knows"):
+        driver.create(0, Placement(0, "7g.40gb"))
+
+
+def test_a_call_of_the_library_that_hangs_is_given_up(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver = BoundedDriver(NvmlDriver(), read_seconds=0.2)
+    before = driver.read()
+    node.fail("nvmlDeviceGetMigMode", HANG)
+    for _ in range(2):
+        with pytest.raises(errors.DriverSilentError, match="read has not returned since"):
+            driver.read()
+    node.heal()
+    hung = driver._hung
+    assert hung is not None
+    assert hung.done.wait(10)
+    assert driver.read() == before
 
 
 def test_a_gpu_instance_left_without_compute_instance_is_seen_repaired_and_destroyed(node: StandIn) -> None:
@@ -338,7 +370,7 @@ def test_reading_waits_for_a_change_and_does_not_see_half_of_it(node: StandIn) -
     node.add("A100-40GB")
     driver = NvmlDriver()
     driver.read()
-    node.fail("nvmlGpuInstanceCreateComputeInstance", -1)  # hangs between GPU instance and compute instance
+    node.fail("nvmlGpuInstanceCreateComputeInstance", HANG)  # hangs between GPU instance and compute instance
     making = threading.Thread(target=driver.create, args=(0, Placement(0, "7g.40gb")), daemon=True)
     making.start()
     seen: list[tuple[Gpu, ...]] = []
