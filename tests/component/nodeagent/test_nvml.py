@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -14,13 +15,16 @@ import pynvml
 import pytest
 
 from n8s.catalogue import models
+from n8s.v1 import agent_pb2
 from nodeagent import errors
+from nodeagent.apply import Applier
 from nodeagent.gpu import nvml_driver
 from nodeagent.gpu.bounded import BoundedDriver
 from nodeagent.gpu.driver import Placement, Profile
 from nodeagent.gpu.nvml import _name
 from nodeagent.gpu.nvml_driver import NvmlDriver, label
 from tests.nvml.standin import HANG, StandIn
+from tests.unit.nodeagent.standins import MemoryKubelet, MemoryPlugin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -317,6 +321,23 @@ def test_where_processes_cannot_be_listed_nobody_knows(node: StandIn, number: in
     assert gpu.instances[0].processes is None
     assert gpu.instances[0].uuid
     assert "listing compute processes" in gpu.problem
+
+
+async def test_what_the_driver_cannot_tell_of_is_not_destroyed(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver, kubelet = NvmlDriver(), MemoryKubelet()
+    driver.create(0, Placement(0, "3g.20gb"))
+    driver.create(0, Placement(4, "3g.20gb"))
+    before = driver.read()
+    applier = Applier(driver, kubelet, MemoryPlugin(kubelet), in_use_seconds=0.1)
+    # From the second look on, that is the last one before the destroy.
+    node.fail("nvmlDeviceGetComputeRunningProcesses_v3", pynvml.NVML_ERROR_UNKNOWN, skip=2, times=0)
+    ending = await applier.apply([(0, [Placement(0, "3g.20gb"), Placement(6, "1g.5gb")])], asyncio.Event())
+    assert ending.outcome == agent_pb2.OUTCOME_IN_USE
+    assert "3g.20gb at 4 must stay: perhaps held, " in ending.message
+    assert "listing compute processes" in ending.message
+    node.heal()
+    assert driver.read() == before
 
 
 def test_compute_instances_of_others_are_not_touched(node: StandIn) -> None:
