@@ -215,11 +215,14 @@ class Device:
         for enum in range(PROFILE_ENUMS):
             try:
                 info, name = self._profile_info(enum)
-                starts, size = self._placements(info.id)
             except NotSupportedError:
                 continue
             except InvalidArgumentError:
                 break
+            try:
+                starts, size = self._placements(info.id)
+            except (NotSupportedError, InvalidArgumentError):
+                continue
             if starts:
                 found.append(
                     GpuProfile(

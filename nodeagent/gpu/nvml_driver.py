@@ -17,7 +17,6 @@ import logging
 import re
 import threading
 import time
-from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +45,8 @@ time from the other GPUs."""
 
 _MIG_OFF: Final = "MIG mode is off; enable it (nvidia-smi -mig 1) when nothing runs on the GPU"
 _MIG_PENDING: Final = "its MIG mode changes at the next reset; reset the GPU or reboot the node when nothing runs there"
-_NO_MIG: Final = (
-    "this GPU has no MIG; let the node go without the label that enables partitioning, or leave it as it is"
-)
+_NO_MIG: Final = "this GPU has no MIG and is left as it is"
+_NO_PROFILES: Final = "MIG mode is on, but the driver tells no profile; update NVIDIA's driver on the node"
 _VGPU_GUEST: Final = "this is a virtual GPU of a virtual machine; its host decides how the GPU is partitioned"
 _VGPU_HOST: Final = "the GPU serves virtual machines, whose use of its instances cannot be seen from here"
 
@@ -62,7 +60,7 @@ class NvmlDriver:
         """Speak to the node's driver; ``proc`` is the node's proc file system."""
         self._proc = proc
         self._library = _Library()
-        self._gpus: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+        self._gpus: dict[int, threading.Lock] = {}
         self._profiles: dict[str, tuple[nvml.GpuProfile, ...]] = {}
         self._compute_profiles: dict[tuple[str, int], tuple[nvml.ComputeProfile, ...]] = {}
         self._seen: dict[int, Gpu] = {}
@@ -85,7 +83,7 @@ class NvmlDriver:
         with self._library.use():
             gpus = []
             for index in range(nvml.gpu_count()):
-                with self._gpus[index]:
+                with self._alone(index):
                     gpus.append(self._read(index))
             return tuple(gpus)
 
@@ -125,7 +123,7 @@ class NvmlDriver:
     @contextmanager
     def _changing(self, gpu: int) -> Iterator[nvml.Device]:
         """The GPU alone; where it is in use and NVML names nobody, the error tells who has it open."""
-        with self._library.use(), self._gpus[gpu]:
+        with self._library.use(), self._alone(gpu):
             device = nvml.Device(gpu)
             try:
                 yield device
@@ -133,6 +131,9 @@ class NvmlDriver:
                 if error.processes:
                     raise
                 raise InUseError(gpu, f"{error.detail}; it is open in {self._openers(device)}") from error
+
+    def _alone(self, gpu: int) -> threading.Lock:
+        return self._gpus.setdefault(gpu, threading.Lock())
 
     def _openers(self, device: nvml.Device) -> str:
         try:
@@ -167,6 +168,8 @@ class NvmlDriver:
         """A GPU with MIG on, as it is now."""
         profiles = self._known(device, known.uuid)
         problems = [problem] if problem else []
+        if not profiles:
+            problems.append(_NO_PROFILES)
         instances = []
         for profile in profiles:
             for found in _gpu_instances(device, profile):
@@ -196,7 +199,7 @@ class NvmlDriver:
     def _known(self, device: nvml.Device, uuid: str | None = None) -> tuple[nvml.GpuProfile, ...]:
         """The GPU's profiles, which stay the same while MIG is on."""
         uuid = uuid or device.uuid()
-        if uuid not in self._profiles:
+        if not self._profiles.get(uuid):
             self._profiles[uuid] = device.profiles()
         return self._profiles[uuid]
 

@@ -270,6 +270,26 @@ def test_gpus_that_cannot_be_partitioned_are_shown_with_the_reason(node: StandIn
         driver.create(6, Placement(0, "1g.5gb"))
 
 
+def test_a_driver_that_tells_no_profile_is_asked_again(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    node.fail("nvmlDeviceGetGpuInstancePossiblePlacements_v2", pynvml.NVML_ERROR_NOT_SUPPORTED, times=0)
+    (gpu,) = driver.read()
+    assert (gpu.profiles, gpu.slots) == ((), 0)
+    assert "the driver tells no profile" in gpu.problem
+    node.heal()
+    node.fail("nvmlDeviceGetGpuInstancePossiblePlacements_v2", pynvml.NVML_ERROR_INVALID_ARGUMENT)
+    assert [profile.name for profile in driver.read()[0].profiles][:2] == ["2g.10gb", "3g.20gb"]
+
+
+def test_a_driver_too_old_for_placements_is_named_so(node: StandIn) -> None:
+    node.add("A100-40GB")
+    node.fail("nvmlDeviceGetGpuInstancePossiblePlacements_v2", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, times=0)
+    (gpu,) = NvmlDriver().read()
+    assert "update NVIDIA's driver" in gpu.problem
+    assert gpu.model == "NVIDIA-A100-SXM4-40GB"
+
+
 def test_a_virtual_gpu_without_mig_says_so(node: StandIn) -> None:
     node.add_plain("GRID A100-10C", 10240)
     node.set(0, virtualization=pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU)
