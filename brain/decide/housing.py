@@ -126,6 +126,8 @@ class Housing:
             members = [entry for entry in accepted if entry.pod.group == group]
             if short[group] and len(members) - short[group] < need:
                 found += [entry for entry in members if entry.key not in gone]
+        gone = {entry.key for entry in found}
+        self.placed = [(pod, node) for pod, node in self.placed if pod.key not in gone]
         return found
 
     def _ground(self, plan: Plan, *, now: bool = False) -> Ground:
