@@ -11,6 +11,7 @@ from typing import Final
 from brain.decide.borrowers import Borrowers
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.ground import Ground, PodSites
+from brain.decide.holds import RESTING, Holds
 from brain.decide.ledger import Books
 from brain.decide.outcome import NONE, Outcome
 from brain.decide.reclaim import Case, Reclaim, cheapest
@@ -33,6 +34,7 @@ class Evicting:
         ground: Callable[[], Ground],
         *,
         as_it_is: Ground,
+        holds: Holds,
         leaving: bool,
     ) -> None:
         """What a round knows.
@@ -44,6 +46,7 @@ class Evicting:
             borrowers: makes those that may have to go, without those that this round evicts.
             ground: makes the nodes as they are once all have their room that got some.
             as_it_is: the nodes as they are now.
+            holds: for whom room may be kept as others leave it.
             leaving: whether pods are on their way out.
         """
         self._books = books
@@ -52,6 +55,7 @@ class Evicting:
         self._make_borrowers = borrowers
         self._make_ground = ground
         self._as_it_is = as_it_is
+        self._holds = holds
         self._borrowers: Borrowers | None = None
         self._ground = ground()
         self._leaving = leaving
@@ -76,9 +80,13 @@ class Evicting:
                 self._books.discharge(entry.quota, entry.request, summed=entry.summed)
             asks, selector = (tuple(sorted(of.items())) for of in (entry.request, entry.pod.node_selector))
             kind = entry.quota.key, asks, entry.pod.priority, entry.pod.node_affinity, selector
-            found = None if kind in vain else self.found(entry)
-            if found is None:
+            resting = self._holds.rests(entry.pod, ever=False)
+            found = None if kind in vain or resting else self.found(entry)
+            if found is None and not resting:
                 vain.add(kind)
+            if resting or (found is not None and not self._holds.keeps(entry.pod, found)):
+                found, entry.wait = None, RESTING
+            if found is None:
                 self._outcome.refuse(entry, reason)
                 self._without(entry)
             else:
@@ -119,13 +127,15 @@ class Evicting:
         before = list(self._carried)
         got: list[tuple[Entry, Reclaim]] = []
         for entry in members:
-            found = self.found(entry, idle=True) if self._searches < MOST_RECLAIMS else None
+            able = self._searches < MOST_RECLAIMS and not self._holds.rests(entry.pod)
+            found = self.found(entry, idle=True) if able else None
             if found is not None:
                 self._count(entry, found)
                 got.append((entry, found))
         served = {entry.key for entry, _ in got} if len(got) >= need else set[str]()
         if served:
             for entry, found in got:
+                self._holds.keeps(entry.pod, found)
                 self._next(entry, found)
         else:
             for entry, found in reversed(got):
