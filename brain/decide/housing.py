@@ -180,12 +180,10 @@ class Housing:
                 return False
             return kept is None or not self._others_expect(pod, node) or kept.fits(pod, node)
 
-        alone = not pod.host_ports and self._land.alone(pod)
-        if kept is None or not alone or pod.nominated or pod.key in self._expects:
+        kind = ground.shape(pod)
+        if kept is None or kind is None or pod.nominated or pod.key in self._expects:
             suiting = sorted(ground.suiting(pod), key=lambda node: node != pod.nominated)
             return next((node for node in suiting if free(node)), None)
-        asks, selector = (tuple(sorted(of.items())) for of in (pod.request, pod.node_selector))
-        kind = asks, selector, pod.node_affinity, pod.tolerations
         nodes = self._untried.get(kind)
         if nodes is None:
             nodes = self._untried[kind] = list(reversed(ground.suiting(pod)))

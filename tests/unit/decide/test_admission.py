@@ -147,6 +147,13 @@ def test_a_group_takes_back_room_for_all_or_for_nobody() -> None:
     assert let_in(decided(*protected, *pair, alone, quotas=BOTH, nodes=FOUR)) == {"a/alone": "in-quota/reclaim/n"}
 
 
+def test_any_number_for_whom_nothing_can_be_done_stand_in_nobodys_way() -> None:
+    quotas = (B, *(quota(f"a{number:02}", {"cpu": 2000}) for number in range(40)))
+    vain = [gated(f"a{number:02}/p", 1000, node_selector={"zone": "none"}, priority=9) for number in range(39)]
+    result = decided(*BORROWED, *vain, inside("a39/p", 1000, nominated="n"), quotas=quotas, nodes=FOUR)
+    assert evicted(result) == {"b/z": "a39/p"}
+
+
 def test_a_group_of_borrowers_goes_whole_and_counts_whole() -> None:
     group = [running(f"b/g{n}", 1000, created=9, group="job/b/j", group_min=3) for n in range(3)]
     quotas = (A, quota("b", {"cpu": 0}), quota("c", {"cpu": 2000}))
