@@ -154,6 +154,8 @@ class _Search:
         self._all_kinds = 0
 
     def run(self) -> Reclaim | None:
+        if not self._would_do():
+            return None
         best: tuple[tuple[object, ...], Reclaim] | None = None
         for node, needed in self._standing():
             chosen = self._closed(needed)
@@ -165,6 +167,15 @@ class _Search:
                 if best is None or key < best[0]:
                     best = key, Reclaim(node, tuple(sorted(victims, key=lambda v: v.pod.key)))
         return best[1] if best is not None else None
+
+    def _would_do(self) -> bool:
+        """Whether the quota would let the pod pass if all went."""
+        short = self._short
+        if any(short):
+            for alike in (*self._alike(), *([v] for v in self._victims if v.pod.key in self._beside)):
+                gives = self._gives(alike[0])
+                short = tuple(lack - len(alike) * each for lack, each in zip(short, gives, strict=True))
+        return all(lack <= 0 for lack in short)
 
     def _standing(self) -> Iterator[tuple[str, tuple[Victim, ...]]]:
         """Nodes with the sets of their pods without which the pod fits there, and from which none can be left out."""
