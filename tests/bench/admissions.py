@@ -128,7 +128,7 @@ async def _measure(cluster: Cluster) -> None:
 
 async def _one_by_one(cluster: Cluster, kube: Kube, seen: Seen) -> None:
     made: dict[str, float] = {}
-    last = asyncio.create_task(_until_let_in(cluster, _let_in(cluster) + PODS))
+    last = _all_let_in(cluster)
 
     async def create(name: str) -> None:
         made[name] = time.monotonic()
@@ -151,7 +151,7 @@ async def _all_at_once(cluster: Cluster, kube: Kube, seen: Seen) -> float:
     await _together(lambda name: _create(kube, name), listed)
     await asyncio.sleep(2)
     before, began = _cpu(cluster), time.monotonic()
-    last = asyncio.create_task(_until_let_in(cluster, _let_in(cluster) + PODS))
+    last = _all_let_in(cluster)
     await asyncio.to_thread(_room, cluster, _ROOM)
     await seen.all(seen.bound, listed)
     spent = {program: (value - before[program]) / PODS for program, value in _cpu(cluster).items()}
@@ -194,27 +194,29 @@ async def _ceiling(cluster: Cluster, kube: Kube) -> float:
         return PODS / (time.monotonic() - began)
 
 
-def _let_in(cluster: Cluster) -> float:
+def _let_in(url: str) -> float:
     """How many pods the brain has let in so far."""
-    found = re.search(r'n8s_brain_writes_total\{result="ok",type="LetIn"\} (\S+)', _metrics(cluster))
+    found = re.search(r'n8s_brain_writes_total\{result="ok",type="LetIn"\} (\S+)', _read(url))
     return float(found.group(1)) if found else 0.0
 
 
-async def _until_let_in(cluster: Cluster, wanted: float) -> float:
-    """When the brain has let in so many pods, looking five times a second: a look takes its time, too."""
+def _all_let_in(cluster: Cluster) -> asyncio.Task[float]:
+    """When the brain has let in so many pods from now on; looks five times a second, as a look takes its time, too."""
+    url = _metrics(cluster)
+    wanted = _let_in(url) + PODS
 
     def look() -> float:
         deadline = time.monotonic() + LIMIT_SECONDS
-        while _let_in(cluster) < wanted and time.monotonic() < deadline:
+        while _let_in(url) < wanted and time.monotonic() < deadline:
             time.sleep(0.2)
         return time.monotonic()
 
-    return await asyncio.to_thread(look)
+    return asyncio.create_task(asyncio.to_thread(look))
 
 
 def _rounds(cluster: Cluster) -> None:
     """What the parts of a round took the brain, by its metrics."""
-    found = re.findall(r'n8s_brain_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', _metrics(cluster))
+    found = re.findall(r'n8s_brain_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', _read(_metrics(cluster)))
     sums = {stage: float(value) for kind, stage, value in found if kind == "sum"}
     counts = {stage: float(value) for kind, stage, value in found if kind == "count"}
     parts = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in sums.items())
@@ -222,8 +224,12 @@ def _rounds(cluster: Cluster) -> None:
 
 
 def _metrics(cluster: Cluster) -> str:
+    """The address of the brain's metrics."""
     (brain,) = _brains(cluster)
-    url = f"http://{brain['status']['podIP']}:8080/metrics"
+    return f"http://{brain['status']['podIP']}:8080/metrics"
+
+
+def _read(url: str) -> str:
     with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - our own
         text: str = answer.read().decode()
     return text
