@@ -255,7 +255,7 @@ class Room:
     @property
     def pristine(self) -> bool:
         """Whether no plan has done anything with it."""
-        return self.untouched is not None and not self.given and not self.holds
+        return not self.given and not self.holds and self.untouched is not None
 
     @property
     def settled(self) -> bool:
