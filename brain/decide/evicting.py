@@ -64,6 +64,7 @@ class Evicting:
         self._leaving = leaving
         self._carried: list[tuple[Entry, Reclaim]] = []
         self._looks = 0
+        self._reclaims = 0
         self._full: set[object] = set()
         self._freed: set[str] = set()
 
@@ -127,8 +128,7 @@ class Evicting:
 
     def _done(self) -> bool:
         """Whether the rest is for the next round."""
-        reclaims = sum(bool(found.victims) for _, found in self._carried)
-        return reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS
+        return self._reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS
 
     def _has_room(self, sites: PodSites) -> bool:
         """Whether a pod fits on some node though nobody goes: where one did not, the next that is alike hardly will."""
@@ -170,6 +170,7 @@ class Evicting:
                         self._books.later.charge(victim.quota, victim.request)
                 self._books.discharge(entry.quota, entry.request)
             self._borrowers, self._carried, self._ground = None, [], self._make_ground()
+            self._reclaims = 0
             self._full.clear()
             for entry, found in before:
                 self._count(entry, found, charge=False)
@@ -198,6 +199,7 @@ class Evicting:
         """From here on in this round the victims are gone, and the pod is there."""
         self._carried.append((entry, found))
         if found.victims:
+            self._reclaims += 1
             self._able().gone(found.victims)
             self._leaving = True
         self._ground.release(victim.pod for victim in found.victims)

@@ -136,7 +136,8 @@ class _Search:
         self._sites = case.sites
         whole = {group: tuple(sorted(unit.victims, key=_NEWEST)) for group, unit in case.units.items()}
         self._whole = {group: each for group, each in whole.items() if all(map(self._may_go, each))}
-        self._alone = sorted((v for v in case.victims if self._may_go(v) and self._spare(v)), key=_NEWEST)
+        able = [v for v in case.victims if not v.budgets or self._may_go(v)]
+        self._alone = sorted(filter(self._spare, able) if case.units else able, key=_NEWEST)
         # With their group those go, too, that may not go by themselves.
         beside = {v.pod.key: v for each in self._whole.values() for v in each}
         for v in self._alone:
@@ -172,7 +173,8 @@ class _Search:
         """Whether the quota would let the pod pass if all went."""
         short = self._short
         if any(short):
-            for alike in (*self._alike(), *([v] for v in self._victims if v.pod.key in self._beside)):
+            beside = [[v] for v in self._victims if v.pod.key in self._beside] if self._beside else []
+            for alike in (*self._alike(), *beside):
                 gives = self._gives(alike[0])
                 short = tuple(lack - len(alike) * each for lack, each in zip(short, gives, strict=True))
         return all(lack <= 0 for lack in short)
