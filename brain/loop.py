@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from brain.decide.decisions import Decision, Decisions
 from brain.decide.loop import Settings, decide
 from brain.metrics import Metrics
+from brain.model.hold import Hold
 from brain.model.snapshot import Snapshot
 
 COALESCE_SECONDS: Final = 0.03
@@ -70,6 +71,7 @@ class Loop:
         self._clock = clock
         self._fitting: dict[str, float] = {}
         self._before = Decisions()
+        self._holds: dict[str, tuple[Hold, float]] = {}
         self._settled = False
 
     async def run(self) -> None:
@@ -109,11 +111,16 @@ class Loop:
         """One round: after how long to look again though nothing changed, and whether all was carried out."""
         with self._timed("snapshot"):
             now = self._clock()
-            snapshot = replace(self._snapshot(now), fitting={key: now - at for key, at in self._fitting.items()})
+            snapshot = replace(
+                self._snapshot(now),
+                fitting={key: now - at for key, at in self._fitting.items()},
+                holds={key: replace(hold, seconds=now - since) for key, (hold, since) in self._holds.items()},
+            )
             self._board.publish(snapshot)
         with self._timed("decide"):
             decisions = await self._decided(snapshot)
         self._fitting = {key: self._fitting.get(key, now) for key in decisions.fitting}
+        self._holds = {key: (hold, now - hold.seconds) for key, hold in decisions.holds.items()}
         self._board.decided(snapshot, decisions)
         self._metrics.waiting_pods.set(len(decisions.plan.why))
         self._metrics.plan_gap_pods.set(decisions.plan.gap)

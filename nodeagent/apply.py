@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final
 import tenacity
 
 from n8s.v1 import agent_pb2
-from nodeagent.containers import started_with
 from nodeagent.errors import AgentError, DriverError, GpuLostError, HeldError, InUseError, KubeletError, NotFoundError
 from nodeagent.geometry import Change, diff, objection
 from nodeagent.node import device_ids
+from nodeagent.processes import started_with
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -205,11 +205,12 @@ class Applier:
         left = await asyncio.to_thread(started_with, instance.uuid, self._proc)
         if left:
             raise HeldError(gpu, what, f"held by a container that still runs (processes {list(left)})", passing=True)
-        now = next((one for one in (await self._read(gpu)).instances if one.id == instance.id), None)
+        there = await self._read(gpu)
+        now = next((one for one in there.instances if one.id == instance.id), None)
         if now is None:
             raise NotFoundError(gpu, f"{what} is gone")
         if now.processes is None:
-            raise HeldError(gpu, what, "perhaps held, the driver cannot tell by which processes", passing=True)
+            raise HeldError(gpu, what, f"perhaps held, {there.problem}", passing=True)
         if now.processes:
             raise HeldError(gpu, what, f"held by processes {list(now.processes)}", passing=True)
 
@@ -217,11 +218,11 @@ class Applier:
         """One GPU as it is now.
 
         Raises:
-            DriverError: It cannot be read or is not fit for changes any more.
+            DriverError: It cannot be read any more.
         """
         for one in await asyncio.to_thread(self._driver.read):
             if one.index == gpu:
-                if one.problem:
+                if not one.profiles:
                     raise DriverError(gpu, one.problem)
                 return one
         raise GpuLostError(gpu, "the driver does not list it any more")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 16
 """Writes under way at one time; the API server's fair queues give one client about as many."""
+LOOKED_AT_ONCE: Final = 500
+"""Decisions that are looked at before others have their turn on the event loop."""
 WRITE_SECONDS: Final = 5.0
 """Time-out of one write: a slow one must not hold the next round up for long."""
 TAINT_ATTEMPTS: Final = 3
@@ -63,7 +65,6 @@ class Actor:
         self._teller = teller
         self._metrics = metrics
         self._today = today
-        self._free = asyncio.Semaphore(AT_ONCE)
         self._told: set[str] = set()
         self._done: set[tuple[type, str]] = set()
 
@@ -78,7 +79,9 @@ class Actor:
         writes: list[Written | TaintNode | UntaintNode] = []
         well = True
         done, self._done = self._done, set()
-        for decision in decisions:
+        for number, decision in enumerate(decisions, 1):
+            if number % LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a round of a large cluster decides 100,000 things
             self._metrics.decisions.labels(type(decision).__name__).inc()
             match decision:
                 case OrderGeometry(node, geometries):
@@ -91,33 +94,40 @@ class Actor:
                     self._done.add(once)
                 case _:
                     writes.append(decision)
-        results = await asyncio.gather(*map(self._write, writes))
+        left = iter(writes)
+        results = await asyncio.gather(*(self._write_all(left) for _ in range(min(AT_ONCE, len(writes)))))
         return well and all(results)
+
+    async def _write_all(self, left: Iterator[Written | TaintNode | UntaintNode]) -> bool:
+        """Writes what is left, one after the other, while others take of the same; whether all went well."""
+        well = True
+        for decision in left:
+            well &= await self._write(decision)
+        return well
 
     async def _write(self, decision: Written | TaintNode | UntaintNode) -> bool:
         kind = type(decision).__name__
-        async with self._free:
-            try:
-                match decision:
-                    case TaintNode(node):
-                        path = await self._taint(node, wanted=True)
-                    case UntaintNode(node):
-                        path = await self._taint(node, wanted=False)
-                    case _:
-                        path = await self._send(write(decision, self._today()))
-            except ApiError as error:
-                result = self._failed(kind, error)
-            else:
-                result = "ok"
-                self._told.discard(path)
-                if isinstance(decision, LetIn | Evict):
-                    self._done.add((type(decision), decision.uid))
-                if isinstance(decision, LetIn):
-                    self._metrics.admission_seconds.observe(max(0.0, self._today().timestamp() - decision.created))
-                if isinstance(decision, Evict):
-                    self._metrics.evictions.labels(decision.cause).inc()
-                    told = {"pod": f"{decision.namespace}/{decision.name}", "beneficiary": decision.beneficiary}
-                    _log.info("pod evicted", extra=told | {"why": decision.reason})
+        try:
+            match decision:
+                case TaintNode(node):
+                    path = await self._taint(node, wanted=True)
+                case UntaintNode(node):
+                    path = await self._taint(node, wanted=False)
+                case _:
+                    path = await self._send(write(decision, self._today()))
+        except ApiError as error:
+            result = self._failed(kind, error)
+        else:
+            result = "ok"
+            self._told.discard(path)
+            if isinstance(decision, LetIn | Evict):
+                self._done.add((type(decision), decision.uid))
+            if isinstance(decision, LetIn):
+                self._metrics.admission_seconds.observe(max(0.0, self._today().timestamp() - decision.created))
+            if isinstance(decision, Evict):
+                self._metrics.evictions.labels(decision.cause).inc()
+                told = {"pod": f"{decision.namespace}/{decision.name}", "beneficiary": decision.beneficiary}
+                _log.info("pod evicted", extra=told | {"why": decision.reason})
         self._metrics.writes.labels(kind, result).inc()
         return result == "ok"
 

@@ -24,6 +24,7 @@ from brain.decide.governed import SYSTEM_NAMESPACE, governance
 from brain.decide.gpumemory import GpuMemory
 from brain.decide.ground import Ground, Land
 from brain.decide.groups import spares
+from brain.decide.holds import Holds
 from brain.decide.housing import Housing, expecting
 from brain.decide.ledger import Books
 from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome
@@ -31,6 +32,7 @@ from brain.decide.partition import Plan
 from brain.decide.passing import Passing
 from brain.decide.waiting import Entry, Waiting
 from brain.decide.why import Reason
+from brain.model.hold import Hold
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from n8s import names
@@ -51,6 +53,7 @@ class Admission:
         held: nodes whose order waits: a pod that room is made for there is not nominated yet.
         waits: why pods of quotas are not let in, or not bound, by key.
         reclaiming: keys of pods that others are evicted for, or that wait for the room of pods on their way out.
+        holds: by key, the room kept for pods as others leave it.
     """
 
     plan: Plan
@@ -58,6 +61,7 @@ class Admission:
     held: frozenset[str] = frozenset()
     waits: Mapping[str, str] = field(default_factory=dict)
     reclaiming: frozenset[str] = frozenset()
+    holds: Mapping[str, Hold] = field(default_factory=dict)
 
 
 def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -> Admission:
@@ -111,6 +115,7 @@ class Round:
         self.waiting = Waiting(snapshot, governed.of, memory)
         self.land = Land(snapshot)
         self._as_it_is = Ground(self.land, now=True)
+        self._holds = Holds(snapshot)
         self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
         self._outcome = Outcome(snapshot, memory, self.waiting.others)
         for known in self._accounts.values():
@@ -123,7 +128,7 @@ class Round:
         """What follows; ``opened`` are written besides."""
         expects: dict[str, str] = {}
         if self._leaving:
-            expects = expecting(self.land, self.waiting, self._books.later, self._leaving)
+            expects = expecting(self.land, self.waiting, self._books.later, self._leaving, self._holds)
         passing = Passing(self._books, self.waiting, expects)
         housing = Housing(self._snapshot, self.land, self.waiting, expects, self._leaving)
         accepted, plan = self._settled(passing, housing, expects)
@@ -132,7 +137,8 @@ class Round:
         outcome = self._outcome
         outcome.decisions += _nominations(self._snapshot, plan, {entry.key for entry in self.waiting.gated})
         decisions = (*opened, *outcome.decisions)
-        return Admission(plan, decisions, held, outcome.waits, frozenset(outcome.reclaiming))
+        holds = self._holds.standing({entry.key for entry in (*self.waiting.gated, *self.waiting.inside)})
+        return Admission(plan, decisions, held, outcome.waits, frozenset(outcome.reclaiming), holds)
 
     def _settled(self, passing: Passing, housing: Housing, expects: Mapping[str, str]) -> tuple[list[Entry], Plan]:
         """Those that pass and have room, and the plan that gives it to them: made again without those without."""
@@ -213,6 +219,7 @@ class Round:
             self._borrowers,
             ground,
             as_it_is=self._as_it_is,
+            holds=self._holds,
             leaving=bool(self._leaving),
         )
 

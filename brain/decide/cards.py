@@ -131,7 +131,8 @@ class Stacks:
                 if state.limit is not None and state.cards:
                     after = self.state(state.site, state.table, state.free, None, state.load)
                     for card in state.cards:
-                        self.push(card, after)
+                        card.state = after
+                    after.cards += state.cards
                     lifted.append((state, state.cards))
                     state.cards = []
         return lifted

@@ -16,6 +16,7 @@ from brain.decide.fillings import DESTROYED, MADE
 from brain.decide.grid import Grid
 from brain.decide.kinds import Kind
 from brain.decide.rooms import Room, Step, single
+from brain.model.mig import Placement
 from brain.model.pod import Pod
 
 _TRIES: Final = 64
@@ -26,12 +27,23 @@ GENTLE: Final = (MADE, DESTROYED, ANYTHING)
 """What an instance of a pod with several may cost, sweep by sweep: nothing made; nothing destroyed; anything."""
 
 
+_Made = tuple[tuple[int, Placement], ...]
+
+
 class Given(NamedTuple):
-    """What one pod gets: a node, and there some instances."""
+    """What one pod gets: a node, and there some instances.
+
+    Attributes:
+        pod: the pod.
+        room: the node.
+        steps: the instances.
+        made: those that must be made: GPU index and placement.
+    """
 
     pod: Pod
     room: Room
     steps: tuple[Step, ...]
+    made: _Made
 
 
 class Deal:
@@ -140,8 +152,8 @@ class Deal:
 
     def settle(self) -> Iterator[Given]:
         """Fill the rooms' GPUs at the least cost; what each pod gets, by kind and rank."""
-        pools: dict[int, dict[str, list[Step]]] = {}
-        parts: dict[int, _Part] = {}
+        pools: dict[int, _Pool] = {}
+        parts: dict[tuple[int, int, int], _Part] = {}
         given = {id(room) for _, room in self.served_at}
         for site in self._nodes:
             for room, cards in site:
@@ -149,17 +161,18 @@ class Deal:
                     pools[id(room)] = _filled(room, cards, parts)
                     room.free = self._free[id(room)]
         turns = [iter(kind.pods) for kind in self._kinds]
-        devices = [tuple(kind.sample.mig_request.items()) for kind in self._kinds]
+        devices = [[name for name, n in kind.sample.mig_request.items() for _ in range(n)] for kind in self._kinds]
         for kind, room in self.served_at:
             pod = next(turns[kind])
             pool = pools[id(room)]
-            asked = devices[kind]
-            if len(asked) == 1 and asked[0][1] == 1:
-                steps: tuple[Step, ...] = (pool[asked[0][0]].pop(),)
-            else:
-                steps = tuple([pool[name].pop() for name, count in asked for _ in range(count)])
+            first, *others = devices[kind]
+            step, made = pool[first].pop()
+            steps: tuple[Step, ...] = (step,)
+            for name in others:
+                step, more = pool[name].pop()
+                steps, made = (*steps, step), (*made, *more)
             room.given.append(pod)
-            yield Given(pod, room, steps)
+            yield Given(pod, room, steps, made)
         self.clear()
 
     def clear(self) -> None:
@@ -186,9 +199,9 @@ class Deal:
 
         def enqueue(state: State) -> None:
             if state.order not in queued:
+                queued.add(state.order)
                 move = self._stacks.move(state, unit)
                 if move is not None:
-                    queued.add(state.order)
                     heapq.heappush(queue, (move[0], state.order, state, move[1]))
 
         for site in sites:
@@ -233,10 +246,12 @@ class Deal:
                 waiting = [kind for kind, wanted in most.items() if wanted]
                 if not waiting:
                     return
+                full = False  # then for all kinds: they ask for the same devices
                 for kind in waiting:
-                    while most[kind] and self._fits(kind, room):
+                    while not full and most[kind] and self._fits(kind, room):
                         moves = self._find(cards, needs, limit)
                         if moves is None:
+                            full = True
                             break
                         for card, state in moves:
                             self._stacks.push(card, state)
@@ -311,52 +326,62 @@ class Deal:
         self.served_at.append((kind, room))
 
 
+_Pool = dict[str, list[tuple[Step, _Made]]]
+"""By resource, the instances that a node gives, each with itself where it must be made."""
+
+
 class _Part(NamedTuple):
-    """What the load of a state consists of.
+    """What the load of a state consists of, on a GPU.
 
     Attributes:
         chosen: the set of instances.
         gone: free instances that go for it.
-        made: those to be made, with their resources.
-        exist: those that exist, likewise.
+        instances: each with its resource; those to be made first.
     """
 
     chosen: int
     gone: int
-    made: tuple[tuple[str, int], ...]
-    exist: tuple[tuple[str, int], ...]
+    instances: tuple[tuple[str, tuple[Step, _Made]], ...]
 
     @staticmethod
-    def of(state: State, grid: Grid) -> _Part:
-        """The part of a state of GPUs of one model."""
+    def of(state: State, grid: Grid, position: int, index: int) -> _Part:
+        """The part of a state on the GPU of a model, position and index."""
         _, chosen = state.table.best(state.free, state.load)
-        resources = [(grid.profiles[grid.places[one.bit_length() - 1].profile].resource, one) for one in single(chosen)]
-        return _Part(
-            chosen,
-            grid.gone(state.table.kept, state.free, chosen) | chosen,
-            tuple(each for each in resources if not each[1] & state.free),
-            tuple(each for each in resources if each[1] & state.free),
-        )
+        instances = [
+            (
+                grid.profiles[grid.places[one.bit_length() - 1].profile].resource,
+                (Step(position, one, make=not one & state.free), grid.on_gpu(index, one)),
+            )
+            for one in single(chosen)
+        ]
+        instances.sort(key=lambda each: not each[1][0].make)
+        return _Part(chosen, grid.gone(state.table.kept, state.free, chosen) | chosen, tuple(instances))
 
 
-def _filled(room: Room, cards: Sequence[Card], parts: dict[int, _Part]) -> dict[str, list[Step]]:
+def _filled(room: Room, cards: Sequence[Card], parts: dict[tuple[int, int, int], _Part]) -> _Pool:
     """Put the loads of a node's GPUs into them; the instances by resource, those that exist last."""
-    pool: dict[str, list[Step]] = {}
-    exist: list[tuple[str, Step]] = []
+    pool: _Pool = {}
+    exist: list[tuple[str, tuple[Step, _Made]]] = []
     gpus = list(room.gpus)
     for card in cards:
-        state = card.state
+        state, position = card.state, card.position
         if state.load:
-            gpu = gpus[card.position]
-            part = parts.get(state.order)
+            gpu = gpus[position]
+            known = (state.order, position, gpu.gpu.index)
+            part = parts.get(known)
             if part is None:
-                part = parts[state.order] = _Part.of(state, gpu.grid)
+                part = parts[known] = _Part.of(state, gpu.grid, position, gpu.gpu.index)
             gpu.free &= ~part.gone
             gpu.kept |= part.chosen
-            for resource, one in part.made:
-                pool.setdefault(resource, []).append(Step(card.position, one, make=True))
-            for resource, one in part.exist:
-                exist.append((resource, Step(card.position, one, make=False)))
-    for resource, step in exist:
-        pool.setdefault(resource, []).append(step)
+            for resource, each in part.instances:
+                step = each[0]
+                given = (step, ()) if step.chosen & gpu.before else each
+                if not step.make:
+                    exist.append((resource, given))
+                elif resource in pool:
+                    pool[resource].append(given)
+                else:
+                    pool[resource] = [given]
+    for resource, given in exist:
+        pool.setdefault(resource, []).append(given)
     return pool

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from brain.decide.partition import Plan
+from brain.model.hold import Hold
 from brain.model.mig import Geometry
 from brain.model.quota import Quota, QuotaStatus
 
@@ -183,6 +184,7 @@ class Decisions:
         plan: what they carry out, for the inventory and metrics.
         fitting: keys of waiting pods that fit as things are: the next snapshot says for how long they do.
         waits: by key, what pods of quotas wait for before they are let in or bound.
+        holds: by key, the room kept for pods as others leave it: the next snapshot says for how long it is.
         wake_seconds: after how long to decide again though nothing changed; None when time alone changes nothing.
     """
 
@@ -190,4 +192,5 @@ class Decisions:
     plan: Plan = field(default_factory=Plan)
     fitting: frozenset[str] = frozenset()
     waits: Mapping[str, str] = field(default_factory=dict)
+    holds: Mapping[str, Hold] = field(default_factory=dict)
     wake_seconds: float | None = None

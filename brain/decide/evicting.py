@@ -6,11 +6,13 @@ Whom a pod may evict is not decided here, nor which set of those is the cheapest
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from brain.decide.borrowers import Borrowers
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.ground import Ground, PodSites
+from brain.decide.holds import RESTING, Holds
 from brain.decide.ledger import Books
 from brain.decide.outcome import NONE, Outcome
 from brain.decide.reclaim import Case, Reclaim, cheapest
@@ -18,7 +20,9 @@ from brain.decide.waiting import OWNER, Entry, Waiting
 from brain.decide.why import Reason
 
 MOST_RECLAIMS: Final = 16
-"""Pods for which a round searches among those that may be evicted for them; the next round goes on."""
+"""Pods that a round evicts others for; the next round goes on."""
+MOST_LOOKS: Final = 300_000
+"""Pods and nodes that a round looks at for reclaims, about: a few tens of searches on a large cluster."""
 
 
 class Evicting:
@@ -33,6 +37,7 @@ class Evicting:
         ground: Callable[[], Ground],
         *,
         as_it_is: Ground,
+        holds: Holds,
         leaving: bool,
     ) -> None:
         """What a round knows.
@@ -44,6 +49,7 @@ class Evicting:
             borrowers: makes those that may have to go, without those that this round evicts.
             ground: makes the nodes as they are once all have their room that got some.
             as_it_is: the nodes as they are now.
+            holds: for whom room may be kept as others leave it.
             leaving: whether pods are on their way out.
         """
         self._books = books
@@ -52,11 +58,15 @@ class Evicting:
         self._make_borrowers = borrowers
         self._make_ground = ground
         self._as_it_is = as_it_is
+        self._holds = holds
         self._borrowers: Borrowers | None = None
         self._ground = ground()
         self._leaving = leaving
         self._carried: list[tuple[Entry, Reclaim]] = []
-        self._searches = 0
+        self._looks = 0
+        self._reclaims = 0
+        self._full: set[object] = set()
+        self._freed: set[str] = set()
 
     def run(self, together: Iterable[tuple[Entry, Sequence[Entry]]], why: Mapping[str, Reason]) -> None:
         """Look for room for some, by rank: for each alone, or for as many of its group as are of use.
@@ -69,16 +79,20 @@ class Evicting:
                 self._group(members, self._needs[entry.pod.group], why)
                 continue
             reason = why.get(entry.key)
-            if self._searches >= MOST_RECLAIMS or (reason is not None and reason.later):
+            if self._done() or (reason is not None and reason.later):
                 self._outcome.refuse(entry, reason)
                 continue
             if not entry.pod.gated:
                 self._books.discharge(entry.quota, entry.request, summed=entry.summed)
-            asks, selector = (tuple(sorted(of.items())) for of in (entry.request, entry.pod.node_selector))
-            kind = entry.quota.key, asks, entry.pod.priority, entry.pod.node_affinity, selector
-            found = None if kind in vain else self.found(entry)
-            if found is None:
+            shape = self._ground.shape(entry.pod)
+            kind = (entry.quota.key, entry.pod.priority, shape) if shape is not None else entry.key
+            resting = self._holds.rests(entry.pod, ever=False)
+            found = None if kind in vain or resting else self.found(entry)
+            if found is None and not resting:
                 vain.add(kind)
+            if resting or (found is not None and not self._holds.keeps(entry.pod, found)):
+                found, entry.wait = None, RESTING
+            if found is None:
                 self._outcome.refuse(entry, reason)
                 self._without(entry)
             else:
@@ -103,10 +117,30 @@ class Evicting:
         victims = victims_for(later, quota, pod, request, own=able.of(quota), borrowers=able.over)
         if not victims:
             return None
-        self._searches += 1
         units = able.units(victims, pod)
+        self._looks += len(victims)
+        if not self._has_room(sites):
+            nodes = {victim.pod.node for victim in victims}
+            nodes.update(victim.pod.node for unit in units.values() for victim in unit.victims)
+            sites = replace(sites, only=nodes)
         found = cheapest(Case(quota, later.refusals(quota, request), victims, sites, able.allowed, units))
         return found if found is not None and found.victims else None
+
+    def _done(self) -> bool:
+        """Whether the rest is for the next round."""
+        return self._reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS
+
+    def _has_room(self, sites: PodSites) -> bool:
+        """Whether a pod fits on some node though nobody goes: where one did not, the next that is alike hardly will."""
+        shape = self._ground.shape(sites.pod)
+        nodes = sites.nodes()
+        if shape in self._full:
+            nodes = [node for node in nodes if node in self._freed]
+        self._looks += len(nodes)
+        found = any(sites.fits(node, ()) for node in nodes)
+        if shape is not None and not found:
+            self._full.add(shape)
+        return found
 
     def _able(self) -> Borrowers:
         """Who may have to go: found when first asked for."""
@@ -119,13 +153,15 @@ class Evicting:
         before = list(self._carried)
         got: list[tuple[Entry, Reclaim]] = []
         for entry in members:
-            found = self.found(entry, idle=True) if self._searches < MOST_RECLAIMS else None
+            able = not self._done() and not self._holds.rests(entry.pod)
+            found = self.found(entry, idle=True) if able else None
             if found is not None:
                 self._count(entry, found)
                 got.append((entry, found))
         served = {entry.key for entry, _ in got} if len(got) >= need else set[str]()
         if served:
             for entry, found in got:
+                self._holds.keeps(entry.pod, found)
                 self._next(entry, found)
         else:
             for entry, found in reversed(got):
@@ -134,6 +170,8 @@ class Evicting:
                         self._books.later.charge(victim.quota, victim.request)
                 self._books.discharge(entry.quota, entry.request)
             self._borrowers, self._carried, self._ground = None, [], self._make_ground()
+            self._reclaims = 0
+            self._full.clear()
             for entry, found in before:
                 self._count(entry, found, charge=False)
         for entry in members:
@@ -161,9 +199,11 @@ class Evicting:
         """From here on in this round the victims are gone, and the pod is there."""
         self._carried.append((entry, found))
         if found.victims:
+            self._reclaims += 1
             self._able().gone(found.victims)
             self._leaving = True
         self._ground.release(victim.pod for victim in found.victims)
+        self._freed.update(victim.pod.node for victim in found.victims)
         self._ground.take(entry.pod, found.node)
         if charge:
             for victim in found.victims:

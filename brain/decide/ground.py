@@ -7,7 +7,7 @@ at when they are first asked about. Mutable; made for one round and thrown away.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -72,6 +72,13 @@ class Ground:
         self._rooms: dict[str, Room] = {}
         self._held: dict[str, dict[str, list[tuple[int, int]]]] = {}
         self._grids = Grids()
+
+    def shape(self, pod: Pod) -> object | None:
+        """What says where a pod fits; None where other pods have a say in it."""
+        if pod.host_ports or not self._land.alone(pod):
+            return None
+        asks, selector = (tuple(sorted(of.items())) for of in (pod.request, pod.node_selector))
+        return asks, selector, pod.node_affinity, pod.tolerations
 
     def suiting(self, pod: Pod) -> Sequence[str]:
         """See :meth:`Land.suiting`."""
@@ -203,14 +210,16 @@ def _shows(node: Node, pod: Pod) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PodSites:
-    """Where one pod may fit."""
+    """Where one pod may fit; ``only``: the nodes that are worth looking at, where that is known."""
 
     ground: Ground
     pod: Pod
+    only: Set[str] | None = None
 
-    def nodes(self) -> Iterable[str]:
+    def nodes(self) -> Sequence[str]:
         """Nodes that suit the pod, by name."""
-        return self.ground.suiting(self.pod)
+        suiting = self.ground.suiting(self.pod)
+        return suiting if self.only is None else [name for name in suiting if name in self.only]
 
     def fits(self, node: str, without: Sequence[Victim]) -> bool:
         """Whether the pod fits on a node once some of its pods have gone."""

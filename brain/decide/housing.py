@@ -13,6 +13,7 @@ from typing import Final
 
 from brain.decide.entitlement import passes
 from brain.decide.ground import Ground, Land
+from brain.decide.holds import Holds
 from brain.decide.ledger import Ledger
 from brain.decide.partition import Plan
 from brain.decide.waiting import Entry, Waiting, natural
@@ -23,7 +24,7 @@ MOST_EXPECTING: Final = 16
 """Pods that are looked at for the room of those on their way out."""
 
 
-def expecting(land: Land, waiting: Waiting, later: Ledger, leaving: Set[str]) -> dict[str, str]:
+def expecting(land: Land, waiting: Waiting, later: Ledger, leaving: Set[str], holds: Holds) -> dict[str, str]:
     """Who gets the room of those on their way out, first come first, by key with the node: until then it is kept.
 
     Args:
@@ -31,13 +32,14 @@ def expecting(land: Land, waiting: Waiting, later: Ledger, leaving: Set[str]) ->
         waiting: those that wait.
         later: what is used once those have gone; changed meanwhile, and left as it was.
         leaving: nodes that have pods on their way out.
+        holds: for whom room may be kept.
     """
     ground = Ground(land)
-    gated = [entry for entry in waiting.gated if not entry.pod.group]
+    gated = [entry for entry in waiting.gated if not (entry.pod.group or holds.rests(entry.pod))]
     for entry in gated:
         entry.owner = later.owns(entry.quota, entry.request)
         entry.tier = waiting.ahead.tier(entry, natural(entry, later))
-    inside = [entry for entry in waiting.inside if entry.pod.unschedulable]
+    inside = [entry for entry in waiting.inside if entry.pod.unschedulable and not holds.rests(entry.pod)]
     found: dict[str, str] = {}
     charged = []
     for entry in sorted([*inside, *gated], key=lambda entry: entry.rank)[:MOST_EXPECTING]:
@@ -126,6 +128,8 @@ class Housing:
             members = [entry for entry in accepted if entry.pod.group == group]
             if short[group] and len(members) - short[group] < need:
                 found += [entry for entry in members if entry.key not in gone]
+        gone = {entry.key for entry in found}
+        self.placed = [(pod, node) for pod, node in self.placed if pod.key not in gone]
         return found
 
     def _ground(self, plan: Plan, *, now: bool = False) -> Ground:
@@ -176,12 +180,10 @@ class Housing:
                 return False
             return kept is None or not self._others_expect(pod, node) or kept.fits(pod, node)
 
-        alone = not pod.host_ports and self._land.alone(pod)
-        if kept is None or not alone or pod.nominated or pod.key in self._expects:
+        kind = ground.shape(pod)
+        if kept is None or kind is None or pod.nominated or pod.key in self._expects:
             suiting = sorted(ground.suiting(pod), key=lambda node: node != pod.nominated)
             return next((node for node in suiting if free(node)), None)
-        asks, selector = (tuple(sorted(of.items())) for of in (pod.request, pod.node_selector))
-        kind = asks, selector, pod.node_affinity, pod.tolerations
         nodes = self._untried.get(kind)
         if nodes is None:
             nodes = self._untried[kind] = list(reversed(ground.suiting(pod)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,7 +49,7 @@ def shape(pod: Pod) -> tuple[object, ...]:
 def kinds_of(pods: Sequence[Pod], tags: Mapping[str, Hashable] | None = None) -> list[Kind]:
     """Kinds of pods, in the order of their first pods; ``tags``, by key, tell more of them apart."""
     tagged = tags or {}
-    as_written: dict[tuple[object, ...], list[Pod]] = {}
+    as_written: defaultdict[tuple[object, ...], list[Pod]] = defaultdict(list)
     for pod in pods:
         # The same maps are mostly written in the same order; what is left to sort is little.
         written = (
@@ -60,7 +61,7 @@ def kinds_of(pods: Sequence[Pod], tags: Mapping[str, Hashable] | None = None) ->
             pod.host_ports,
             tagged.get(pod.key) if tagged else None,
         )
-        as_written.setdefault(written, []).append(pod)
+        as_written[written].append(pod)
     merged: dict[tuple[object, ...], list[Pod]] = {}
     mixed = set()
     for members in as_written.values():

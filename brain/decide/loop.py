@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from brain.decide import governed, overdue, quotas, reasons, repartition, standing
+from brain.decide import governed, holds, overdue, quotas, reasons, repartition, standing
 from brain.decide.admission import Admission, admit
 from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict
 from brain.decide.partition import Plan
@@ -50,7 +50,8 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     wakes = [turn.wake_seconds for turn in turns if turn.wake_seconds is not None]
     fitting = plan.tried | _fitting(snapshot, as_it_is)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
-    return Decisions(tuple(decisions), plan, fitting, admission.waits, min(wakes, default=None))
+    wakes += (wake for hold in admission.holds.values() if (wake := holds.wake_seconds(hold)) is not None)
+    return Decisions(tuple(decisions), plan, fitting, admission.waits, admission.holds, min(wakes, default=None))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -214,22 +214,24 @@ class _Pile:
     def __init__(self, states: Sequence[State], capacity: dict[int, float]) -> None:
         """Of states, and by node how many pods find cpu and memory there."""
         self._capacity = capacity
-        self._cards: dict[int, deque[tuple[int, Card]]] = {}
+        self._cards: defaultdict[int, deque[tuple[int, Card]]] = defaultdict(deque)
         cards = [card for state in states for card in reversed(state.cards) if card.state is state]
         for turn, card in enumerate(cards):
-            self._cards.setdefault(id(card.room), deque()).append((turn, card))
+            self._cards[id(card.room)].append((turn, card))
 
     def take(self, pods: int) -> Iterator[Card]:
         """One GPU after the other, each for so many pods."""
         queue = [(-self._capacity[room], cards[0][0], room) for room, cards in self._cards.items() if cards]
         heapq.heapify(queue)
         while queue:
-            _, turn, room = heapq.heappop(queue)
+            _, turn, room = queue[0]
             cards = self._cards[room]
             card = cards.popleft()[1]
             self._capacity[room] -= pods
             if cards:
-                heapq.heappush(queue, (-self._capacity[room], turn, room))
+                heapq.heapreplace(queue, (-self._capacity[room], turn, room))
+            else:
+                heapq.heappop(queue)
             yield card
 
 

@@ -295,10 +295,9 @@ class _Planning:
             pods = [pod for pod in pods if pod.key not in self._assigned and pod.key not in tags]
         if outcome is None:
             outcome = wide.spread(self._rooms, kinds_of(pods))
-        for pod, room, steps in outcome.given:
+        for pod, room, steps, made in outcome.given:
             key = pod.key
             self._assigned[key] = room.node.name
-            made = room.made(steps)
             if made:
                 self._made[key] = made
             if tags and key in tags:

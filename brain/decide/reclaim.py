@@ -136,7 +136,8 @@ class _Search:
         self._sites = case.sites
         whole = {group: tuple(sorted(unit.victims, key=_NEWEST)) for group, unit in case.units.items()}
         self._whole = {group: each for group, each in whole.items() if all(map(self._may_go, each))}
-        self._alone = sorted((v for v in case.victims if self._may_go(v) and self._spare(v)), key=_NEWEST)
+        able = [v for v in case.victims if not v.budgets or self._may_go(v)]
+        self._alone = sorted(filter(self._spare, able) if case.units else able, key=_NEWEST)
         # With their group those go, too, that may not go by themselves.
         beside = {v.pod.key: v for each in self._whole.values() for v in each}
         for v in self._alone:
@@ -154,6 +155,8 @@ class _Search:
         self._all_kinds = 0
 
     def run(self) -> Reclaim | None:
+        if not self._would_do():
+            return None
         best: tuple[tuple[object, ...], Reclaim] | None = None
         for node, needed in self._standing():
             chosen = self._closed(needed)
@@ -165,6 +168,16 @@ class _Search:
                 if best is None or key < best[0]:
                     best = key, Reclaim(node, tuple(sorted(victims, key=lambda v: v.pod.key)))
         return best[1] if best is not None else None
+
+    def _would_do(self) -> bool:
+        """Whether the quota would let the pod pass if all went."""
+        short = self._short
+        if any(short):
+            beside = [[v] for v in self._victims if v.pod.key in self._beside] if self._beside else []
+            for alike in (*self._alike(), *beside):
+                gives = self._gives(alike[0])
+                short = tuple(lack - len(alike) * each for lack, each in zip(short, gives, strict=True))
+        return all(lack <= 0 for lack in short)
 
     def _standing(self) -> Iterator[tuple[str, tuple[Victim, ...]]]:
         """Nodes with the sets of their pods without which the pod fits there, and from which none can be left out."""

@@ -255,7 +255,7 @@ class Room:
     @property
     def pristine(self) -> bool:
         """Whether no plan has done anything with it."""
-        return self.untouched is not None and not self.given and not self.holds
+        return not self.given and not self.holds and self.untouched is not None
 
     @property
     def settled(self) -> bool:
@@ -268,8 +268,7 @@ class Room:
         """What follows from the contents of each of its GPUs."""
         change = not self.fixed_reason
         return [
-            _known(Content(gpu.grid, gpu.gpu.problem, gpu.kept, gpu.free), gpu.gpu.slots, change=change)
-            for gpu in self.gpus
+            _known(gpu.grid, gpu.gpu.problem, gpu.kept, gpu.free, gpu.gpu.slots, change=change) for gpu in self.gpus
         ]
 
     @property
@@ -561,11 +560,12 @@ def forget_changed() -> None:
 
 
 @lru_cache(maxsize=50_000)
-def _known(content: Content, slots: int, *, change: bool) -> _Known:
-    grid, problem, kept, free = content
+def _known(grid: Grid, problem: str, kept: int, free: int, slots: int, *, change: bool) -> _Known:
     taken = grid.slots(kept)
     left, piece = (0, 0) if problem else (slots - taken.bit_count(), _piece(slots, taken))
-    return _Known(content, grid.gives(kept, free, change=change and not problem), left, piece)
+    return _Known(
+        Content(grid, problem, kept, free), grid.gives(kept, free, change=change and not problem), left, piece
+    )
 
 
 def _contents(known: Iterable[_Known]) -> Mapping[int, Content]:

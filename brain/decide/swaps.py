@@ -5,6 +5,7 @@ GPUs are not touched: what a node gives stays the same, only who gets it differs
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -27,14 +28,15 @@ class Swaps:
         self._deal = deal
         self._asks = asks
         self._alike = {kind: tuple(other for other in kinds if other != kind) for kinds in shapes for kind in kinds}
-        self._here: dict[int, list[int]] = {}
-        self._of_kind: dict[int, list[int]] = {}
+        self._here: defaultdict[int, list[int]] = defaultdict(list)
+        self._of_kind: defaultdict[int, list[int]] = defaultdict(list)
         for number, (kind, room) in enumerate(deal.served_at):
-            self._here.setdefault(id(room), []).append(number)
-            self._of_kind.setdefault(kind, []).append(number)
+            self._here[id(room)].append(number)
+            self._of_kind[kind].append(number)
         name = _scarcest(asks)
+        lacking = [-deal.free(room).get(name, 0) for _, room in deal.served_at]
         for numbers in self._of_kind.values():
-            numbers.sort(key=lambda number: -deal.free(deal.served_at[number][1]).get(name, 0))
+            numbers.sort(key=lacking.__getitem__)
 
     def make_room(self, kind: int, room: Room) -> bool:
         """Exchange pods of a node for less demanding ones until a pod of a kind fits; whether it does."""

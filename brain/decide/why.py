@@ -187,15 +187,20 @@ def _reason(
     found: defaultdict[str, list[Sequence[int]]] = defaultdict(list)
     near: list[Sequence[int]] = []
     later = False
-    needed: dict[int, int] = {}
+    needed: dict[int, tuple[int, str]] = {}
     for (room, members, _, slots, piece, problem), refusal in nodes:
         reason = refusal or _lacking(pod, asks, room)
-        if slots is not None and not reason and not room.fixed_reason:
-            # By far the most nodes of a crowded cluster come here.
-            size = needed.get(id(room.sizes))
-            if size is None:
-                size = needed[id(room.sizes)] = _size(pod, room)
-            if size:
+        if slots is not None and not reason:
+            # By far the most nodes of a crowded cluster come here; those of a model are told apart by little.
+            if (known := needed.get(id(room.sizes))) is None:
+                unknown = room.unknown(pod)
+                lack = f"has no GPU that can hold {unknown[0]}" if unknown else ""
+                known = needed[id(room.sizes)] = 0 if lack else _size(pod, room), lack
+            size, lack = known
+            if lack:
+                found[lack].append(members)
+                continue
+            if not room.fixed_reason:
                 if slots < size:
                     reason = f"has no GPU that can be partitioned: {problem}" if problem else TOO_FEW
                 elif together and room.option(pod, change=True):
@@ -206,13 +211,8 @@ def _reason(
                 found[reason].append(members)
                 near.append(members)
                 continue
-        unknown = room.unknown(pod)
-        later = later or (not reason and not unknown and room.busy)
-        if not reason and unknown and room.gpus:
-            reason = f"has no GPU that can hold {unknown[0]}"
-        elif not reason:
-            reason = room.fixed_reason or _NO_DEVICES
-        found[reason].append(members)
+        later = later or (not reason and room.busy and not room.unknown(pod))
+        found[reason or room.fixed_reason or _NO_DEVICES].append(members)
     lacks = tuple(
         Lack(text, sum(map(len, found[text])), _first(rooms, found[text]))
         for text in sorted(found, key=lambda text: (text not in _NEAREST, text))
@@ -233,11 +233,8 @@ def _lacking(pod: Pod, asks: Mapping[str, int], room: Room) -> str:
 
 
 def _size(pod: Pod, room: Room) -> int:
-    """Slots that a pod takes on a node; 0 where no GPU can hold it."""
-    devices = pod.mig_request
-    if any(name not in room.sizes for name in devices):
-        return 0
-    return sum(count * room.sizes[name] for name, count in devices.items())
+    """Slots that a pod takes on a node whose GPUs can hold it."""
+    return sum(count * room.sizes[name] for name, count in pod.mig_request.items())
 
 
 def _helping(pod: Pod, asks: Mapping[str, int], rooms: Iterable[Room]) -> Help | None:

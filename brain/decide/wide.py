@@ -55,7 +55,10 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) 
 
     None, and nothing is changed, where that is less than a share of its bound.
     """
-    bare = [room for room in rooms if not room.gpus]
+    bare: list[Room] = []
+    ours: list[Room] = []
+    for room in rooms:
+        (ours if room.gpus else bare).append(room)
     beside: list[Given] = []
     left = []
     for kind in kinds:
@@ -63,7 +66,6 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) 
         beside += given
         if len(given) < len(kind.pods):
             left.append(Kind(kind.pods[len(given) :], kind.sample))
-    ours = [room for room in rooms if room.gpus]
     few = parts(ours, left) if sum(len(kind.pods) for kind in left) * FEW <= len(ours) else None
     if few is None:
         deal, bound = _best(*_matching(ours, left))
@@ -117,7 +119,7 @@ def _as_it_is(kind: Kind, rooms: Sequence[Room]) -> Iterator[Given]:
     for room in rooms:
         while pod is not None and room.knows(pod) and not room.refusal(pod) and room.option(pod, change=False):
             room.take(pod, ())
-            yield Given(pod, room, ())
+            yield Given(pod, room, (), ())
             pod = next(pods, None)
 
 

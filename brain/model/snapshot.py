@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from brain.model.budget import Budget
+from brain.model.hold import Hold
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.quota import Quota
@@ -39,6 +40,7 @@ class Snapshot:
         namespaces: the labels of each namespace that is known, by name.
         jobs: how many pods each Job wants at once, by the group of its pods; Jobs of one pod may be left out.
         budgets: the PodDisruptionBudgets.
+        holds: by pod key, the room that this brain has kept for a waiting pod as others leave it.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -48,6 +50,7 @@ class Snapshot:
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     jobs: Mapping[str, int] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
+    holds: Mapping[str, Hold] = field(default_factory=dict)
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""

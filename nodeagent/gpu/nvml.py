@@ -184,6 +184,11 @@ class Device:
         except NotSupportedError:
             return 0
 
+    def file(self) -> str:
+        """Its device file, e.g. ``/dev/nvidia0``, whose number need not be the index."""
+        with self._asked("reading its minor number"):
+            return f"/dev/nvidia{int(pynvml.nvmlDeviceGetMinorNumber(self._handle))}"
+
     def virtualization(self) -> int:
         """NVML's virtualization mode; 0 (none) also where the driver does not know the question."""
         try:
@@ -210,11 +215,14 @@ class Device:
         for enum in range(PROFILE_ENUMS):
             try:
                 info, name = self._profile_info(enum)
-                starts, size = self._placements(info.id)
             except NotSupportedError:
                 continue
             except InvalidArgumentError:
                 break
+            try:
+                starts, size = self._placements(info.id)
+            except (NotSupportedError, InvalidArgumentError):
+                continue
             if starts:
                 found.append(
                     GpuProfile(

@@ -17,7 +17,6 @@ import logging
 import re
 import threading
 import time
-from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +26,14 @@ from nodeagent.errors import (
     DriverError,
     DriverMissingError,
     GpuLostError,
+    InUseError,
     InvalidArgumentError,
     NotFoundError,
     NotSupportedError,
 )
 from nodeagent.gpu import nvml
 from nodeagent.gpu.driver import Gpu, Instance, Placement, Profile
+from nodeagent.processes import openers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,9 +45,8 @@ time from the other GPUs."""
 
 _MIG_OFF: Final = "MIG mode is off; enable it (nvidia-smi -mig 1) when nothing runs on the GPU"
 _MIG_PENDING: Final = "its MIG mode changes at the next reset; reset the GPU or reboot the node when nothing runs there"
-_NO_MIG: Final = (
-    "this GPU has no MIG; let the node go without the label that enables partitioning, or leave it as it is"
-)
+_NO_MIG: Final = "this GPU has no MIG and is left as it is"
+_NO_PROFILES: Final = "MIG mode is on, but the driver tells no profile; update NVIDIA's driver on the node"
 _VGPU_GUEST: Final = "this is a virtual GPU of a virtual machine; its host decides how the GPU is partitioned"
 _VGPU_HOST: Final = "the GPU serves virtual machines, whose use of its instances cannot be seen from here"
 
@@ -56,9 +56,11 @@ logger = logging.getLogger(__name__)
 class NvmlDriver:
     """A :class:`nodeagent.gpu.driver.GpuDriver` on NVML. May be called from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        """Speak to the node's driver; ``proc`` is the node's proc file system."""
+        self._proc = proc
         self._library = _Library()
-        self._gpus: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+        self._gpus: dict[int, threading.Lock] = {}
         self._profiles: dict[str, tuple[nvml.GpuProfile, ...]] = {}
         self._compute_profiles: dict[tuple[str, int], tuple[nvml.ComputeProfile, ...]] = {}
         self._seen: dict[int, Gpu] = {}
@@ -81,14 +83,13 @@ class NvmlDriver:
         with self._library.use():
             gpus = []
             for index in range(nvml.gpu_count()):
-                with self._gpus[index]:
+                with self._alone(index):
                     gpus.append(self._read(index))
             return tuple(gpus)
 
     def create(self, gpu: int, placement: Placement) -> None:
         """See :class:`GpuDriver`."""
-        with self._library.use(), self._gpus[gpu]:
-            device = nvml.Device(gpu)
+        with self._changing(gpu) as device:
             profile = next((one for one in self._known(device) if one.name == placement.profile), None)
             if profile is None:
                 raise InvalidArgumentError(gpu, f"no profile {placement.profile}")
@@ -106,18 +107,39 @@ class NvmlDriver:
 
     def destroy(self, gpu: int, instance: Instance) -> None:
         """See :class:`GpuDriver`."""
-        with self._library.use(), self._gpus[gpu]:
-            found, inside, _ = self._meant(gpu, instance)
+        with self._changing(gpu) as device:
+            found, inside, _ = self._meant(device, instance)
             if inside is not None:
                 inside.destroy()
             found.destroy()
 
     def repair(self, gpu: int, instance: Instance) -> None:
         """See :class:`GpuDriver`."""
-        with self._library.use(), self._gpus[gpu]:
-            found, inside, profile = self._meant(gpu, instance)
+        with self._changing(gpu) as device:
+            found, inside, profile = self._meant(device, instance)
             if inside is None:
                 self._fill(gpu, found, profile, instance.placement)
+
+    @contextmanager
+    def _changing(self, gpu: int) -> Iterator[nvml.Device]:
+        """The GPU alone; where it is in use and NVML names nobody, the error tells who has it open."""
+        with self._library.use(), self._alone(gpu):
+            device = nvml.Device(gpu)
+            try:
+                yield device
+            except InUseError as error:
+                if error.processes:
+                    raise
+                raise InUseError(gpu, f"{error.detail}; it is open in {self._openers(device)}") from error
+
+    def _alone(self, gpu: int) -> threading.Lock:
+        return self._gpus.setdefault(gpu, threading.Lock())
+
+    def _openers(self, device: nvml.Device) -> str:
+        try:
+            return ", ".join(openers(device.file(), self._proc)) or "no other process that can be seen"
+        except (DriverError, OSError):
+            return "nobody knows which processes"
 
     def _read(self, index: int) -> Gpu:
         """One GPU; what cannot be read is as it was seen last, with nobody knowing who uses it."""
@@ -146,6 +168,8 @@ class NvmlDriver:
         """A GPU with MIG on, as it is now."""
         profiles = self._known(device, known.uuid)
         problems = [problem] if problem else []
+        if not profiles:
+            problems.append(_NO_PROFILES)
         instances = []
         for profile in profiles:
             for found in _gpu_instances(device, profile):
@@ -175,7 +199,7 @@ class NvmlDriver:
     def _known(self, device: nvml.Device, uuid: str | None = None) -> tuple[nvml.GpuProfile, ...]:
         """The GPU's profiles, which stay the same while MIG is on."""
         uuid = uuid or device.uuid()
-        if uuid not in self._profiles:
+        if not self._profiles.get(uuid):
             self._profiles[uuid] = device.profiles()
         return self._profiles[uuid]
 
@@ -187,10 +211,9 @@ class NvmlDriver:
         return [one for profile in self._compute_profiles[key] for one in found.compute_instances(profile)]
 
     def _meant(
-        self, gpu: int, instance: Instance
+        self, device: nvml.Device, instance: Instance
     ) -> tuple[nvml.GpuInstance, nvml.ComputeInstance | None, nvml.GpuProfile]:
         """The instance as it is now, if it is still the one that was meant: ids are given again."""
-        device = nvml.Device(gpu)
         uuid = device.uuid()
         for profile in self._known(device, uuid):
             if profile.name != instance.placement.profile:
@@ -203,7 +226,7 @@ class NvmlDriver:
                     return found, None, profile
                 if [one.profile.slices for one in inside] == [profile.slices] and inside[0].uuid == instance.uuid:
                     return found, inside[0], profile
-        raise NotFoundError(gpu, f"GPU instance {instance.id} is not {instance.placement} any more")
+        raise NotFoundError(device.index, f"GPU instance {instance.id} is not {instance.placement} any more")
 
     @staticmethod
     def _fill(gpu: int, found: nvml.GpuInstance, profile: nvml.GpuProfile, wanted: Placement) -> None:

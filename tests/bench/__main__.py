@@ -22,8 +22,16 @@ BENCHES: Final[Mapping[str, Callable[[], None]]] = {
 
 def main() -> int:
     """Runs the benches asked for, one after the other."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHES)} (default: all)")
+    lines = [
+        (name, (sys.modules[bench.__module__].__doc__ or "").partition("\n")[0]) for name, bench in BENCHES.items()
+    ]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description=__doc__,
+        epilog="\n".join(f"{name:14}{line}" for name, line in lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of those below (default: all)")
     chosen = parser.parse_args().names or list(BENCHES)
     unknown = sorted(set(chosen) - set(BENCHES))
     if unknown:

@@ -44,8 +44,9 @@ LIMIT_SECONDS: Final = 180.0
 _ROOM: Final = "1000000"
 
 
-class _Metadata(msgspec.Struct):
+class _Metadata(msgspec.Struct, rename="camel"):
     name: str
+    resource_version: str
 
 
 class _Spec(msgspec.Struct, rename="camel"):
@@ -79,6 +80,7 @@ class Seen:
             self.watches += 1
             async for line in kube.lines(f"/api/v1/namespaces/{TEAM}/pods", query, idle_seconds=LIMIT_SECONDS):
                 seen, now = decoder.decode(line).object, time.monotonic()
+                query["resourceVersion"] = seen.metadata.resource_version
                 if not seen.spec.scheduling_gates:
                     self.opened.setdefault(seen.metadata.name, now)
                 if seen.spec.node_name:
@@ -113,7 +115,7 @@ async def _measure(cluster: Cluster) -> None:
     async with await Kube.load(cluster.kubeconfig) as kube, asyncio.TaskGroup() as group:
         seen = Seen()
         beside = [group.create_task(_node(kube)), group.create_task(seen.follow(kube))]
-        await _one_by_one(kube, seen)
+        await _one_by_one(cluster, kube, seen)
         admitted = await _all_at_once(cluster, kube, seen)
         _rounds(cluster)
         ceiling = await _ceiling(cluster, kube)
@@ -124,8 +126,9 @@ async def _measure(cluster: Cluster) -> None:
             each.cancel()
 
 
-async def _one_by_one(kube: Kube, seen: Seen) -> None:
+async def _one_by_one(cluster: Cluster, kube: Kube, seen: Seen) -> None:
     made: dict[str, float] = {}
+    last = _all_let_in(cluster)
 
     async def create(name: str) -> None:
         made[name] = time.monotonic()
@@ -135,9 +138,8 @@ async def _one_by_one(kube: Kube, seen: Seen) -> None:
     await _together(create, listed)
     rate = PODS / (time.monotonic() - min(made.values()))
     await seen.all(seen.bound, listed)
-    print(
-        f"  as they come    {rate:6.0f} created a second, {_rate(seen.opened, listed, min(made.values())):.0f} let in"
-    )
+    let_in = PODS / (await last - min(made.values()))
+    print(f"  as they come    {rate:6.0f} created a second, {let_in:.0f} let in")
     for what, at in (("gate off", seen.opened), ("bound", seen.bound)):
         print(f"    {what:12} {_spread([at[name] - made[name] for name in listed])} after creation")
 
@@ -149,10 +151,11 @@ async def _all_at_once(cluster: Cluster, kube: Kube, seen: Seen) -> float:
     await _together(lambda name: _create(kube, name), listed)
     await asyncio.sleep(2)
     before, began = _cpu(cluster), time.monotonic()
-    _room(cluster, _ROOM)
+    last = _all_let_in(cluster)
+    await asyncio.to_thread(_room, cluster, _ROOM)
     await seen.all(seen.bound, listed)
     spent = {program: (value - before[program]) / PODS for program, value in _cpu(cluster).items()}
-    rate = _rate(seen.opened, listed, began)
+    rate = PODS / (await last - began)
     print(f"  all at once     {rate:6.0f} let in a second, {_rate(seen.bound, listed, began):.0f} bound")
     print(f"    ms of CPU    {', '.join(f'{program} {1000 * value:.1f}' for program, value in spent.items())} a pod")
     print(f"    {'gate off':12} {_spread([seen.opened[name] - began for name in listed])} after there was room")
@@ -191,17 +194,45 @@ async def _ceiling(cluster: Cluster, kube: Kube) -> float:
         return PODS / (time.monotonic() - began)
 
 
+def _let_in(url: str) -> float:
+    """How many pods the brain has let in so far."""
+    found = re.search(r'n8s_brain_writes_total\{result="ok",type="LetIn"\} (\S+)', _read(url))
+    return float(found.group(1)) if found else 0.0
+
+
+def _all_let_in(cluster: Cluster) -> asyncio.Task[float]:
+    """When the brain has let in so many pods from now on; looks five times a second, as a look takes its time, too."""
+    url = _metrics(cluster)
+    wanted = _let_in(url) + PODS
+
+    def look() -> float:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while _let_in(url) < wanted and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return time.monotonic()
+
+    return asyncio.create_task(asyncio.to_thread(look))
+
+
 def _rounds(cluster: Cluster) -> None:
     """What the parts of a round took the brain, by its metrics."""
-    (brain,) = _brains(cluster)
-    host, port = brain["status"]["podIP"], 8080
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    found = re.findall(r'n8s_brain_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', text)
+    found = re.findall(r'n8s_brain_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', _read(_metrics(cluster)))
     sums = {stage: float(value) for kind, stage, value in found if kind == "sum"}
     counts = {stage: float(value) for kind, stage, value in found if kind == "count"}
     parts = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in sums.items())
     print(f"    the brain's {counts.get('decide', 0):.0f} rounds till then took, in seconds: {parts}")
+
+
+def _metrics(cluster: Cluster) -> str:
+    """The address of the brain's metrics."""
+    (brain,) = _brains(cluster)
+    return f"http://{brain['status']['podIP']}:8080/metrics"
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - our own
+        text: str = answer.read().decode()
+    return text
 
 
 def _cpu(cluster: Cluster) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -87,6 +88,28 @@ def test_a_composite_supersedes_and_gives_back(lab: Lab, namespace: str, second:
     lab.cluster.kubectl("wait", "eq/single", "-n", namespace, "--for=condition=Active", "--timeout=20s")
 
 
+def test_a_whole_gpu_counts_its_product_s_memory(lab: Lab, namespace: str) -> None:
+    """On a node that is an object only: no kubelet here has whole GPUs."""
+    labels = {names.GPU_PRODUCT_LABEL: "NVIDIA-H100-NVL", names.GPU_MEMORY_LABEL: "95830"}
+    amounts = {"cpu": "8", "pods": "10", names.GPU: "4"}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "object", "labels": labels}}
+    lab.cluster.apply(json.dumps(node))
+    try:
+        ready = {"type": "Ready", "status": "True", "reason": "Test", "message": ""}
+        status = json.dumps({"status": {"capacity": amounts, "allocatable": amounts, "conditions": [ready]}})
+        lab.cluster.kubectl("patch", "node", "object", "--subresource=status", f"--patch={status}")
+        apply(lab, namespace, quota("team", {names.GPU_MEMORY: 100}))
+        counts = {"NVIDIA-H100-NVL": "94", "default": "32"}
+        lab.until("the product is shown", lambda: shown(lab, namespace, "gpuMemory") == counts)
+        whole = pod("whole", nodeSelector={names.GPU_PRODUCT_LABEL: "NVIDIA-H100-NVL"})
+        whole["spec"]["containers"][0]["resources"]["limits"] = {names.GPU: "1"}
+        lab.create(namespace, whole)
+        lab.until("it is counted", lambda: shown(lab, namespace, "reserved") == {names.GPU_MEMORY: "94"})
+    finally:
+        lab.cluster.api.delete("pods", namespace=namespace, grace_seconds=0)
+        lab.cluster.kubectl("delete", "node", "object")
+
+
 def label(lab: Lab, namespace: str, name: str) -> str | None:
     labels = lab.pod(namespace, name)["metadata"].get("labels", {})
     value = labels.get(names.CAPACITY_LABEL)
@@ -94,6 +117,11 @@ def label(lab: Lab, namespace: str, name: str) -> str | None:
 
 
 def used(lab: Lab, namespace: str) -> dict[str, str]:
+    return shown(lab, namespace, "used")
+
+
+def shown(lab: Lab, namespace: str, field: str) -> dict[str, str]:
+    """A field of the status of the namespace's quota."""
     quota = lab.cluster.api.get("elasticquotas", "team", namespace=namespace)
-    found: dict[str, str] = quota.get("status", {}).get("used", {})
+    found: dict[str, str] = quota.get("status", {}).get(field, {})
     return found

@@ -31,6 +31,7 @@ enum {
 enum { GPUS = 16, PROFILES = 24, STARTS = 16, INSTANCES = 16, COMPUTES = 8, HOLDS = 64, FAULTS = 32, TEXT = 96 };
 enum { COMPUTE, GRAPHICS, MPS, HANDLE };        /* kinds of holders; a handle shows in no list */
 enum { HANG = -1 };                             /* in place of an error */
+enum { MINOR = 3 };                             /* the first GPU's, so that nobody mistakes it for the index */
 enum { DEVICE = 1, MIG_DEVICE, GPU_INSTANCE, COMPUTE_INSTANCE };
 
 typedef uint64_t handle;                        /* kind:8 gpu:8 instance:8 compute:8 serial:32 */
@@ -284,6 +285,11 @@ int nvmlDeviceGetMemoryInfo(handle device, unsigned long long *total_free_used) 
     total_free_used[0] = total_free_used[1] = gpu_at(device)->memory << 20;
     total_free_used[2] = 0;
     LEAVE(SUCCESS);
+}
+int nvmlDeviceGetMinorNumber(handle device, unsigned *minor) {
+    ENTER(gpu_of(device));
+    *minor = MINOR + gpu_of(device);
+    LEAVE(gpu_at(device) ? SUCCESS : INVALID_ARGUMENT);
 }
 int nvmlDeviceGetVirtualizationMode(handle device, unsigned *mode) {
     ENTER(gpu_of(device));

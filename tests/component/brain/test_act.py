@@ -118,6 +118,17 @@ async def test_a_taint_is_written_only_on_the_node_that_was_read() -> None:
         assert not await it.act(UntaintNode("n1")), "left to the next round"
 
 
+async def test_many_decisions_do_not_hold_up_the_event_loop() -> None:
+    async with world() as it:
+        acting = asyncio.ensure_future(it.act(*[AskState("n1")] * 2_000))
+        turns = 0
+        while not acting.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert len(it.orders.asked) == 2_000
+        assert turns >= 4
+
+
 async def test_devices_and_annotations() -> None:
     async with world() as it:
         await it.act(AnnotateNode("n1", {"n8s.nebuly.ai/a": "1", "n8s.nebuly.ai/b": "2"}))

@@ -14,6 +14,7 @@ from brain.decide.decisions import Decision, Decisions
 from brain.decide.loop import Settings
 from brain.loop import Loop
 from brain.metrics import Metrics
+from brain.model.hold import Hold
 from brain.model.node import Agent, Node
 from brain.model.snapshot import Snapshot
 from n8s import names
@@ -36,6 +37,7 @@ class World:
         self.well = True
         self.wake: float | None = None
         self.fitting: frozenset[str] = frozenset()
+        self.holds: dict[str, Hold] = {}
         self.seen: list[Snapshot] = []
         self.decided_from: list[Snapshot] = []
 
@@ -65,7 +67,7 @@ class World:
 async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     def decide(snapshot: Snapshot, _settings: Settings) -> Decisions:
         world.seen.append(snapshot)
-        return Decisions(fitting=world.fitting, wake_seconds=world.wake)
+        return Decisions(fitting=world.fitting, holds=world.holds, wake_seconds=world.wake)
 
     monkeypatch.setattr(module, "decide", decide)
     loop = Loop(
@@ -165,3 +167,14 @@ async def test_it_says_for_how_long_pods_have_fitted(monkeypatch: pytest.MonkeyP
         world.fitting = frozenset()
         await until(lambda: len(world.seen) == 5)
         assert world.seen[4].fitting == {}
+
+
+async def test_it_says_for_how_long_room_has_been_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.wake, world.holds = 0.05, {"a/p": Hold("uid", tries=1, seconds=7.0)}
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.seen) == 2)
+        assert world.seen[0].holds == {}
+        hold = world.seen[1].holds["a/p"]
+        assert hold.tries == 1
+        assert 7.0 < hold.seconds < 17.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -14,11 +15,16 @@ import pynvml
 import pytest
 
 from n8s.catalogue import models
+from n8s.v1 import agent_pb2
 from nodeagent import errors
+from nodeagent.apply import Applier
 from nodeagent.gpu import nvml_driver
+from nodeagent.gpu.bounded import BoundedDriver
 from nodeagent.gpu.driver import Placement, Profile
+from nodeagent.gpu.nvml import _name
 from nodeagent.gpu.nvml_driver import NvmlDriver, label
-from tests.nvml.standin import StandIn
+from tests.nvml.standin import HANG, StandIn
+from tests.unit.nodeagent.standins import MemoryKubelet, MemoryPlugin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,15 +119,46 @@ def test_processes_of_each_kind_hold_an_instance(node: StandIn, kind: str) -> No
     assert driver.read()[0].instances == ()
 
 
-def test_an_open_handle_holds_an_instance_and_shows_no_process(node: StandIn) -> None:
+def test_of_an_open_handle_it_is_told_who_has_the_gpu_open(node: StandIn, tmp_path: Path) -> None:
+    for pid, name, device in ((31, "nsys", "/dev/nvidia3"), (7, "other", "/dev/nvidia4")):
+        (tmp_path / "proc" / str(pid) / "fd").mkdir(parents=True)
+        (tmp_path / "proc" / str(pid) / "comm").write_text(f"{name}\n")
+        (tmp_path / "proc" / str(pid) / "fd" / "5").symlink_to(device)
+    (tmp_path / "proc" / "9").mkdir()  # it has just ended
     node.add("A100-40GB")
-    driver = NvmlDriver()
+    driver = NvmlDriver(tmp_path / "proc")
     driver.create(0, Placement(0, "7g.40gb"))
     node.hold(only(driver).uuid or "", 0, "handle")
     assert only(driver).processes == ()
-    with pytest.raises(errors.InUseError) as caught:
+    with pytest.raises(
+        errors.InUseError, match=r"\(NVML error 19\); it is open in nsys \(31\); end what uses it"
+    ) as caught:
         driver.destroy(0, only(driver))
     assert caught.value.processes == ()
+    node.release(0)
+    driver.destroy(0, only(driver))
+    node.fail("nvmlDeviceCreateGpuInstanceWithPlacement", pynvml.NVML_ERROR_IN_USE)
+    with pytest.raises(errors.InUseError, match="it is open in nsys"):
+        driver.create(0, Placement(0, "7g.40gb"))
+    node.fail("nvmlDeviceCreateGpuInstanceWithPlacement", pynvml.NVML_ERROR_IN_USE)
+    node.fail("nvmlDeviceGetMinorNumber", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    with pytest.raises(errors.InUseError, match="nobody knows"):
+        driver.create(0, Placement(0, "7g.40gb"))
+
+
+def test_a_call_of_the_library_that_hangs_is_given_up(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver = BoundedDriver(NvmlDriver(), read_seconds=0.2)
+    before = driver.read()
+    node.fail("nvmlDeviceGetMigMode", HANG)
+    for _ in range(2):
+        with pytest.raises(errors.DriverSilentError, match="read has not returned since"):
+            driver.read()
+    node.heal()
+    hung = driver._hung
+    assert hung is not None
+    assert hung.done.wait(10)
+    assert driver.read() == before
 
 
 def test_a_gpu_instance_left_without_compute_instance_is_seen_repaired_and_destroyed(node: StandIn) -> None:
@@ -233,6 +270,26 @@ def test_gpus_that_cannot_be_partitioned_are_shown_with_the_reason(node: StandIn
         driver.create(6, Placement(0, "1g.5gb"))
 
 
+def test_a_driver_that_tells_no_profile_is_asked_again(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    node.fail("nvmlDeviceGetGpuInstancePossiblePlacements_v2", pynvml.NVML_ERROR_NOT_SUPPORTED, times=0)
+    (gpu,) = driver.read()
+    assert (gpu.profiles, gpu.slots) == ((), 0)
+    assert "the driver tells no profile" in gpu.problem
+    node.heal()
+    node.fail("nvmlDeviceGetGpuInstancePossiblePlacements_v2", pynvml.NVML_ERROR_INVALID_ARGUMENT)
+    assert [profile.name for profile in driver.read()[0].profiles][:2] == ["2g.10gb", "3g.20gb"]
+
+
+def test_a_driver_too_old_for_placements_is_named_so(node: StandIn) -> None:
+    node.add("A100-40GB")
+    node.fail("nvmlDeviceGetGpuInstancePossiblePlacements_v2", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, times=0)
+    (gpu,) = NvmlDriver().read()
+    assert "update NVIDIA's driver" in gpu.problem
+    assert gpu.model == "NVIDIA-A100-SXM4-40GB"
+
+
 def test_a_virtual_gpu_without_mig_says_so(node: StandIn) -> None:
     node.add_plain("GRID A100-10C", 10240)
     node.set(0, virtualization=pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU)
@@ -286,6 +343,23 @@ def test_where_processes_cannot_be_listed_nobody_knows(node: StandIn, number: in
     assert "listing compute processes" in gpu.problem
 
 
+async def test_what_the_driver_cannot_tell_of_is_not_destroyed(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver, kubelet = NvmlDriver(), MemoryKubelet()
+    driver.create(0, Placement(0, "3g.20gb"))
+    driver.create(0, Placement(4, "3g.20gb"))
+    before = driver.read()
+    applier = Applier(driver, kubelet, MemoryPlugin(kubelet), in_use_seconds=0.1)
+    # From the second look on, that is the last one before the destroy.
+    node.fail("nvmlDeviceGetComputeRunningProcesses_v3", pynvml.NVML_ERROR_UNKNOWN, skip=2, times=0)
+    ending = await applier.apply([(0, [Placement(0, "3g.20gb"), Placement(6, "1g.5gb")])], asyncio.Event())
+    assert ending.outcome == agent_pb2.OUTCOME_IN_USE
+    assert "3g.20gb at 4 must stay: perhaps held, " in ending.message
+    assert "listing compute processes" in ending.message
+    node.heal()
+    assert driver.read() == before
+
+
 def test_compute_instances_of_others_are_not_touched(node: StandIn) -> None:
     node.add("A100-40GB")
     driver = NvmlDriver()
@@ -337,7 +411,7 @@ def test_reading_waits_for_a_change_and_does_not_see_half_of_it(node: StandIn) -
     node.add("A100-40GB")
     driver = NvmlDriver()
     driver.read()
-    node.fail("nvmlGpuInstanceCreateComputeInstance", -1)  # hangs between GPU instance and compute instance
+    node.fail("nvmlGpuInstanceCreateComputeInstance", HANG)  # hangs between GPU instance and compute instance
     making = threading.Thread(target=driver.create, args=(0, Placement(0, "7g.40gb")), daemon=True)
     making.start()
     seen: list[tuple[Gpu, ...]] = []
@@ -365,6 +439,16 @@ def inspect(node: StandIn, *flags: str, **more: str) -> tuple[int, dict[str, obj
     assert not done.stderr
     told: dict[str, object] = json.loads(done.stdout)
     return done.returncode, told
+
+
+@pytest.mark.parametrize(
+    ("key", "total_mib"),  # the whole memory as nvidia-smi shows it
+    [("A30-24GB", 24576), ("A100-40GB", 40960), ("A100-80GB", 81920), ("H100-80GB", 81559), ("H200-141GB", 143771)],
+)
+def test_names_by_rule_are_those_of_drivers_that_give_names(key: str, total_mib: int) -> None:
+    for profile in models()[key].profiles:
+        slices = int(profile.name.partition("g")[0])
+        assert _name(profile.nvml_profile, slices, profile.memory_mib or 0, total_mib) == profile.name
 
 
 def test_an_old_driver_lacks_calls_and_does_its_work_all_the_same(node: StandIn) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from brain.decide.admission import Admission, admit
 from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
+from brain.decide.holds import wake_seconds
 from brain.model.affinity import LabelSelector, Requirement
 from brain.model.budget import Budget
+from brain.model.hold import Hold
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.quota import Kind, Quota
@@ -145,6 +147,13 @@ def test_a_group_takes_back_room_for_all_or_for_nobody() -> None:
     assert let_in(decided(*protected, *pair, alone, quotas=BOTH, nodes=FOUR)) == {"a/alone": "in-quota/reclaim/n"}
 
 
+def test_any_number_for_whom_nothing_can_be_done_stand_in_nobodys_way() -> None:
+    quotas = (B, *(quota(f"a{number:02}", {"cpu": 2000}) for number in range(40)))
+    vain = [gated(f"a{number:02}/p", 1000, node_selector={"zone": "none"}, priority=9) for number in range(39)]
+    result = decided(*BORROWED, *vain, inside("a39/p", 1000, nominated="n"), quotas=quotas, nodes=FOUR)
+    assert evicted(result) == {"b/z": "a39/p"}
+
+
 def test_a_group_of_borrowers_goes_whole_and_counts_whole() -> None:
     group = [running(f"b/g{n}", 1000, created=9, group="job/b/j", group_min=3) for n in range(3)]
     quotas = (A, quota("b", {"cpu": 0}), quota("c", {"cpu": 2000}))
@@ -203,6 +212,60 @@ def test_what_victims_leave_is_kept_from_those_who_come_back() -> None:
     hot = gated("a/p", 2000, priority=9, never_preempts=False)
     result = decided(*leaving, hot, gated("b/z2", 1000, created=9), quotas=BOTH, nodes=FOUR)
     assert result.decisions == ()
+
+
+NOMINATED = inside("a/p", 1000, nominated="n")
+
+
+def after(result: Admission, seconds: float) -> dict[str, Hold]:
+    return {key: replace(hold, seconds=hold.seconds + seconds) for key, hold in result.holds.items()}
+
+
+def test_a_hold_ends_when_no_eviction_succeeds_and_is_tried_three_times() -> None:
+    def look(holds: Mapping[str, Hold]) -> Admission:
+        return decided(*BORROWED, NOMINATED, quotas=BOTH, nodes=FOUR, holds=holds)
+
+    result = look({})
+    for rest in (60.0, 300.0):
+        assert evicted(look(after(result, 299.0))) == {"b/z": "a/p"}
+        result = look(after(result, 300.0))
+        assert evicted(result) == {}
+        assert nominated(result) == {"a/p": ""}, "what is kept is anybody's"
+        assert "no success" in result.waits["a/p"]
+        assert evicted(look(after(result, rest - 1.0))) == {}
+        result = look(after(result, rest))
+        assert evicted(result) == {"b/z": "a/p"}, "tried again"
+    result = look(after(result, 300.0))
+    assert evicted(look(after(result, 1e6))) == {}, "no fourth time"
+    assert wake_seconds(result.holds["a/p"]) is None
+    changed = decided(*BORROWED[:3], running("b/q", 1000, created=9), NOMINATED, quotas=BOTH, nodes=FOUR)
+    other = decided(
+        *BORROWED[:3], running("b/q", 1000, created=9), NOMINATED, quotas=BOTH, nodes=FOUR, holds=after(result, 1.0)
+    )
+    assert evicted(other) == evicted(changed) == {"b/q": "a/p"}, "others would have to go"
+
+
+def test_a_hold_lasts_as_long_as_evictions_succeed() -> None:
+    pair = inside("a/p", 2000, nominated="n")
+    first = decided(*BORROWED, pair, quotas=BOTH, nodes=FOUR)
+    assert evicted(first) == {"b/y": "a/p", "b/z": "a/p"}
+    one_goes = (*BORROWED[:3], replace(BORROWED[3], terminating=True))
+    second = decided(*one_goes, pair, quotas=BOTH, nodes=FOUR, holds=after(first, 299.0))
+    assert evicted(second) == {"b/y": "a/p"}
+    assert second.holds["a/p"].seconds == 0.0
+    recreated = replace(pair, uid="other")
+    third = decided(*one_goes, recreated, quotas=BOTH, nodes=FOUR, holds=after(second, 1e6))
+    assert evicted(third) == {"b/y": "a/p"}, "another pod of that name"
+
+
+def test_room_of_pods_that_never_go_is_not_kept_for_ever() -> None:
+    stuck = (*BORROWED[:3], replace(BORROWED[3], terminating=True))
+    first = decided(*stuck, NOMINATED, quotas=BOTH, nodes=FOUR)
+    assert first.decisions == ()
+    second = decided(*stuck, NOMINATED, quotas=BOTH, nodes=FOUR, holds=after(first, 300.0))
+    assert nominated(second) == {"a/p": ""}
+    free = decided(*BORROWED[:3], NOMINATED, quotas=BOTH, nodes=FOUR, holds=after(second, 1.0))
+    assert free.decisions == ()
 
 
 def test_a_disruption_budget_that_lets_nobody_go_names_another_victim_or_none() -> None:

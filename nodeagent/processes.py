@@ -1,11 +1,11 @@
-"""Who was started with a MIG device, by the processes' environment: the third witness, beside kubelet and driver.
+"""What the node's processes show of who uses a GPU: the third witness, beside kubelet and driver.
 
 After a forced delete the kubelet calls a device free while the old container still runs for its stop time (measured on
 Kubernetes 1.36), and the driver lists a process only once it has opened the device. A container in between is seen by
-neither. NVIDIA's container runtime is told the devices by a variable in the container's environment,
-which its processes carry for as long as they live.
+neither. NVIDIA's container runtime is told the devices by a variable in the container's environment, which its
+processes carry for as long as they live. And the driver calls a GPU in use for an open handle without naming a holder.
 
-It sees no container that is given its devices by CDI or by mounts, whose environment names none, and no process that
+No container is seen that is given its devices by CDI or by mounts, whose environment names none, and no process that
 has cleaned its environment. So finding nobody proves nothing; finding somebody does.
 """
 
@@ -39,6 +39,23 @@ def started_with(uuid: str, proc: Path) -> tuple[int, ...]:
                     if needle in environment and _given(needle, environment):
                         found.append(int(entry.name))
     return tuple(sorted(found))
+
+
+def openers(device: str, proc: Path) -> list[str]:
+    """Names and ids of the processes that have a device file open, this one aside, e.g. ``nsys (4711)``.
+
+    That is no proof that they are in the way: whoever watches GPUs has them open.
+    """
+    found = []
+    with os.scandir(proc) as entries:
+        for entry in entries:
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    process = proc / entry.name
+                    if any(str(opened.readlink()) == device for opened in (process / "fd").iterdir()):
+                        name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+                        found.append((int(entry.name), name))
+    return [f"{name} ({pid})" for pid, name in sorted(found)]
 
 
 def _given(uuid: bytes, environment: bytes) -> bool:

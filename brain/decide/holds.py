@@ -1,0 +1,86 @@
+"""For how long room is kept for a pod that others leave for: it ends when no eviction succeeds any more.
+
+Then what was kept is anybody's, and the reclaim is tried again later: a few times, and from then on only when others
+would have to go. Since when a hold stands is in the snapshot; who is evicted is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Set
+from dataclasses import replace
+from typing import Final
+
+from brain.decide.reclaim import Reclaim
+from brain.model.hold import Hold
+from brain.model.pod import Pod
+from brain.model.snapshot import Snapshot
+
+HOLD_SECONDS: Final = 300.0
+"""A hold ends when no eviction has succeeded for so long."""
+REST_SECONDS: Final = (60.0, 300.0)
+"""After how long a reclaim is tried the second and the third time."""
+MOST_TRIES: Final = len(REST_SECONDS) + 1
+"""How often a reclaim is tried for one pod before something must change."""
+RESTING: Final = "waits: evictions for it had no success for 5 minutes; what they free is not kept for it meanwhile"
+
+
+class Holds:
+    """The holds of one round."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._leaving: defaultdict[str, set[str]] = defaultdict(set)
+        standing: set[str] = set()
+        for pod in snapshot.pods:
+            if pod.node and not pod.ended:
+                if pod.terminating:
+                    self._leaving[pod.node].add(pod.uid)
+                else:
+                    standing.add(pod.uid)
+        there = standing.union(*self._leaving.values())
+        self._last = {key: _judged(hold, standing, there) for key, hold in snapshot.holds.items()}
+        self._now: dict[str, Hold] = {}
+
+    def rests(self, pod: Pod, *, ever: bool = True) -> bool:
+        """Whether nothing is kept for a pod. ``ever``: also where that ends once others would have to go."""
+        hold = self._of(pod)
+        return hold is not None and hold.resting and (ever or hold.tries < MOST_TRIES)
+
+    def keeps(self, pod: Pod, found: Reclaim) -> bool:
+        """Whether room may be kept for a pod as others leave it; if so, it is from now on."""
+        hold = self._of(pod)
+        evicting = frozenset(victim.pod.uid for victim in found.victims)
+        new = Hold(pod.uid, evicting, frozenset(self._leaving.get(found.node, ())))
+        if hold is not None and hold.resting:
+            if hold.tries < MOST_TRIES or (hold.evicting, hold.leaving) == (new.evicting, new.leaving):
+                return False
+        elif hold is not None:
+            new = replace(new, tries=hold.tries, seconds=hold.seconds)
+        self._now[pod.key] = new
+        return True
+
+    def standing(self, waiting: Set[str]) -> Mapping[str, Hold]:
+        """The holds by the key of the pod; ``waiting`` are keys of those that wait."""
+        resting = {key: hold for key, hold in self._last.items() if hold.resting and key in waiting}
+        return resting | self._now
+
+    def _of(self, pod: Pod) -> Hold | None:
+        hold = self._last.get(pod.key)
+        return hold if hold is not None and hold.uid == pod.uid else None
+
+
+def wake_seconds(hold: Hold) -> float | None:
+    """After how long time alone changes something; None: never."""
+    if not hold.resting:
+        return max(0.0, HOLD_SECONDS - hold.seconds)
+    return max(0.0, REST_SECONDS[hold.tries - 1] - hold.seconds) if hold.tries < MOST_TRIES else None
+
+
+def _judged(hold: Hold, standing: Set[str], there: Set[str]) -> Hold:
+    """A hold of the last round as it is now. ``standing``: uids of pods not on their way out; ``there``: of all."""
+    if hold.resting:
+        due = hold.tries < MOST_TRIES and hold.seconds >= REST_SECONDS[hold.tries - 1]
+        return replace(hold, resting=False, seconds=0.0) if due else hold
+    if not (hold.evicting <= standing and hold.leaving <= there):
+        return replace(hold, seconds=0.0)
+    return replace(hold, resting=True, tries=hold.tries + 1, seconds=0.0) if hold.seconds >= HOLD_SECONDS else hold

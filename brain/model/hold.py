@@ -1,0 +1,26 @@
+"""Room that others leave, and that is kept for the pod that they leave for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """How it stands with one waiting pod.
+
+    Attributes:
+        uid: of the pod.
+        evicting: uids of the pods to be evicted for it.
+        leaving: uids of the pods on their way out where its room will be.
+        tries: how often it has ended, because no eviction succeeded for too long.
+        resting: whether it has ended, and nothing is kept for the pod.
+        seconds: since it began or an eviction last succeeded; while it rests, since it ended.
+    """
+
+    uid: str
+    evicting: frozenset[str] = frozenset()
+    leaving: frozenset[str] = frozenset()
+    tries: int = 0
+    resting: bool = False
+    seconds: float = 0.0
