@@ -146,7 +146,7 @@ class Round:
         why: dict[str, Reason] = {}
         for last in (*[False] * (MOST_PLANS - 1), True):
             accepted = passing.accepted(without)
-            plan = partition.plan(self._virtual(accepted))
+            plan = partition.plan(self._virtual(accepted, passing))
             why |= plan.why
             homeless = housing.homeless(accepted, plan)
             for entry in homeless:
@@ -168,13 +168,14 @@ class Round:
                 break
         return accepted, replace(plan, why={key: why_ for key, why_ in why.items() if key not in plan.assigned})
 
-    def _virtual(self, accepted: Iterable[Entry]) -> Snapshot:
+    def _virtual(self, accepted: Iterable[Entry], passing: Passing) -> Snapshot:
         """The snapshot as if the accepted had been let in, and refused by the scheduler."""
         seen = [(entry.pod, (entry.tier, True)) for entry in accepted]
         for entry in self.waiting.inside:
             promised = entry.pod.reservation.split("/")[1:2] in ([MADE], [RECLAIMED])
-            if promised or entry.tier:
-                seen.append((entry.pod, (entry.tier, entry.pod.unschedulable or promised)))
+            tier = passing.tier(entry)
+            if promised or tier:
+                seen.append((entry.pod, (tier, entry.pod.unschedulable or promised)))
         copies = {pod.key: (pod, how, _copy(pod, tier=how[0], refused=how[1])) for pod, how in seen}
         _Last.copies = copies
         return self._snapshot.instead({key: copy for key, (_, _, copy) in copies.items()})

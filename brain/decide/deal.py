@@ -21,6 +21,8 @@ from brain.model.pod import Pod
 
 _TRIES: Final = 64
 """Steps of the search for one pod's instances on one node."""
+_FREED_AT_ONCE: Final = 1_000
+"""Served pods that are forgotten without a break."""
 ANYTHING: Final = 1 << 60
 """More than any instance costs."""
 GENTLE: Final = (MADE, DESTROYED, ANYTHING)
@@ -59,7 +61,7 @@ class Deal:
         kinds: Sequence[Kind],
         units: Mapping[str, int],
         stacks: Stacks,
-        nodes: Sequence[Sequence[tuple[Room, Sequence[Card]]]],
+        nodes: Sequence[Sequence[tuple[Room, list[Card]]]],
     ) -> None:
         """Of kinds of pods, the unit of load of each resource, and by site the nodes with their GPUs."""
         self.left = [len(kind.pods) for kind in kinds]
@@ -176,8 +178,13 @@ class Deal:
         self.clear()
 
     def clear(self) -> None:
-        """Throw the deal away."""
+        """Throw the deal away, little by little: to free all at once holds up all other threads."""
         self._stacks.clear()
+        for site in self._nodes:
+            for _, cards in site:
+                cards.clear()
+        while self.served_at:
+            del self.served_at[-_FREED_AT_ONCE:]
 
     def _needs(self, kind: int, sites: Sequence[int]) -> list[int]:
         """The instances that a pod asks for, each as a unit of load, the largest first."""

@@ -5,6 +5,7 @@ What follows from one node alone is kept for the next round; no decision depends
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -38,6 +39,9 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     """All that follows from a snapshot: geometries, taints, annotations, labels, quota status, events."""
     admission = admit(snapshot, settings.gpu_memory_gb, settings.release_namespace)
     plan = admission.plan
+    if _Last.turns:
+        # One pass over this and all that follows would hold up all threads; the first round's is never looked at.
+        gc.collect(0)
     as_it_is = {key: node for key, node in plan.assigned.items() if key not in plan.made}
     now = {node: wanted for node, wanted in plan.geometries.items() if node not in admission.held}
     turns = _turns(snapshot, replace(plan, geometries=now), set(as_it_is.values()), settings.settle_seconds)

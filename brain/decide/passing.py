@@ -51,6 +51,10 @@ class Passing:
             waiting = left
         return accepted
 
+    def tier(self, entry: Entry) -> int:
+        """When the turn of one that was let in is: not before one of its quota that passes and would evict it."""
+        return self._ahead.tier(entry, entry.tier) if entry.pod.unschedulable else entry.tier
+
     def others(self, entries: Sequence[Entry], without: Container[str]) -> bool:
         """Whether one that was refused for what others would use passes now that they found no room."""
         inside = {entry.key for entry in entries}

@@ -322,9 +322,9 @@ MUTATIONS = [
         "constraints:devices",
     ),
     # Groups.
-    ("groups", "groups", "if need > 1:", "if False:", "together"),
-    ("a group's least number", "groups", "need = least - sum", "need = 2 - sum", "together"),
-    ("that all of a group may be needed", "groups", " or len(pods_)\n", " or 2\n", "together"),
+    ("groups", "groups", "if need > 1}", "if False}", "together"),
+    ("a group's least number", "groups", "least(pods, jobs.get(group, 0)) - sum", "2 - sum", "together"),
+    ("that all of a group may be needed", "groups", " or len(pods)\n", " or 2\n", "together"),
     ("that bound members count", "groups", "bool(pod.node) or not pod.mig_request", "not pod.mig_request", "together"),
     (
         "that members without devices count",
@@ -482,6 +482,12 @@ MUTATIONS = [
     ("what few pods ask for", "near", "room.free.get(resource, 0) < value:", "False:", "near:cheapest"),
     ("how many instances a GPU gives", "near", "chosen.bit_count()))", "9))", "near:gives_them_all"),
     ("that own nodes are not contested", "near", "if own.isdisjoint(contested):", "if True:", "near:contested"),
+    # Room that others leave.
+    ("that holds end", "holds", "if hold.seconds >= HOLD_SECONDS", "if False", "admission:hold"),
+    ("that reclaims rest", "holds", "hold.seconds >= REST_SECONDS[hold.tries - 1]", "True", "admission:hold"),
+    ("that others would have to go", "holds", "if hold.tries < MOST_TRIES or", "if True or", "admission:hold"),
+    ("what the scheduler binds at once", "evicting", "self._as_it_is.has_room(pod)", "False", "admission:at_once"),
+    ("that groups go whole", "reclaim", "            found |= {v.pod.key", "            {v.pod.key", "admission:group"),
 ]
 
 
