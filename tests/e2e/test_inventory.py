@@ -72,17 +72,19 @@ def test_pods_are_explained(lab: Lab, namespace: str) -> None:
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
 
-    def stands(name: str, standing: str) -> bool:
-        answer = json.loads(explained(name))
-        return bool(answer["standing"] == f"POD_STANDING_{standing}")
+    def stands(name: str, standing: inventory_pb2.PodStanding.ValueType, helps: str = "") -> bool:
+        answer = lab.inventory.ExplainPod(inventory_pb2.ExplainPodRequest(namespace=namespace, name=name), timeout=30)
+        return bool(answer.standing == standing and answer.would_help.pod == helps)
 
     lab.enable("a100")
     lab.create(namespace, pod("holder", {"7g.40gb": 1}))
     lab.running(namespace, "holder")
-    lab.until("the pod that runs is bound", lambda: stands("holder", "BOUND"))
+    lab.until("the pod that runs is bound", lambda: stands("holder", inventory_pb2.POD_STANDING_BOUND))
     lab.create(namespace, pod("stuck", {"4g.20gb": 1}))
     event = lab.event(namespace, "stuck", "MigNoRoom")
-    lab.until("the other waits for its end", lambda: f"{namespace}/holder" in explained("stuck"))
+    lab.until(
+        "the other waits for its end", lambda: stands("stuck", inventory_pb2.POD_STANDING_WAITS, f"{namespace}/holder")
+    )
     answer = json.loads(explained("stuck"))
     assert answer["standing"] == "POD_STANDING_WAITS"
     assert answer["text"].startswith(event.partition(":")[0])
@@ -94,7 +96,7 @@ def test_pods_are_explained(lab: Lab, namespace: str) -> None:
     assert "1 waiting for MIG devices: 0 served, 1 left out; no plan serves more" in page
     lab.delete(namespace, "holder")
     lab.running(namespace, "stuck")
-    lab.until("it is bound", lambda: stands("stuck", "BOUND"))
+    lab.until("it is bound", lambda: stands("stuck", inventory_pb2.POD_STANDING_BOUND))
     assert f"saw no pod '{namespace}/nobody'" in explained("nobody", code=1)
 
 
