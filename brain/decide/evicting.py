@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Final
 
 from brain.decide.borrowers import Borrowers
+from brain.decide.combine import Steps
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.ground import Ground, PodSites
 from brain.decide.holds import RESTING, Holds
 from brain.decide.ledger import Books
 from brain.decide.outcome import NONE, Outcome
-from brain.decide.reclaim import Case, Reclaim, cheapest
+from brain.decide.reclaim import MOST_STEPS, Case, Reclaim, cheapest
 from brain.decide.waiting import OWNER, Entry, Waiting
 from brain.decide.why import Reason
 
@@ -64,6 +65,7 @@ class Evicting:
         self._leaving = leaving
         self._carried: list[tuple[Entry, Reclaim]] = []
         self._looks = 0
+        self._steps = Steps(MOST_STEPS)
         self._reclaims = 0
         self._full: set[object] = set()
         self._freed: set[str] = set()
@@ -123,12 +125,13 @@ class Evicting:
             nodes = {victim.pod.node for victim in victims}
             nodes.update(victim.pod.node for unit in units.values() for victim in unit.victims)
             sites = replace(sites, only=nodes)
-        found = cheapest(Case(quota, later.refusals(quota, request), victims, sites, able.allowed, units))
+        case = Case(quota, later.refusals(quota, request), victims, sites, able.allowed, units)
+        found = cheapest(case, self._steps)
         return found if found is not None and found.victims else None
 
     def _done(self) -> bool:
         """Whether the rest is for the next round."""
-        return self._reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS
+        return self._reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS or self._steps.left <= 0
 
     def _has_room(self, sites: PodSites) -> bool:
         """Whether a pod fits on some node though nobody goes: where one did not, the next that is alike hardly will."""
