@@ -424,7 +424,7 @@ class _Search:
                 )
             sets: list[tuple[int, Option, tuple[int, ...]]] = [(0, nothing, (0,) * len(devices))]
             while sets:
-                steps.take(len(sets))
+                steps.take(sum([1 + len(held) - first for first, _, _ in sets]))
                 found += [(option, load) for _, option, gone in sets for load in _loads(devices, gone)]
                 sets = [
                     (at + 1, option.beside(each[at]), tuple(map(int.__or__, gone, holds)))

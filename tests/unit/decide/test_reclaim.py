@@ -11,15 +11,18 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brain.decide import evicting
+from brain.decide.admission import admit
 from brain.decide.combine import Steps
 from brain.decide.ground import Ground, Land, PodSites
 from brain.decide.ledger import Ledger
-from brain.decide.reclaim import SHARE, Case, Victim, cheapest
+from brain.decide.reclaim import SHARE, Case, Reclaim, Victim, cheapest
 from brain.model.affinity import LabelSelector, Requirement
 from brain.model.budget import Budget
 from brain.model.mig import Gpu
@@ -29,7 +32,7 @@ from brain.model.quota import Kind, Quota
 from brain.model.snapshot import Snapshot
 from n8s import names
 from tests.examples import examples
-from tests.unit.decide.test_reclaim_oracle import Rules, World, asked, decided
+from tests.unit.decide.test_reclaim_oracle import GB, Rules, World, asked, decided
 from tests.worlds import bound, gpu, node, pod
 
 PLENTY = 10**9
@@ -40,7 +43,7 @@ def quota(namespace: str, least: Mapping[str, int]) -> Quota:
     return Quota(Kind.SINGLE, namespace, "q", (namespace,), least)
 
 
-def borrower(name: str, item: str, request: Mapping[str, int], created: int = 0, **changes: object) -> Pod:
+def borrower(name: str, item: str, request: Mapping[str, int], created: int = 0, **changes: Any) -> Pod:
     return bound(name, item, namespace="b", request=request, created=created, **changes)
 
 
@@ -145,6 +148,50 @@ def within(stated: World, steps: int) -> list[str] | None:
     case = Case(quotas["a"], refusals, victims, PodSites(Ground(land), stated.waiting))
     found = cheapest(case, Steps(SHARE * steps))
     return [victim.pod.key for victim in found.victims] if found is not None else None
+
+
+def test_those_that_wait_share_the_steps_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take a part of what those before have left."""
+    left = []
+
+    def watched(case: Case, steps: Steps) -> Reclaim | None:
+        left.append(steps.left)
+        return cheapest(case, steps)
+
+    monkeypatch.setattr(evicting, "cheapest", watched)
+    stated = eight_gpus(2, 3)
+    waiting = [replace(stated.waiting, name=f"x{i}", uid=f"x{i}") for i in range(3)]
+    pods = tuple(each for each in stated.snapshot.pods if each.node)
+    admit(replace(stated.snapshot, pods=(*pods, *waiting)), GB)
+    assert left == sorted(set(left), reverse=True)
+    assert len(left) == 3
+
+
+# Who is over-quota by what older pods use.
+
+
+def beside_cpu(least: Mapping[str, int], *others: Pod, **changes: Any) -> World:
+    """One GPU, of a pod that is over-quota by the cpus of an older one, and another quota wants it."""
+    pods = [borrower("b1", "n", {"cpu": 2000}, 1), borrower("b2", "n", {names.GPU: 1}, 2), *others]
+    quotas = (quota("a", least), quota("b", {names.GPU: 2, "cpu": 1000}), quota("c", {names.GPU: 6}))
+    waiting = replace(owner({names.GPU: 1}), **changes)
+    item = machine("n", cpu=9000, **{names.GPU: 1 + len(others) - sum("cpu" in each.request for each in others)})
+    return World(Snapshot((item,), (*pods, waiting), quotas), waiting)
+
+
+OF_CPU = bound("a1", "n", namespace="a", request={"cpu": 2000})
+OF_GPU = bound("a1", "n", namespace="a", request={names.GPU: 1})
+
+
+def test_an_owner_takes_from_who_is_over_quota_by_what_older_pods_use() -> None:
+    assert decided(beside_cpu({names.GPU: 1})) == ("n", ("b/b2",))
+    assert decided(beside_cpu({names.GPU: 1, "cpu": 2000}, OF_CPU)) == ("n", ("b/b2",))
+
+
+def test_nobody_is_evicted_who_could_evict_back() -> None:
+    """An owner would be over-quota in the same way; a borrower is, and the other comes back as an owner."""
+    assert decided(beside_cpu({names.GPU: 1, "cpu": 1000}, OF_CPU)) is None
+    assert decided(beside_cpu({names.GPU: 1}, OF_GPU)) is None
 
 
 # Many pods of a few kinds.
@@ -277,15 +324,15 @@ def several_gpus(seed: int) -> World:
             gpus.append(gpu(index, " ".join(held)))
         nodes.append(node(f"n{number}", gpus))
     profile = rng.choice(["3g.20gb", "3g.20gb", "2g.10gb"])
-    waiting = owner({names.mig_resource(profile): rng.choice([1, 2, 3, 4])})
+    waiting = owner({names.mig_resource(profile): rng.choice([1, 1, 2, 3])})
     if not rng.randrange(3):
         used = sum(asked(each)[names.GPU_MEMORY] for each in pods)
         return world(nodes, pods, waiting, {names.GPU_MEMORY: used + rng.choice([0, 5, 10])})
     return world(nodes, pods, waiting)
 
 
-def by_gpu(stated: World) -> tuple[str, ...] | None:
-    """The best set, from the best of each GPU for each number of pods and of instances: all combinations of these."""
+def by_gpu(stated: World, most: int) -> tuple[str, ...] | None:
+    """The best set of at most so many pods: all combinations of the best of each GPU for what it could give then."""
     rules = Rules(stated)
     refused, best = rules.refused(), None
     ((resource, wanted),) = stated.waiting.request.items()
@@ -300,6 +347,8 @@ def by_gpu(stated: World) -> tuple[str, ...] | None:
                 new: dict[tuple[int, int, int], tuple[Pod, ...]] = {}
                 for (size, gives, memory), chosen in found.items():
                     for going in ways(stated, each, position, resource, lacked):
+                        if size + len(going.pods) > most:
+                            continue
                         both = (*chosen, *going.pods)
                         more = sum(asked(one)[names.GPU_MEMORY] for one in going.pods)
                         key = size + len(going.pods), min(wanted, gives + going.gives * here), memory + more
@@ -346,4 +395,4 @@ def given_by(one: Gpu, gone: set[str], resource: str) -> int:
 def test_on_several_gpus_the_first_set_that_works(seed: int) -> None:
     stated = several_gpus(seed)
     found = decided(stated)
-    assert (found[1] if found is not None else None) == by_gpu(stated)
+    assert (found[1] if found is not None else None) == by_gpu(stated, len(found[1]) if found is not None else 6)
