@@ -315,7 +315,7 @@ def several_gpus(seed: int) -> World:
     for number in range(rng.choice([1, 2, 2, 3])):
         gpus = []
         for index in range(rng.choice([2, 3] if number else [2, 3, 4])):
-            profile, *starts = rng.choice([FILLINGS[0], *FILLINGS]).split()
+            profile, *starts = rng.choice([*FILLINGS[:4], *FILLINGS]).split()
             held = []
             for start in starts:
                 name = f"p{number}-{index}-{start}"
