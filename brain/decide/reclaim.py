@@ -27,6 +27,8 @@ MOST_STEPS: Final = 120_000
 """Steps of the searches of one round, a few microseconds each; each pod's may take a part of what those before left."""
 SHARE: Final = 4
 """Which part: a quarter. The same for each node of one search."""
+_MOST_ELSEWHERE: Final = 50
+"""Kinds of pods on other nodes that are looked at where the best takes too long, those that give the most."""
 _MOST_TOGETHER: Final = 10
 """Pods on one GPU, or on several that they link, of which all sets are looked at where the best takes too long."""
 _NEWEST: Final = attrgetter("newest")
@@ -223,6 +225,7 @@ class _Search:
         self._limits |= {_limit(group): unit.spare for group, unit in case.units.items() if unit.spare}
         self._sorts: defaultdict[object, list[Victim]] = defaultdict(list)
         self._of_key: dict[str, Victim] = {}
+        self._any = False
         self._known: dict[object, Sequence[tuple[Amounts, tuple[str, ...], Sequence[Victim]]]] = {}
 
     def run(self) -> Reclaim | None:
@@ -330,7 +333,10 @@ class _Search:
                 self._steps.left -= before - steps.left
             if not rough:
                 return None
-            spot.spent, spot.rough = True, self._rough(spot)
+            spot.spent = True
+            if self._steps.left > -MOST_STEPS // SHARE or not self._any:
+                spot.rough = self._rough(spot)
+                self._any |= spot.rough is not None
         return spot.rough if spot.rough is not None and len(spot.rough.pods) <= size else None
 
     def _of(self, option: Option) -> list[Victim]:
@@ -368,7 +374,12 @@ class _Search:
                 shares.remove(share)
         kinds = [kind if len(kind[0].victims) == 1 else self._sorted(spot, kind) for kind in alike.values()]
         if any(self._short):
-            kinds += self._elsewhere(spot, size, level, tight)
+            steps.take(len(self._kinds(spot.lacked, level, tight)))
+            others = self._elsewhere(spot, size, level, tight)
+            if rough:
+                others.sort(key=lambda kind: -self._worth(spot, self._amounts(spot, kind[0])))
+                others = others[:_MOST_ELSEWHERE]
+            kinds += others
         held = [bundle for _, each in shares for bundle in each]
         names = sorted({name for bundle in (*held, *(kind[0] for kind in kinds)) for name in bundle.limits})
         limits = tuple(self._limits[name] for name in names)
@@ -534,20 +545,19 @@ class _Search:
         """Some set that works: first what gives the most for each pod, then without those that can be left out."""
         most = len(self._victims)
         limits, parts = self._parts(spot, most, self._levels[-1], Steps(1 << 60), rough=True)
-        self._steps.left -= sum(map(len, parts))
         chosen = [part[0] for part in parts]
         have = [sum(column) for column in zip(*(option.gives for option in chosen), strict=True)] or [0] * len(
             spot.short
         )
         while any(given < lack for given, lack in zip(have, spot.short, strict=True)):
             best: tuple[tuple[int, int], int, Option] | None = None
+            self._steps.left -= sum(map(len, parts))
             for position, part in enumerate(parts):
                 now = chosen[position]
                 for option in part:
                     more = len(option.pods) - len(now.pods)
-                    gain = 0
-                    for given, lack, old, new in zip(have, spot.short, now.gives, option.gives, strict=True):
-                        gain += (min(lack, given - old + new) - min(lack, given)) * 1_000_000 // lack if lack else 0
+                    then = [given - old + new for given, old, new in zip(have, now.gives, option.gives, strict=True)]
+                    gain = self._worth(spot, then) - self._worth(spot, have)
                     if more <= 0 or gain <= 0 or not self._within(limits, chosen, position, option):
                         continue
                     key = gain // more, now.freed - option.freed
@@ -571,6 +581,10 @@ class _Search:
             if len(together) < len(victims) and len(less) < len(victims) and self._works(spot, less):
                 victims = less
         return self._option(spot, _Bundle(tuple(victims), ()), ())
+
+    def _worth(self, spot: _Spot, gives: Sequence[int]) -> int:
+        """What some give as parts of what is short, summed."""
+        return sum([min(lack, each) * 1_000_000 // lack for each, lack in zip(gives, spot.short, strict=True) if lack])
 
     def _within(self, limits: Amounts, chosen: Sequence[Option], position: int, option: Option) -> bool:
         """Whether the limits hold with one option in the place of another."""
