@@ -127,7 +127,8 @@ class Storm:
         while not condition(pods := self._look()):
             if time.monotonic() > deadline:
                 left = [f"{each['metadata']['name']}: {each['status']}" for each in pods]
-                raise AssertionError("\n".join([f"not within {END_SECONDS:g} s: all pods have run", *left]))
+                seen = [*self._failed.values(), *self._wrong, *left]
+                raise AssertionError("\n".join([f"not within {END_SECONDS:g} s: all pods have run", *seen]))
 
     # Pods come and go.
 

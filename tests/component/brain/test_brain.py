@@ -218,6 +218,27 @@ async def test_whoever_leads_next_takes_the_taint_off(monkeypatch: pytest.Monkey
                 assert nodes["n2"]["status"]["allocatable"] == ROOM, "nobody knows what is there"
 
 
+async def test_a_pod_that_is_bound_while_an_order_is_applied_is_told_and_counted() -> None:
+    async with world() as (it, _, agents, _):
+        call: Any = agent_pb2_grpc.AgentServiceStub(agents).Session(wait_for_ready=True)
+        await call.write(agent_pb2.AgentMessage(hello=agent_pb2.Hello(node="n1")))
+        await call.write(state(instance("7g.40gb", 0, 8)))
+        await it.api.put(PODS, POD)
+        async with asyncio.timeout(8):
+            assert (await call.read()).order.gpus
+        late = {**POD, "metadata": {"name": "late", "namespace": "a", "uid": "ul"}, "status": {"phase": "Failed"}}
+        await it.api.put(PODS, late | {"spec": {**POD["spec"], "nodeName": "n1"}})
+
+        def told() -> list[str]:
+            events = it.api.collections[EVENTS].values()
+            return [e["involvedObject"]["name"] for e in events if e["reason"] == "MigLateBind"]
+
+        await until(lambda: told() == ["late"])
+        url = f"http://{it.config.http_listen}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            assert "n8s_brain_late_binds_total 1.0\n" in await response.text()
+
+
 @asynccontextmanager
 async def brains(api: FakeApi, kube: Kube, *named: str) -> AsyncIterator[list[tuple[World, asyncio.Task[None]]]]:
     """Brains that have been started one after the other; those that still run are stopped at the end."""
