@@ -38,7 +38,8 @@ def test_one_that_the_kubelet_has_failed_already_is_late_too() -> None:
     failed = replace(LATE, phase="Failed")
     before = bound("before", "n1", {"1g.5gb": 1}, phase="Failed")
     _, looks = late_binds(world(before), ["n1"])
-    assert late_binds(world(before, failed, looks=dict(looks)), [])[0] == [failed]
+    others = bound("elsewhere", "n2", {"1g.5gb": 1}, phase="Failed"), bound("without", "n1", phase="Failed")
+    assert late_binds(world(before, failed, *others, looks=dict(looks)), [])[0] == [failed]
 
 
 def test_who_is_not_kept_away_by_the_taint_is_not_late() -> None:
