@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import admissions, agent, fragmentation, latency, planner, quotas, replan, stall
+from tests.bench import admissions, agent, fragmentation, latency, planner, quotas, replan, stall, storm
 
 BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "latency": latency.main,
@@ -18,6 +18,7 @@ BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "quotas": quotas.main,
     "admissions": admissions.main,
     "agent": agent.main,
+    "storm": storm.main,
 }
 
 
