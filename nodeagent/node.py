@@ -70,6 +70,7 @@ class NodeView:
             ],
             instances=[self._instance(instance) for instance in gpu.instances],
             problem=gpu.problem,
+            lost=gpu.lost,
         )
 
     def _instance(self, instance: Instance) -> gpu_pb2.Instance:

@@ -152,6 +152,7 @@ def _as_it_is(agent: Agent) -> dict[int, Geometry]:
     return {
         gpu.index: tuple(sorted(i.placement for i in gpu.instances if i.state is not InstanceState.BROKEN))
         for gpu in agent.gpus
+        if not gpu.problem
     }
 
 

@@ -123,6 +123,7 @@ class Gpu:
         uuid: the driver's UUID.
         memory_mib: memory of the whole GPU in MiB.
         problem: why it cannot be partitioned; empty when it can.
+        lost: whether its driver does not reach it any more; what it holds is as it was seen last.
     """
 
     index: int
@@ -133,6 +134,7 @@ class Gpu:
     uuid: str = ""
     memory_mib: int = 0
     problem: str = ""
+    lost: bool = False
 
     @property
     def geometry(self) -> Geometry:

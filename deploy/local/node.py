@@ -9,6 +9,7 @@ kubelet would write are covered by files: the machine stays as it is.
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -144,6 +145,8 @@ class Node:
         Raises:
             StartError: the namespace could not be made.
         """
+        for stale in (self._namespace, self.directory / "mounted", self.on_machine(CRI_SOCKET)):
+            stale.unlink(missing_ok=True)
         self._holder.start()
         self._holder.wait_until((self.directory / "mounted").exists, "set up", START_SECONDS)
         self._namespace.symlink_to(f"/proc/{self._holder.pid}/ns/mnt")
@@ -157,6 +160,12 @@ class Node:
         """
         self.runtime.wait_until(self.on_machine(CRI_SOCKET).exists, "serving", START_SECONDS)
         self.kubelet.start()
+
+    def cut_power(self) -> None:
+        """Everything on the node is dead at once, and with it the GPU instances and all mounts; its disk stays."""
+        for process in reversed(self.processes):
+            process.stop(sig=signal.SIGKILL)
+        self.hardware.reboot()
 
     def on_machine(self, path: str) -> Path:
         """Where the machine has a path that the node sees below ``/var/lib`` or ``/var/log``."""

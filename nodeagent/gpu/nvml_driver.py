@@ -144,10 +144,13 @@ class NvmlDriver:
     def _read(self, index: int) -> Gpu:
         """One GPU; what cannot be read is as it was seen last, with nobody knowing who uses it."""
         seen = self._seen.get(index) or Gpu(index, "", "", 0, 0, (), ())
-        known = replace(seen, profiles=(), instances=tuple(replace(one, processes=None) for one in seen.instances))
+        unknown = tuple(replace(one, processes=None) for one in seen.instances)
+        known = replace(seen, profiles=(), instances=unknown, lost=False)
+        reached = False
         try:
             device = nvml.Device(index)
             uuid = device.uuid()
+            reached = True
             if uuid != known.uuid:
                 known = Gpu(index, uuid, label(device.name()), device.memory_mib(), 0, (), ())
             on, obstacle = _mode(device)
@@ -158,7 +161,8 @@ class NvmlDriver:
         except DriverError as error:
             if isinstance(error, GpuLostError | DriverMissingError):
                 self._library.doubt()
-            return replace(known, problem=error.reason)
+            # A GPU that fell off the bus is "lost" to some drivers, and to others an unknown error in finding it.
+            return replace(known, problem=error.reason, lost=isinstance(error, GpuLostError) or not reached)
 
     def _keep(self, gpu: Gpu) -> Gpu:
         self._seen[gpu.index] = gpu

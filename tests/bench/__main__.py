@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import admissions, agent, fragmentation, latency, planner, quotas, replan, stall, storm
+from tests.bench import admissions, agent, chaos, fragmentation, latency, planner, quotas, replan, stall, storm
 
 BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "latency": latency.main,
@@ -19,6 +19,7 @@ BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "admissions": admissions.main,
     "agent": agent.main,
     "storm": storm.main,
+    "chaos": chaos.main,
 }
 
 

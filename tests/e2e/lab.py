@@ -9,6 +9,7 @@ import signal
 import time
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -251,6 +252,28 @@ def _refused(pod: dict[str, Any]) -> bool:
     """Whether the scheduler has found no room for it."""
     conditions = pod["status"].get("conditions", ())
     return any((each["type"], each["status"]) == ("PodScheduled", "False") for each in conditions)
+
+
+@contextlib.contextmanager
+def slow(lab: Lab, node: str, seconds: float = 1.0) -> Iterator[None]:
+    """A node's GPUs take so many seconds for each step while this lasts."""
+    hardware = lab.hardware(node)
+    hardware.set_times(create_seconds=seconds, destroy_seconds=seconds)
+    try:
+        yield
+    finally:
+        hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
+
+
+def advertised(lab: Lab, node: str) -> dict[str, int]:
+    """MIG devices that the API server says a node has."""
+    allocatable = lab.raw_node(node)["status"]["allocatable"]
+    return {name: int(n) for name, n in allocatable.items() if name.startswith(names.MIG_PREFIX) and n != "0"}
+
+
+def existing(lab: Lab, node: str) -> dict[str, int]:
+    """MIG devices that a node's hardware has."""
+    return dict(Counter(names.mig_resource(device.profile) for device in lab.hardware(node).mig_devices()))
 
 
 @contextlib.contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,26 +13,9 @@ import pytest
 
 from n8s import names
 from n8s.v1 import gpu_pb2
-from tests.e2e.lab import NEBULNETES, Lab, fresh_namespace, pod
+from tests.e2e.lab import NEBULNETES, Lab, advertised, existing, fresh_namespace, pod, slow
 
 pytestmark = pytest.mark.e2e
-
-
-@contextlib.contextmanager
-def slow(lab: Lab, node: str, seconds: float = 1.0) -> Iterator[None]:
-    """A node's GPUs take so many seconds for each step while this lasts."""
-    hardware = lab.hardware(node)
-    hardware.set_times(create_seconds=seconds, destroy_seconds=seconds)
-    try:
-        yield
-    finally:
-        hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
-
-
-def advertised(lab: Lab, node: str) -> dict[str, int]:
-    """MIG devices that the API server says a node has."""
-    allocatable = lab.raw_node(node)["status"]["allocatable"]
-    return {name: int(n) for name, n in allocatable.items() if name.startswith(names.MIG_PREFIX) and n != "0"}
 
 
 def leaders(lab: Lab) -> list[str]:
@@ -48,11 +29,6 @@ def ours(lab: Lab, component: str, node: str = "") -> list[dict[str, Any]]:
     on_node = f"spec.nodeName={node}" if node else ""
     chosen = f"app.kubernetes.io/component={component}"
     return lab.cluster.api.items("pods", namespace=NEBULNETES, labels=chosen, fields=on_node)
-
-
-def existing(lab: Lab, node: str) -> dict[str, int]:
-    """MIG devices that a node's hardware has."""
-    return dict(Counter(names.mig_resource(device.profile) for device in lab.hardware(node).mig_devices()))
 
 
 def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from brain.decide import repartition
 from brain.decide.decisions import AskState, Decision, OrderGeometry, PublishDevices, TaintNode, UntaintNode
 from brain.decide.partition import Plan
-from brain.model.mig import Geometry, Placement
+from brain.model.mig import Geometry, Instance, InstanceState, Placement
 from brain.model.node import Failure, Node, Taint
 from brain.model.pod import Pod
 from n8s import names
@@ -27,6 +27,14 @@ def situation(agent: dict[str, Any] | None = None, **changes: Any) -> Node:
     return node("n1", [gpu(0, "7g.40gb@0f")], agent, **changes)
 
 
+def beside(allocatable: dict[str, frozenset[str]], *, lost: bool) -> Node:
+    """A node that has settled, with a GPU that has a problem and one that has none; each has a device."""
+    gpus = [replace(gpu(0, "7g.40gb@0?"), problem="x", lost=lost), gpu(1, "7g.40gb@0f")]
+    settled: dict[str, Any] = {} if lost else {"taints": TAINT, "tainted_seconds": 2.0}
+    return node("n1", gpus, {"allocatable": allocatable}, **settled)
+
+
+IDS = frozenset({"MIG-0-7g.40gb-0", "MIG-1-7g.40gb-0"})
 STALE: dict[str, Any] = {"allocatable": {SEVEN: frozenset({"MIG-old"})}}
 
 # (what it shows, node, wanted, waiting pod fits as it is, decision or None, wake seconds or None)
@@ -86,6 +94,35 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
         {},
         False,
         OrderGeometry("n1", SAME),
+        None,
+    ),
+    ("a lost GPU's devices are shown", beside({SEVEN: IDS}, lost=True), {}, False, None, None),
+    (
+        "a lost GPU's devices are not shown",
+        beside({SEVEN: IDS - {"MIG-0-7g.40gb-0"}}, lost=True),
+        {},
+        False,
+        None,
+        None,
+    ),
+    (
+        "plugin stale beside a GPU that cannot be ordered anything",
+        beside({SEVEN: IDS, ONE: frozenset({"MIG-old"})}, lost=False),
+        {},
+        False,
+        OrderGeometry("n1", {1: SAME[0]}),
+        None,
+    ),
+    (
+        "an instance that somebody else has filled is no device",
+        node(
+            "n1",
+            [replace(gpu(0), problem="x", instances=(Instance("7g.40gb", 0, 8, InstanceState.UNKNOWN),))],
+            {"allocatable": {}},
+        ),
+        {},
+        False,
+        None,
         None,
     ),
     (
