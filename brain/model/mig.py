@@ -122,7 +122,8 @@ class Gpu:
         instances: what exists, by start.
         uuid: the driver's UUID.
         memory_mib: memory of the whole GPU in MiB.
-        problem: why it cannot be partitioned; empty when it can.
+        problem: why it cannot be partitioned, and what to do about it; empty when it can.
+        problem_code: which problem that is, in the agent's word; empty where there is none.
     """
 
     index: int
@@ -133,6 +134,7 @@ class Gpu:
     uuid: str = ""
     memory_mib: int = 0
     problem: str = ""
+    problem_code: str = ""
 
     @property
     def geometry(self) -> Geometry:
