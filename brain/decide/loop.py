@@ -113,6 +113,7 @@ def _turn(node: Node, bound: tuple[Pod, ...], plan: Plan, asked: tuple[bool, flo
     expected, settle_seconds = asked
     step = repartition.step(node, plan, expected=expected, settle_seconds=settle_seconds)
     question = repartition.outdated(node, bound)
+    wakes = [wake for wake in (step.wake_seconds, problems.wake_seconds(node)) if wake is not None]
     shown = (repartition.shown_geometry(node, plan), problems.shown(node))
     return _Turn(
         node,
@@ -120,7 +121,7 @@ def _turn(node: Node, bound: tuple[Pod, ...], plan: Plan, asked: tuple[bool, flo
         asked,
         step.decisions if question is None else (*step.decisions, question),
         (*(each for each in shown if each is not None), *problems.events(node)),
-        step.wake_seconds,
+        min(wakes, default=None),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from brain.decide import eligibility, reasons
 from brain.decide.decisions import AnnotateNode, EmitEvent
-from brain.model.node import Agent, Node
+from brain.model.node import NEW_SECONDS, Agent, Node
 from n8s import names
 
 TOLERATE: Final = (
@@ -40,6 +40,14 @@ class Problem:
 def problems(node: Node) -> tuple[Problem, ...]:
     """All that is wrong with a node, the gravest first; nothing where it does not carry our label."""
     return tuple(_problems(node)) if node.enabled else ()
+
+
+def wake_seconds(node: Node) -> float | None:
+    """After how long something that is wrong with a node is told that is not told yet; None where nothing is."""
+    plugin = node.plugin
+    if plugin is None or not plugin.pod.ready or not node.enabled or not eligibility.out_of_reach(node):
+        return None
+    return NEW_SECONDS - plugin.ready_seconds if plugin.ready_seconds < NEW_SECONDS else None
 
 
 def shown(node: Node) -> AnnotateNode | None:
@@ -108,7 +116,7 @@ def _plugin(node: Node, agent: Agent) -> Iterator[Problem]:
             "NVIDIA's device plugin on this node; where its container has an unusual name, set the chart's "
             "value brain.devicePluginContainers.",
         )
-    elif eligibility.out_of_reach(node):
+    elif eligibility.out_of_reach(node) and node.plugin is not None and node.plugin.ready_seconds >= NEW_SECONDS:
         yield Problem(
             reasons.PLUGIN_OUT_OF_REACH,
             f"Left alone: nobody can have the device plugin look again: {agent.plugin_problem}, and the pod "

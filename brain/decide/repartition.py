@@ -83,7 +83,7 @@ def _advertised(node: Node) -> bool:
 def _tell_plugin(node: Node, agent: Agent, settle_seconds: float) -> Step:
     """Replace the pod of the device plugin that the agent cannot tell to look again, once under one taint."""
     plugin = node.plugin
-    if plugin is None or eligibility.out_of_reach(node):
+    if plugin is None or not fit.tolerates_repartitioning(plugin.pod):
         return Step()
     if not node.repartitioning:
         return Step((TaintNode(node.name),))  # nothing of MIG is there to lose, but the plugin may have whole GPUs too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from brain.model.mig import Geometry, Gpu, InstanceState
 from brain.model.pod import Pod
@@ -101,6 +102,10 @@ class Agent:
         return shown == self.devices
 
 
+NEW_SECONDS: Final = 5.0
+"""A device plugin that has been Ready for less is new: the agent, which looks every 2 s, may not have noticed it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plugin:
     """NVIDIA's device plugin on a node, as far as it is a DaemonSet's pod.
@@ -108,7 +113,8 @@ class Plugin:
     Attributes:
         pod: its pod.
         ready_seconds: for how long this brain has seen that pod Ready; 0 where it has not. Infinite where it was
-            before this brain looked, and on nodes without our taint, where time does not matter.
+            before this brain looked, and where it is no longer new and the node is without our taint: time does not
+            matter then.
     """
 
     pod: Pod

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final, Generic, Protocol, TypeVar
 
 from brain.model.budget import Budget
-from brain.model.node import Agent, Node, Plugin
+from brain.model.node import NEW_SECONDS, Agent, Node, Plugin
 from brain.model.pod import Pod
 from brain.model.quota import Quota
 from brain.model.snapshot import Snapshot
@@ -131,10 +131,12 @@ class Store:
             del self._untainted_since[node.name]
             untainted = None
         pod = self._plugins.on(node.name)
-        if tainted is not None or untainted is not None:
+        ready = 0.0 if pod is None else self._plugins.ready_seconds(pod, now)
+        new = pod is not None and pod.ready and ready < NEW_SECONDS
+        if tainted is not None or untainted is not None or new:
             return node.seen(
                 agent,
-                None if pod is None else Plugin(pod, self._plugins.ready_seconds(pod, now)),
+                None if pod is None else Plugin(pod, ready),
                 0.0 if tainted is None else now - tainted,
                 float("inf") if untainted is None else now - untainted,
             )

@@ -177,6 +177,29 @@ def test_how_long_the_device_plugin_of_a_tainted_node_is_ready(store: Store, clo
     assert shown() == Plugin(plugin("n1", name="plugin-y", uid="another", created=7), 0.0)
     store.pods.replace({})
     assert shown() is None
+    assert not store._plugins._ready_since, "nothing stays of pods that are gone"
+
+
+def test_the_device_plugin_of_a_node_at_rest_is_new_for_a_while(store: Store, clock: Clock) -> None:
+    def shown() -> Plugin | None:
+        (node,) = store.snapshot(clock.now, Agents()).nodes
+        return node.plugin
+
+    store.nodes.put("n1", PLAIN)
+    store.pods.replace({})
+    found = plugin("n1", ready=False)
+    store.pods.put(found.key, found)
+    assert shown() == Plugin(found, 0.0)
+    found = plugin("n1")
+    store.pods.put(found.key, found)
+    assert shown() == Plugin(found, 0.0)
+    clock.now += 4
+    assert shown() == Plugin(found, 4.0)
+    clock.now += 2
+    assert shown() == Plugin(found, INFINITE)
+    found = plugin("n1", terminating=True)
+    store.pods.put(found.key, found)
+    assert shown() == Plugin(found, INFINITE)
 
 
 def test_the_device_plugin_is_told_by_its_container_and_is_a_daemon_sets(clock: Clock) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from brain.decide import eligibility, problems
 from brain.decide.decisions import AnnotateNode
+from brain.decide.loop import Settings, decide
 from brain.model.node import Failure, Node, Plugin, Taint
 from brain.model.pod import Toleration
+from brain.model.snapshot import Snapshot
 from n8s import names
 from tests.worlds import gpu, node, plugin
 
@@ -93,6 +95,13 @@ PROBLEMS: list[tuple[str, Node, list[str], list[str], str]] = [
             "daemonsets.tolerations",
             "agent.hostPID",
         ],
+        "nobody can have look again",
+    ),
+    (
+        "one that is new, and that the agent may not have noticed",
+        world(UNTOLD, plugin=replace(PICKY, ready_seconds=4.0)),
+        [],
+        [],
         "nobody can have look again",
     ),
     ("one that would not come back, but is signalled", world(plugin=PICKY), [], [], ""),
@@ -193,3 +202,19 @@ def test_events_name_what_to_do() -> None:
     assert list(problems.events(replace(item, labels={}))) == []
     (late,) = problems.events(world(LATE | STALE))
     assert late.reason == "MigPluginLate"
+
+
+def test_that_nobody_can_have_the_plugin_look_again_is_told_once_it_is_no_longer_new() -> None:
+    new = replace(PICKY, ready_seconds=4.0)
+    assert problems.wake_seconds(world(UNTOLD, plugin=new)) == 1.0
+    for at_rest in (
+        world(UNTOLD, plugin=PICKY),
+        world(plugin=new),
+        world(UNTOLD),
+        world(UNTOLD, plugin=None),
+        world(UNTOLD, plugin=new, labels={}),
+        world(UNTOLD, plugin=Plugin(replace(PICKY.pod, ready=False), 0.0)),
+    ):
+        assert problems.wake_seconds(at_rest) is None
+    decided = decide(Snapshot(nodes=(world(UNTOLD, plugin=new),)), Settings())
+    assert decided.wake_seconds == 1.0

@@ -279,6 +279,7 @@ REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
     ("the next is not Ready yet", situation(AWAITED, **TAINTED, plugin=ready(0.0, ready=False)), None, None),
     ("the next is Ready: not once more", situation(AWAITED, **TAINTED, plugin=ready(2.0)), None, None),
     ("it would not come back", situation(AWAITED, **TAINTED, plugin=ready(100.0, tolerations=())), None, None),
+    ("it is new and would not", situation(AWAITED, **TAINTED, plugin=ready(5.5, tolerations=())), None, None),
     ("label gone meanwhile", situation(AWAITED, labels={}, **TAINTED, plugin=ready(100.0)), REPLACE, None),
     ("silent, not for long", situation(SILENT | silent(29.0), taints=TAINT, plugin=ready(100.0)), None, 1.0),
     ("silent for long", situation(SILENT | silent(31.0), taints=TAINT, plugin=ready(100.0)), REPLACE, 59.0),
