@@ -73,11 +73,7 @@ class _Site:
         """A node, judged with all that it has left."""
         return _Site(
             room,
-            tuple(
-                position
-                for position, kind in enumerate(kinds)
-                if room.knows(kind.sample) and not room.refusal(kind.sample)
-            ),
+            tuple(position for position, kind in enumerate(kinds) if room.suits(kind.sample)),
         )
 
 

@@ -88,7 +88,7 @@ class Ground:
         """Whether a pod fits on a node once some of its pods have gone; ``change``: its GPUs partitioned again."""
         room = self._room(node)
         with self._gone(node, room, without):
-            return room.knows(pod) and not room.refusal(pod) and room.option(pod, change=change) is not None
+            return room.suits(pod) and room.option(pod, change=change) is not None
 
     def has_room(self, pod: Pod) -> bool:
         """Whether a pod fits on some node with nothing changed."""

@@ -76,5 +76,5 @@ def binds(node: Node) -> bool:
 
 
 def _has_room(room: Room, neighbours: Neighbours, pod: Pod) -> bool:
-    refused = not room.knows(pod) or room.refusal(pod) or neighbours.refusal(pod, room.node.name)
-    return not refused and room.option(pod, change=False) is not None
+    suits = room.suits(pod) and not neighbours.refusal(pod, room.node.name)
+    return suits and room.option(pod, change=False) is not None

@@ -433,7 +433,7 @@ class _Planning:
 
     def _fits(self, pod: Pod, room: Room) -> bool:
         """Give a pod free instances of one node, if it has them."""
-        option = None if room.refusal(pod) or not room.knows(pod) else room.option(pod, change=False)
+        option = room.option(pod, change=False) if room.suits(pod) else None
         self._take(pod, room, option)
         return option is not None
 

@@ -351,6 +351,10 @@ class Room:
             or fit.ports_taken(pod, [*self.bound, *self.given])
         )
 
+    def suits(self, pod: Pod) -> bool:
+        """Whether the pod may come here once its instances are there, and they can be."""
+        return self.knows(pod) and not self.refusal(pod)
+
     def option(self, pod: Pod, *, change: bool) -> tuple[Cost, tuple[Step, ...]] | None:
         """The cheapest way to give a pod all its instances here; None when there is none."""
         if self.unmanaged or not self.gpus:

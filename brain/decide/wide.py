@@ -117,7 +117,7 @@ def _as_it_is(kind: Kind, rooms: Sequence[Room]) -> Iterator[Given]:
     pods = iter(kind.pods)
     pod = next(pods, None)
     for room in rooms:
-        while pod is not None and room.knows(pod) and not room.refusal(pod) and room.option(pod, change=False):
+        while pod is not None and room.suits(pod) and room.option(pod, change=False):
             room.take(pod, ())
             yield Given(pod, room, (), ())
             pod = next(pods, None)

@@ -40,8 +40,11 @@ def page(name: str, snapshot: Snapshot, plan: Plan) -> Group:
     changed = sum(map(len, plan.geometries.values()))
     placed = f"{len(plan.assigned)} of {len(plan.assigned) + len(plan.unplaced)} pods find room"
     limit = "no plan places more" if plan.bound == len(plan.assigned) else f"at most {plan.bound} could"
-    heading = Text(f"{name}: {placed} ({limit}); {changed} GPUs change", "bold")
-    return Group(heading, _drawing(snapshot, plan), _pods(snapshot, plan))
+    gated = sum(1 for pod in snapshot.pods if pod.gated and pod.mig_request)
+    behind = f"; {gated} more behind scheduling gates, not planned for" if gated else ""
+    heading = Text(f"{name}: {placed} ({limit}); {changed} GPUs change{behind}", "bold")
+    pods = [_pods(snapshot, plan)] if plan.assigned or plan.unplaced else []
+    return Group(heading, _drawing(snapshot, plan), *pods)
 
 
 def _drawing(snapshot: Snapshot, plan: Plan) -> Table:

@@ -310,7 +310,7 @@ MUTATIONS = [
     (
         "room on nodes that are not ours",
         "wide",
-        "not room.refusal(pod) and room.option",
+        "room.suits(pod) and room.option",
         "room.option",
         "constraints:large",
     ),
@@ -460,7 +460,7 @@ MUTATIONS = [
         "overdue",
     ),
     ("that overdue pods fit", "overdue", "room.option(pod, change=False) is not None", "True", "overdue"),
-    ("neighbours of overdue pods", "overdue", " or neighbours.refusal(pod, room.node.name)\n", "\n", "overdue"),
+    ("neighbours of overdue pods", "overdue", " and not neighbours.refusal(pod, room.node.name)\n", "\n", "overdue"),
     (
         "that overdue pods keep nothing",
         "partition",

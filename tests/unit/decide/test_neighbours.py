@@ -502,7 +502,7 @@ TOPOLOGIES = ["zone", "host", "rack"]
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=examples(2_000), deadline=None)
+@settings(max_examples=examples(1_000), deadline=None)
 def test_as_the_definition_says_whatever_is_placed_and_taken_back(seed: int) -> None:
     rng = random.Random(seed)  # noqa: S311 - no secret
     world = a_world(rng)

@@ -102,14 +102,14 @@ def check_promises(item: Node, devices: Counter[str], world: Snapshot, result: P
         assert cpu <= item.allocatable["cpu"]
 
 
-@settings(max_examples=examples(1500), deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_nothing_forbidden_is_planned(seed: int) -> None:
     world = random_world(seed)
     check(world, plan(world))
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.randoms(use_true_random=False))
 def test_the_order_of_the_snapshot_means_nothing(seed: int, rng: random.Random) -> None:
     world = random_world(seed)
@@ -188,7 +188,7 @@ def only_two(item: Node) -> Agent:
     return replace(cut, allocatable=cut.devices)
 
 
-@settings(max_examples=examples(600), deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_the_first_pod_is_served_exactly_when_it_can_be(seed: int) -> None:
     """For one pod alone, the search misses nothing that trying everything finds."""

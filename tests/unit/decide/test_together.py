@@ -294,7 +294,7 @@ def check_social(world: Snapshot, result: Plan) -> None:
         assert count == 0 or count >= need, f"{group} is halved"
 
 
-@settings(max_examples=examples(600), deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.booleans())
 def test_no_promise_is_made_that_the_scheduler_would_refuse(seed: int, large: bool) -> None:
     world = social_world(seed)
