@@ -58,7 +58,7 @@ def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> St
     """
     agent = node.agent
     if agent is not None and agent.connected and agent.ordered is not None:
-        return _tell_plugin(node, agent, settle_seconds) if agent.plugin_awaited else Step()
+        return _tell_plugin(node, agent, settle_seconds)
     if not node.enabled or agent is None or not agent.connected or agent.problem or eligibility.unfit(node):
         return _leave(node)
     retry = agent.failure.retry_seconds if agent.failure is not None else 0.0
@@ -81,15 +81,18 @@ def _advertised(node: Node) -> bool:
 
 
 def _tell_plugin(node: Node, agent: Agent, settle_seconds: float) -> Step:
-    """Replace the pod of the device plugin that the agent cannot tell to look again, once under one taint."""
+    """Replace the pod of the device plugin that the agent waits for and cannot tell to look again, once.
+
+    One that became Ready before the agent waited may have looked too early; one that did afterwards has seen all.
+    """
     plugin = node.plugin
-    if plugin is None or not fit.tolerates_repartitioning(plugin.pod):
+    if agent.awaited_seconds is None or plugin is None or not fit.tolerates_repartitioning(plugin.pod):
         return Step()
     if not node.repartitioning:
         return Step((TaintNode(node.name),))  # nothing of MIG is there to lose, but the plugin may have whole GPUs too
     if node.tainted_seconds < settle_seconds:
         return Step(wake_seconds=settle_seconds - node.tainted_seconds)
-    if plugin.pod.terminating or plugin.ready_seconds <= node.tainted_seconds:
+    if plugin.pod.terminating or not plugin.pod.ready or plugin.ready_seconds < agent.awaited_seconds:
         return Step()
     return Step(_replacement(node, plugin, f"the agent cannot have it do so: {agent.plugin_problem}"))
 

@@ -38,6 +38,7 @@ class Record:
         self.heard = now
         self._hello = hello
         self._reported: _Report | None = None
+        self._awaited_at: float | None = None
         self._fresh = False
         self._sent: tuple[int, int] | None = None
         self._ordered: Mapping[int, Geometry] | None = None
@@ -58,6 +59,7 @@ class Record:
         self._at_rest = None
         self._hello = hello
         self._fresh = False
+        self._awaited_at = None
         self._sent = self._ordered = None
         self._applying = 0
 
@@ -66,6 +68,10 @@ class Record:
         gpus = tuple(sorted(map(wire.gpu_from, state.gpus), key=lambda gpu: gpu.index))
         allocatable = {entry.name: frozenset(entry.device_ids) for entry in state.allocatable}
         report = _Report(gpus, allocatable, state.problem, state.plugin_problem, state.plugin_awaited)
+        if not state.plugin_awaited:
+            self._awaited_at = None
+        elif self._awaited_at is None:
+            self._awaited_at = now
         new = not self._fresh or report != self._reported or state.applying != self._applying
         self.heard = now
         if new:
@@ -140,13 +146,18 @@ class Record:
             allocatable=report.allocatable,
             problem=report.problem,
             plugin_problem=report.plugin_problem,
-            plugin_awaited=report.plugin_awaited,
+            awaited_seconds=None if self._awaited_at is None else now - self._awaited_at,
             ordered=ordered,
             failure=failure,
             applied_seconds=applied,
             version=self._hello.agent_version,
             driver=self._hello.driver,
         )
-        if connected and applied == float("inf") and (failure is None or failure.retry_seconds == 0.0):
+        if (
+            connected
+            and applied == float("inf")
+            and self._awaited_at is None
+            and (failure is None or failure.retry_seconds == 0.0)
+        ):
             self._at_rest = agent
         return agent

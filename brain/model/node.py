@@ -47,7 +47,8 @@ class Agent:
         allocatable: device ids by resource, as the kubelet shows them.
         problem: what keeps the agent from its work; empty when nothing does.
         plugin_problem: why it cannot have the device plugin look again; empty when it can.
-        plugin_awaited: whether its order waits for the device plugin, and it could not have that look again.
+        awaited_seconds: for how long its order, whose GPUs are done, has waited for the device plugin, which it could
+            not have look again; None where it does not.
         ordered: geometry by GPU index of an order that is sent and not confirmed; None when none is.
         failure: how the last order ended, unless it was applied.
         applied_seconds: since the agent last said that it had applied an order; infinite where it did not.
@@ -61,7 +62,7 @@ class Agent:
     allocatable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     problem: str = ""
     plugin_problem: str = ""
-    plugin_awaited: bool = False
+    awaited_seconds: float | None = None
     ordered: Mapping[int, Geometry] | None = None
     failure: Failure | None = None
     applied_seconds: float = float("inf")

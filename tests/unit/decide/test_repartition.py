@@ -39,7 +39,7 @@ def situation(agent: dict[str, Any] | None = None, **changes: Any) -> Node:
 OTHER_STRATEGY = {names.AUTO_MIG_LABEL: "true", names.MIG_STRATEGY_LABEL: "single"}
 STALE: dict[str, Any] = {"allocatable": {SEVEN: frozenset({"MIG-old"})}}
 
-AWAITED: dict[str, Any] = STALE | {"ordered": WANT, "plugin_problem": "no process is seen", "plugin_awaited": True}
+AWAITED: dict[str, Any] = STALE | {"ordered": WANT, "plugin_problem": "no process is seen", "awaited_seconds": 3.0}
 SILENT: dict[str, Any] = STALE | {"connected": False, "ordered": WANT}
 TAINTED: dict[str, Any] = {"taints": TAINT, "tainted_seconds": 5.0}
 INFINITE = float("inf")
@@ -264,11 +264,17 @@ def test_next_step(
 
 # What becomes of the device plugin's pod. (what it shows, node, decision or None, wake seconds or None)
 REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
-    ("awaited, and Ready since before the taint", situation(AWAITED, **TAINTED, plugin=ready(100.0)), REPLACE, None),
+    ("awaited, and Ready since before that", situation(AWAITED, **TAINTED, plugin=ready(100.0)), REPLACE, None),
+    (
+        "Ready since the taint, but before the agent waited",
+        situation(AWAITED, **TAINTED, plugin=ready(4.0)),
+        REPLACE,
+        None,
+    ),
     ("Ready since before this brain", situation(AWAITED, **TAINTED, plugin=ready(INFINITE)), REPLACE, None),
     (
         "the agent could tell it",
-        situation(AWAITED | {"plugin_awaited": False}, **TAINTED, plugin=ready(100.0)),
+        situation(AWAITED | {"awaited_seconds": None}, **TAINTED, plugin=ready(100.0)),
         None,
         None,
     ),
