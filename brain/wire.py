@@ -52,7 +52,7 @@ def gpu_from(message: gpu_pb2.Gpu) -> Gpu:
         uuid=message.uuid,
         memory_mib=message.memory_mib,
         problem=message.problem,
-        lost=message.lost,
+        problem_code=message.problem_code,
     )
 
 
@@ -76,7 +76,7 @@ def gpu_to(gpu: Gpu) -> gpu_pb2.Gpu:
         ],
         instances=map(_instance_to, gpu.instances),
         problem=gpu.problem,
-        lost=gpu.lost,
+        problem_code=gpu.problem_code,
     )
 
 

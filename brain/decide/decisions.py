@@ -53,6 +53,18 @@ class PublishDevices(msgspec.Struct, frozen=True, gc=False):
     devices: Mapping[str, int]
 
 
+class ReplacePlugin(msgspec.Struct, frozen=True, gc=False):
+    """Evict the device plugin's pod of a node: its DaemonSet makes another, which looks at the GPUs as it starts.
+
+    Within its disruption budgets, as any eviction. Holds for this uid only.
+    """
+
+    node: str
+    namespace: str
+    name: str
+    uid: str
+
+
 class AnnotateNode(msgspec.Struct, frozen=True, gc=False):
     """Set annotations of ours on a node; None removes one."""
 
@@ -163,6 +175,7 @@ Decision = (
     | OrderGeometry
     | AskState
     | PublishDevices
+    | ReplacePlugin
     | AnnotateNode
     | LabelPod
     | LetIn

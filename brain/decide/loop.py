@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from brain.decide import governed, holds, late, overdue, quotas, reasons, repartition, standing
+from brain.decide import governed, holds, late, overdue, problems, quotas, reasons, repartition, standing
 from brain.decide.admission import Admission, admit
 from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict, OrderGeometry
 from brain.decide.partition import Plan
@@ -124,14 +124,15 @@ def _turn(node: Node, bound: tuple[Pod, ...], plan: Plan, asked: tuple[bool, flo
     expected, settle_seconds = asked
     step = repartition.step(node, bound, plan, expected=expected, settle_seconds=settle_seconds)
     question = repartition.outdated(node, bound)
-    shown = repartition.shown_geometry(node, plan)
+    wakes = [wake for wake in (step.wake_seconds, problems.wake_seconds(node)) if wake is not None]
+    shown = (repartition.shown_geometry(node, plan), problems.shown(node))
     return _Turn(
         node,
         bound,
         asked,
         step.decisions if question is None else (*step.decisions, question),
-        (*(() if shown is None else (shown,)), *repartition.node_events(node)),
-        step.wake_seconds,
+        (*(each for each in shown if each is not None), *problems.events(node)),
+        min(wakes, default=None),
     )
 
 

@@ -44,7 +44,7 @@ gpus = st.builds(
     text,
     small,
     text,
-    st.booleans(),
+    text,
 )
 geometries = st.dictionaries(
     small, st.lists(st.builds(Placement, small, text), max_size=3).map(lambda listed: tuple(sorted(listed))), max_size=3
