@@ -53,6 +53,7 @@ def gpu_from(message: gpu_pb2.Gpu) -> Gpu:
         memory_mib=message.memory_mib,
         problem=message.problem,
         problem_code=message.problem_code,
+        lost=message.lost,
     )
 
 
@@ -77,6 +78,7 @@ def gpu_to(gpu: Gpu) -> gpu_pb2.Gpu:
         instances=map(_instance_to, gpu.instances),
         problem=gpu.problem,
         problem_code=gpu.problem_code,
+        lost=gpu.lost,
     )
 
 

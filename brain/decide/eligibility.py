@@ -43,6 +43,18 @@ def unfit(node: Node) -> str:
     return "has a device plugin that nobody can have look again" if out_of_reach(node) else ""
 
 
+def fixed(node: Node) -> str:
+    """Why no change of a node's GPUs can be planned now; "" when one can.
+
+    NVIDIA's device plugin asks every GPU when it looks again, and ends where one does not answer; with it all devices
+    of the node would be gone for new pods. So what is there stays as it is until the GPU is back.
+    """
+    if reason := unchangeable(node):
+        return reason
+    lost = node.agent is not None and any(gpu.lost for gpu in node.agent.gpus)
+    return "has a lost GPU, beside which none is repartitioned" if lost else ""
+
+
 def unshown(node: Node) -> str:
     """Why what is free on a node cannot be bound though it is there; "" when it can, or will be in a moment.
 

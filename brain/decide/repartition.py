@@ -7,7 +7,7 @@ taint; then the node is opened again, so that pods get to what was made before i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,9 @@ REPLACED_SECONDS: Final = 60.0
 SHOWN_SECONDS: Final = 15.0
 """From a device plugin's being Ready until its devices show in the node's status: a second or two for it to look, and
 the kubelet reports every 10 s."""
+ADMISSION_SECONDS: Final = 10.0
+"""For how long at most after the settle time an order waits for the kubelet to give bound pods their devices. It does
+so within 0.1 s; what a pod's init containers alone ask for it never shows."""
 REOPEN_SECONDS: Final = 1.0
 """For how long after the taint went pods get to bind to what is free on the node before it may change again."""
 
@@ -47,11 +50,12 @@ class Step:
     wake_seconds: float | None = None
 
 
-def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> Step:
+def step(node: Node, bound: Sequence[Pod], plan: Plan, *, expected: bool, settle_seconds: float) -> Step:
     """The next step of one node.
 
     Args:
         node: the node.
+        bound: the pods bound to it.
         plan: what the planner wants.
         expected: whether a waiting pod fits on the node as it is, and so may be bound at any moment.
         settle_seconds: how long the taint must stand before an order.
@@ -66,7 +70,9 @@ def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> St
     if not eligibility.unchangeable(node) and (wanted or not agent.plugin_current):
         if not wanted and not node.repartitioning and not any(_devices(agent).values()) and not _advertised(node):
             return Step((OrderGeometry(node.name, _as_it_is(agent)),))
-        return _toward_order(node, wanted or _as_it_is(agent), expected=expected, settle_seconds=settle_seconds)
+        order = OrderGeometry(node.name, wanted or _as_it_is(agent))
+        coming = any(_unadmitted(pod, agent) for pod in bound)
+        return _toward_order(node, order, expected=expected, coming=coming, settle_seconds=settle_seconds)
     return Step(_open(node, agent), wake_seconds=retry or None)
 
 
@@ -142,11 +148,15 @@ def _reopen(node: Node, seconds: float) -> Step:
     opening = UntaintNode(node.name)
     left = REPLACED_SECONDS - seconds
     if plugin is not None and not fit.tolerates_repartitioning(plugin.pod):
-        return Step((opening, _unseen(node, f"its pod would not come back if it was replaced: {problems.TOLERATE}")))
+        why = f"Its pod would not have come back if it was replaced: {problems.TOLERATE}, and restart it on this node"
+        return Step((opening, _unseen(node, why)))
+    if node.agent is not None and any(gpu.lost for gpu in node.agent.gpus):
+        why = "Its pod was not replaced, for it ends where a GPU does not answer: reset the lost GPU or reboot the node"
+        return Step((opening, _unseen(node, why)))
     if plugin is None and not _advertised(node):
         return Step((opening,))
     if left <= 0.0:
-        return Step((opening, _unseen(node, "no new pod of it has become Ready")))
+        return Step((opening, _unseen(node, "No new pod of it has become Ready: see why")))
     if plugin is None or plugin.pod.terminating:
         return Step(wake_seconds=left)
     if plugin.ready_seconds > seconds:
@@ -161,7 +171,7 @@ def _reopen(node: Node, seconds: float) -> Step:
 def _unseen(node: Node, why: str) -> Decision:
     told = (
         f"Opened though the device plugin (DaemonSet {problems.daemon_set(node)}) may show MIG devices that are gone, "
-        f"and pods that get one do not start. Restart its pod on this node; {why}."
+        f"and pods that get one do not start. {why}."
     )
     return problems.event(node, reasons.OPENED_UNSEEN, told)
 
@@ -177,14 +187,25 @@ def outdated(node: Node, bound: Sequence[Pod]) -> AskState | None:
     return AskState(node.name) if asking != node.agent.held else None
 
 
-def _toward_order(node: Node, geometries: Mapping[int, Geometry], *, expected: bool, settle_seconds: float) -> Step:
+def _unadmitted(pod: Pod, agent: Agent) -> bool:
+    """Whether the kubelet has yet to give a bound pod its devices; while the plugin is down, it would fail the pod."""
+    if pod.phase != "Pending" or pod.terminating or not pod.mig_request:
+        return False
+    held = agent.held.get(pod.key, {})
+    return any(held.get(resource, 0) < count for resource, count in pod.mig_request.items())
+
+
+def _toward_order(node: Node, order: OrderGeometry, *, expected: bool, coming: bool, settle_seconds: float) -> Step:
     if not node.repartitioning:
         if expected and node.untainted_seconds < REOPEN_SECONDS:
             return Step(wake_seconds=REOPEN_SECONDS - node.untainted_seconds)
         return Step((TaintNode(node.name),))
     if node.tainted_seconds < settle_seconds:
         return Step(wake_seconds=settle_seconds - node.tainted_seconds)
-    return Step((OrderGeometry(node.name, geometries),))
+    left = settle_seconds + ADMISSION_SECONDS - node.tainted_seconds
+    if coming and left > 0:
+        return Step(wake_seconds=left)
+    return Step((order,))
 
 
 def _open(node: Node, agent: Agent) -> tuple[Decision, ...]:
@@ -210,6 +231,7 @@ def _as_it_is(agent: Agent) -> dict[int, Geometry]:
     return {
         gpu.index: tuple(sorted(i.placement for i in gpu.instances if i.state is not InstanceState.BROKEN))
         for gpu in agent.gpus
+        if not gpu.problem
     }
 
 

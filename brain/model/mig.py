@@ -124,6 +124,7 @@ class Gpu:
         memory_mib: memory of the whole GPU in MiB.
         problem: why it cannot be partitioned, and what to do about it; empty when it can.
         problem_code: which problem that is, in the agent's word; empty where there is none.
+        lost: whether its driver does not reach it any more; what it holds is as it was seen last.
     """
 
     index: int
@@ -135,6 +136,7 @@ class Gpu:
     memory_mib: int = 0
     problem: str = ""
     problem_code: str = ""
+    lost: bool = False
 
     @property
     def geometry(self) -> Geometry:

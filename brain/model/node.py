@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from brain.model.mig import Geometry, Gpu, InstanceState
+from brain.model.mig import Geometry, Gpu
 from brain.model.pod import Pod
 from brain.model.resources import Resources
 from n8s import names
@@ -71,11 +71,14 @@ class Agent:
 
     @property
     def devices(self) -> dict[str, frozenset[str]]:
-        """Device ids by resource that the device plugin should show: the UUIDs of all whole instances."""
+        """Device ids by resource that the device plugin should show: the UUIDs of all whole instances.
+
+        Those of lost GPUs are none of them: the plugin does not reach them either.
+        """
         result: dict[str, set[str]] = {}
         for gpu in self.gpus:
             for instance in gpu.instances:
-                if instance.state is not InstanceState.BROKEN:
+                if instance.uuid and not gpu.lost:
                     result.setdefault(names.mig_resource(instance.profile), set()).add(instance.uuid)
         return {name: frozenset(ids) for name, ids in result.items()}
 
@@ -87,20 +90,31 @@ class Agent:
     @property
     def held(self) -> dict[str, dict[str, int]]:
         """Devices that containers hold by the kubelet's account: count by resource, by pod key."""
-        result: dict[str, dict[str, int]] = {}
-        for gpu in self.gpus:
-            for instance in gpu.instances:
-                if instance.holder is not None:
-                    pod = result.setdefault(instance.holder.key, {})
-                    resource = names.mig_resource(instance.profile)
-                    pod[resource] = pod.get(resource, 0) + 1
-        return result
+        return _held(self.gpus)
+
+    @property
+    def held_in_reach(self) -> dict[str, dict[str, int]]:
+        """The same without those of lost GPUs: for these the scheduler takes others, which are there, as taken."""
+        return _held(gpu for gpu in self.gpus if not gpu.lost)
 
     @property
     def plugin_current(self) -> bool:
-        """Whether the kubelet knows exactly the MIG devices that exist."""
-        shown = {name: ids for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX) and ids}
-        return shown == self.devices
+        """Whether the kubelet knows exactly the MIG devices that exist; those of lost GPUs it may know or not."""
+        lost = {instance.uuid for gpu in self.gpus if gpu.lost for instance in gpu.instances}
+        mig = {name: ids - lost for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX)}
+        return {name: ids for name, ids in mig.items() if ids} == self.devices
+
+
+def _held(gpus: Iterable[Gpu]) -> dict[str, dict[str, int]]:
+    """Devices of some GPUs that containers hold: count by resource, by pod key."""
+    result: dict[str, dict[str, int]] = {}
+    for gpu in gpus:
+        for instance in gpu.instances:
+            if instance.holder is not None:
+                pod = result.setdefault(instance.holder.key, {})
+                resource = names.mig_resource(instance.profile)
+                pod[resource] = pod.get(resource, 0) + 1
+    return result
 
 
 NEW_SECONDS: Final = 5.0

@@ -352,7 +352,7 @@ def test_a_lost_gpu_is_shown_as_last_seen_and_leaves_the_others_alone(
     node.set(0, lost=True)
     gpu, there = driver.read()
     assert there == other
-    assert (gpu.uuid, gpu.model, gpu.profiles) == (whole.uuid, whole.model, ())
+    assert (gpu.uuid, gpu.model, gpu.profiles, gpu.lost) == (whole.uuid, whole.model, (), True)
     assert "GPU is lost" in gpu.problem
     assert gpu.problem_code == "gpu-lost"
     assert "reset the GPU or reboot the node" in gpu.problem
@@ -370,8 +370,18 @@ def test_a_gpu_that_was_lost_from_the_start_is_shown(node: StandIn) -> None:
     node.add("A100-40GB")
     node.set(0, lost=True)
     (gpu,) = NvmlDriver().read()
-    assert (gpu.uuid, gpu.model, gpu.instances) == ("", "", ())
+    assert (gpu.uuid, gpu.model, gpu.instances, gpu.lost) == ("", "", (), True)
     assert "lost" in gpu.problem
+
+
+def test_a_gpu_that_cannot_even_be_found_is_lost_and_one_that_tells_no_profile_is_not(node: StandIn) -> None:
+    node.add("A100-40GB")
+    node.fail("nvmlDeviceGetHandleByIndex_v2", pynvml.NVML_ERROR_UNKNOWN)
+    assert NvmlDriver().read()[0].lost
+    node.fail("nvmlDeviceGetMigMode", pynvml.NVML_ERROR_UNKNOWN)
+    (gpu,) = NvmlDriver().read()
+    assert gpu.problem
+    assert not gpu.lost
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ gpus = st.builds(
     small,
     text,
     text,
+    st.booleans(),
 )
 geometries = st.dictionaries(
     small, st.lists(st.builds(Placement, small, text), max_size=3).map(lambda listed: tuple(sorted(listed))), max_size=3

@@ -19,7 +19,7 @@ from brain.decide.decisions import (
     UntaintNode,
 )
 from brain.decide.partition import Plan
-from brain.model.mig import Geometry, Placement
+from brain.model.mig import Geometry, Instance, InstanceState, Placement
 from brain.model.node import Failure, Node, Plugin, Taint
 from brain.model.pod import Pod
 from n8s import names
@@ -37,6 +37,16 @@ def situation(agent: dict[str, Any] | None = None, **changes: Any) -> Node:
 
 
 OTHER_STRATEGY = {names.AUTO_MIG_LABEL: "true", names.MIG_STRATEGY_LABEL: "single"}
+
+
+def beside(allocatable: dict[str, frozenset[str]], *, lost: bool) -> Node:
+    """A node that has settled, with a GPU that has a problem and one that has none; each has a device."""
+    gpus = [replace(gpu(0, "7g.40gb@0?"), problem="x", lost=lost), gpu(1, "7g.40gb@0f")]
+    settled: dict[str, Any] = {} if lost else {"taints": TAINT, "tainted_seconds": 2.0}
+    return node("n1", gpus, {"allocatable": allocatable}, **settled)
+
+
+IDS = frozenset({"MIG-0-7g.40gb-0", "MIG-1-7g.40gb-0"})
 STALE: dict[str, Any] = {"allocatable": {SEVEN: frozenset({"MIG-old"})}}
 
 AWAITED: dict[str, Any] = STALE | {"ordered": WANT, "plugin_problem": "no process is seen", "awaited_seconds": 3.0}
@@ -114,6 +124,35 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
         {},
         False,
         OrderGeometry("n1", SAME),
+        None,
+    ),
+    ("a lost GPU's devices are shown", beside({SEVEN: IDS}, lost=True), {}, False, None, None),
+    (
+        "a lost GPU's devices are not shown",
+        beside({SEVEN: IDS - {"MIG-0-7g.40gb-0"}}, lost=True),
+        {},
+        False,
+        None,
+        None,
+    ),
+    (
+        "plugin stale beside a GPU that cannot be ordered anything",
+        beside({SEVEN: IDS, ONE: frozenset({"MIG-old"})}, lost=False),
+        {},
+        False,
+        OrderGeometry("n1", {1: SAME[0]}),
+        None,
+    ),
+    (
+        "an instance that somebody else has filled is no device",
+        node(
+            "n1",
+            [replace(gpu(0), problem="x", instances=(Instance("7g.40gb", 0, 8, InstanceState.UNKNOWN),))],
+            {"allocatable": {}},
+        ),
+        {},
+        False,
+        None,
         None,
     ),
     (
@@ -235,6 +274,30 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
         25.0,
     ),
     (
+        "a brain that comes after an order: publish what it has made",
+        situation(taints=TAINT, tainted_seconds=0.1, allocatable={ONE: 7}),
+        {},
+        False,
+        PublishDevices("n1", {ONE: 0, SEVEN: 1}),
+        None,
+    ),
+    (
+        "a brain that comes before an order: settle anew",
+        situation(taints=TAINT, tainted_seconds=0.1),
+        WANT,
+        False,
+        None,
+        0.9,
+    ),
+    (
+        "a brain that comes when neither label nor agent are there any more",
+        replace(situation(labels={}, taints=TAINT, tainted_seconds=90.0), agent=None),
+        {},
+        False,
+        UntaintNode("n1"),
+        None,
+    ),
+    (
         "an agent that never came back",
         replace(situation(taints=TAINT, tainted_seconds=90.0), agent=None),
         {},
@@ -256,7 +319,7 @@ def test_next_step(
     wake: float | None,
 ) -> None:
     plan = Plan(geometries={"n1": wanted} if wanted else {})
-    step = repartition.step(item, plan, expected=expected, settle_seconds=1.0)
+    step = repartition.step(item, (), plan, expected=expected, settle_seconds=1.0)
     done = tuple(each for each in step.decisions if not isinstance(each, EmitEvent))
     assert done == ((decision,) if decision else ())
     assert step.wake_seconds == (pytest.approx(wake) if wake is not None else None)
@@ -319,6 +382,18 @@ REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
         None,
     ),
     (
+        "silent, and the plugin would end beside a lost GPU",
+        node(
+            "n1",
+            [gpu(0, "7g.40gb@0f"), replace(gpu(1), lost=True)],
+            SILENT | silent(31.0),
+            taints=TAINT,
+            plugin=ready(100.0),
+        ),
+        OPEN,
+        None,
+    ),
+    (
         "silent, but nothing was under way and the plugin was right",
         situation(silent(31.0), taints=TAINT, plugin=ready(100.0)),
         OPEN,
@@ -342,7 +417,7 @@ REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
 
 @pytest.mark.parametrize(("item", "decision", "wake"), [row[1:] for row in REPLACING], ids=[r[0] for r in REPLACING])
 def test_the_device_plugins_pod_is_replaced(item: Node, decision: Decision | None, wake: float | None) -> None:
-    step = repartition.step(item, Plan(geometries={"n1": WANT}), expected=False, settle_seconds=1.0)
+    step = repartition.step(item, (), Plan(geometries={"n1": WANT}), expected=False, settle_seconds=1.0)
     done = tuple(each for each in step.decisions if not isinstance(each, EmitEvent))
     assert done == ((decision,) if decision else ())
     assert step.wake_seconds == (pytest.approx(wake) if wake is not None else None)
@@ -369,18 +444,42 @@ def test_the_device_plugins_pod_is_replaced(item: Node, decision: Decision | Non
         (
             situation(SILENT | silent(90.0), taints=TAINT, plugin=ready(0.0)),
             "MigOpenedUnseen",
-            ["no new pod of it has become Ready"],
+            ["No new pod of it has become Ready"],
         ),
     ],
 )
 def test_what_is_done_about_the_device_plugin_is_told(item: Node, reason: str, parts: list[str]) -> None:
     (told,) = (
         each
-        for each in repartition.step(item, Plan(), expected=False, settle_seconds=1.0).decisions
+        for each in repartition.step(item, (), Plan(), expected=False, settle_seconds=1.0).decisions
         if isinstance(each, EmitEvent)
     )
     assert (told.kind, told.name, told.reason) == ("Node", "n1", reason)
     assert [part for part in parts if part not in told.message] == []
+
+
+# (what it shows, what the node holds, pod, seconds that the taint has stood, wake seconds or None: the order goes out)
+ADMISSIONS: list[tuple[str, str, Pod, float, float | None]] = [
+    ("has its device", "1g.5gb@0u:team/a", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 1.0, None),
+    ("has none yet", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 1.0, 10.0),
+    ("has one of two", "1g.5gb@0u:team/a", bound("a", "n1", {"1g.5gb": 2}, phase="Pending"), 3.5, 7.5),
+    ("has none for too long", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 11.0, None),
+    ("runs", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}), 1.0, None),
+    ("asks for none", "1g.5gb@0f", bound("a", "n1", phase="Pending"), 1.0, None),
+    ("goes", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending", terminating=True), 1.0, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("holds", "pod", "tainted", "wake"), [row[1:] for row in ADMISSIONS], ids=[r[0] for r in ADMISSIONS]
+)
+def test_an_order_waits_until_the_kubelet_has_given_bound_pods_their_devices(
+    holds: str, pod: Pod, tainted: float, wake: float | None
+) -> None:
+    item = node("n1", [gpu(0, holds)], taints=TAINT, tainted_seconds=tainted)
+    step = repartition.step(item, (pod,), Plan(geometries={"n1": WANT}), expected=False, settle_seconds=1.0)
+    assert step.decisions == ((OrderGeometry("n1", WANT),) if wake is None else ())
+    assert step.wake_seconds == wake
 
 
 def test_the_agent_is_asked_where_its_report_is_behind_the_api_server() -> None:
