@@ -32,6 +32,17 @@ def unchangeable(node: Node) -> str:
     return ""
 
 
+def unfit(node: Node) -> str:
+    """What keeps a node's GPUs from being changed until a person puts it right; "" when nothing does."""
+    if managed_elsewhere(node):
+        return "is driven by NVIDIA's mig-manager"
+    if wrong_strategy(node):
+        return f"has MIG strategy {wrong_strategy(node)}, where it must be {names.MIG_STRATEGY}"
+    if node.agent is not None and len(models(node.agent)) > 1:
+        return "has GPUs of more than one model"
+    return "has a device plugin that nobody can have look again" if out_of_reach(node) else ""
+
+
 def fixed(node: Node) -> str:
     """Why no change of a node's GPUs can be planned now; "" when one can.
 
@@ -42,17 +53,6 @@ def fixed(node: Node) -> str:
         return reason
     lost = node.agent is not None and any(gpu.lost for gpu in node.agent.gpus)
     return "has a lost GPU, beside which none is repartitioned" if lost else ""
-
-
-def unfit(node: Node) -> str:
-    """What keeps a node's GPUs from being changed until a person puts it right; "" when nothing does."""
-    if managed_elsewhere(node):
-        return "is driven by NVIDIA's mig-manager"
-    if wrong_strategy(node):
-        return f"has MIG strategy {wrong_strategy(node)}, where it must be {names.MIG_STRATEGY}"
-    if node.agent is not None and len(models(node.agent)) > 1:
-        return "has GPUs of more than one model"
-    return "has a device plugin that nobody can have look again" if out_of_reach(node) else ""
 
 
 def unshown(node: Node) -> str:

@@ -63,7 +63,7 @@ def events(node: Node) -> Iterator[EmitEvent]:
     for problem in problems(node):
         yield event(node, problem.reason, problem.text)
     failure = node.agent.failure if node.agent is not None and node.enabled else None
-    if failure is not None and failure.outcome != "plugin-late":
+    if failure is not None:
         yield event(node, reasons.APPLY_FAILED, f"Repartitioning ended with {failure.outcome}: {failure.message}")
 
 

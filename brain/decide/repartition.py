@@ -28,9 +28,6 @@ from brain.model.node import Agent, Node, Plugin
 from brain.model.pod import Pod
 from n8s import names
 
-ADMISSION_SECONDS: Final = 10.0
-"""For how long at most after the settle time an order waits for the kubelet to give bound pods their devices. It does
-so within 0.1 s; what a pod's init containers alone ask for it never shows."""
 SILENCE_SECONDS: Final = 30.0
 """For how long nobody may answer for a node that keeps the taint; then it is opened, by way of a new device plugin."""
 REPLACED_SECONDS: Final = 60.0
@@ -38,6 +35,9 @@ REPLACED_SECONDS: Final = 60.0
 SHOWN_SECONDS: Final = 15.0
 """From a device plugin's being Ready until its devices show in the node's status: a second or two for it to look, and
 the kubelet reports every 10 s."""
+ADMISSION_SECONDS: Final = 10.0
+"""For how long at most after the settle time an order waits for the kubelet to give bound pods their devices. It does
+so within 0.1 s; what a pod's init containers alone ask for it never shows."""
 REOPEN_SECONDS: Final = 1.0
 """For how long after the taint went pods get to bind to what is free on the node before it may change again."""
 
@@ -148,11 +148,15 @@ def _reopen(node: Node, seconds: float) -> Step:
     opening = UntaintNode(node.name)
     left = REPLACED_SECONDS - seconds
     if plugin is not None and not fit.tolerates_repartitioning(plugin.pod):
-        return Step((opening, _unseen(node, f"its pod would not come back if it was replaced: {problems.TOLERATE}")))
+        why = f"Its pod would not have come back if it was replaced: {problems.TOLERATE}, and restart it on this node"
+        return Step((opening, _unseen(node, why)))
+    if node.agent is not None and any(gpu.lost for gpu in node.agent.gpus):
+        why = "Its pod was not replaced, for it ends where a GPU does not answer: reset the lost GPU or reboot the node"
+        return Step((opening, _unseen(node, why)))
     if plugin is None and not _advertised(node):
         return Step((opening,))
     if left <= 0.0:
-        return Step((opening, _unseen(node, "no new pod of it has become Ready")))
+        return Step((opening, _unseen(node, "No new pod of it has become Ready: see why")))
     if plugin is None or plugin.pod.terminating:
         return Step(wake_seconds=left)
     if plugin.ready_seconds > seconds:
@@ -167,7 +171,7 @@ def _reopen(node: Node, seconds: float) -> Step:
 def _unseen(node: Node, why: str) -> Decision:
     told = (
         f"Opened though the device plugin (DaemonSet {problems.daemon_set(node)}) may show MIG devices that are gone, "
-        f"and pods that get one do not start. Restart its pod on this node; {why}."
+        f"and pods that get one do not start. {why}."
     )
     return problems.event(node, reasons.OPENED_UNSEEN, told)
 

@@ -200,8 +200,8 @@ def test_events_name_what_to_do() -> None:
     assert "all-disabled" in events[0].message
     assert "held by pid 3" in events[2].message
     assert list(problems.events(replace(item, labels={}))) == []
-    (late,) = problems.events(world(LATE | STALE))
-    assert late.reason == "MigPluginLate"
+    late = [event.reason for event in problems.events(world(LATE | STALE))]
+    assert late == ["MigPluginLate", "MigApplyFailed"]
 
 
 def test_that_nobody_can_have_the_plugin_look_again_is_told_once_it_is_no_longer_new() -> None:

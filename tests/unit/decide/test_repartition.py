@@ -36,18 +36,18 @@ def situation(agent: dict[str, Any] | None = None, **changes: Any) -> Node:
     return node("n1", [gpu(0, "7g.40gb@0f")], agent, **changes)
 
 
+OTHER_STRATEGY = {names.AUTO_MIG_LABEL: "true", names.MIG_STRATEGY_LABEL: "single"}
+
+
 def beside(allocatable: dict[str, frozenset[str]], *, lost: bool) -> Node:
     """A node that has settled, with a GPU that has a problem and one that has none; each has a device."""
-    gpus = [
-        replace(gpu(0, "7g.40gb@0?"), problem="x", problem_code="gpu-lost" if lost else "other"),
-        gpu(1, "7g.40gb@0f"),
-    ]
+    code = "gpu-lost" if lost else "other"
+    gpus = [replace(gpu(0, "7g.40gb@0?"), problem="x", problem_code=code), gpu(1, "7g.40gb@0f")]
     settled: dict[str, Any] = {} if lost else {"taints": TAINT, "tainted_seconds": 2.0}
     return node("n1", gpus, {"allocatable": allocatable}, **settled)
 
 
 IDS = frozenset({"MIG-0-7g.40gb-0", "MIG-1-7g.40gb-0"})
-OTHER_STRATEGY = {names.AUTO_MIG_LABEL: "true", names.MIG_STRATEGY_LABEL: "single"}
 STALE: dict[str, Any] = {"allocatable": {SEVEN: frozenset({"MIG-old"})}}
 
 AWAITED: dict[str, Any] = STALE | {"ordered": WANT, "plugin_problem": "no process is seen", "awaited_seconds": 3.0}
@@ -326,30 +326,6 @@ def test_next_step(
     assert step.wake_seconds == (pytest.approx(wake) if wake is not None else None)
 
 
-# (what it shows, what the node holds, pod, seconds that the taint has stood, wake seconds or None: the order goes out)
-ADMISSIONS: list[tuple[str, str, Pod, float, float | None]] = [
-    ("has its device", "1g.5gb@0u:team/a", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 1.0, None),
-    ("has none yet", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 1.0, 10.0),
-    ("has one of two", "1g.5gb@0u:team/a", bound("a", "n1", {"1g.5gb": 2}, phase="Pending"), 3.5, 7.5),
-    ("has none for too long", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 11.0, None),
-    ("runs", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}), 1.0, None),
-    ("asks for none", "1g.5gb@0f", bound("a", "n1", phase="Pending"), 1.0, None),
-    ("goes", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending", terminating=True), 1.0, None),
-]
-
-
-@pytest.mark.parametrize(
-    ("holds", "pod", "tainted", "wake"), [row[1:] for row in ADMISSIONS], ids=[r[0] for r in ADMISSIONS]
-)
-def test_an_order_waits_until_the_kubelet_has_given_bound_pods_their_devices(
-    holds: str, pod: Pod, tainted: float, wake: float | None
-) -> None:
-    item = node("n1", [gpu(0, holds)], taints=TAINT, tainted_seconds=tainted)
-    step = repartition.step(item, (pod,), Plan(geometries={"n1": WANT}), expected=False, settle_seconds=1.0)
-    assert step.decisions == ((OrderGeometry("n1", WANT),) if wake is None else ())
-    assert step.wake_seconds == wake
-
-
 # What becomes of the device plugin's pod. (what it shows, node, decision or None, wake seconds or None)
 REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
     ("awaited, and Ready since before that", situation(AWAITED, **TAINTED, plugin=ready(100.0)), REPLACE, None),
@@ -407,6 +383,18 @@ REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
         None,
     ),
     (
+        "silent, and the plugin would end beside a lost GPU",
+        node(
+            "n1",
+            [gpu(0, "7g.40gb@0f"), replace(gpu(1), problem_code="gpu-lost")],
+            SILENT | silent(31.0),
+            taints=TAINT,
+            plugin=ready(100.0),
+        ),
+        OPEN,
+        None,
+    ),
+    (
         "silent, but nothing was under way and the plugin was right",
         situation(silent(31.0), taints=TAINT, plugin=ready(100.0)),
         OPEN,
@@ -457,7 +445,7 @@ def test_the_device_plugins_pod_is_replaced(item: Node, decision: Decision | Non
         (
             situation(SILENT | silent(90.0), taints=TAINT, plugin=ready(0.0)),
             "MigOpenedUnseen",
-            ["no new pod of it has become Ready"],
+            ["No new pod of it has become Ready"],
         ),
     ],
 )
@@ -469,6 +457,30 @@ def test_what_is_done_about_the_device_plugin_is_told(item: Node, reason: str, p
     )
     assert (told.kind, told.name, told.reason) == ("Node", "n1", reason)
     assert [part for part in parts if part not in told.message] == []
+
+
+# (what it shows, what the node holds, pod, seconds that the taint has stood, wake seconds or None: the order goes out)
+ADMISSIONS: list[tuple[str, str, Pod, float, float | None]] = [
+    ("has its device", "1g.5gb@0u:team/a", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 1.0, None),
+    ("has none yet", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 1.0, 10.0),
+    ("has one of two", "1g.5gb@0u:team/a", bound("a", "n1", {"1g.5gb": 2}, phase="Pending"), 3.5, 7.5),
+    ("has none for too long", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 11.0, None),
+    ("runs", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}), 1.0, None),
+    ("asks for none", "1g.5gb@0f", bound("a", "n1", phase="Pending"), 1.0, None),
+    ("goes", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending", terminating=True), 1.0, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("holds", "pod", "tainted", "wake"), [row[1:] for row in ADMISSIONS], ids=[r[0] for r in ADMISSIONS]
+)
+def test_an_order_waits_until_the_kubelet_has_given_bound_pods_their_devices(
+    holds: str, pod: Pod, tainted: float, wake: float | None
+) -> None:
+    item = node("n1", [gpu(0, holds)], taints=TAINT, tainted_seconds=tainted)
+    step = repartition.step(item, (pod,), Plan(geometries={"n1": WANT}), expected=False, settle_seconds=1.0)
+    assert step.decisions == ((OrderGeometry("n1", WANT),) if wake is None else ())
+    assert step.wake_seconds == wake
 
 
 def test_the_agent_is_asked_where_its_report_is_behind_the_api_server() -> None:
