@@ -84,6 +84,7 @@ class Metrics:
         sessions: agents with a session.
         silent_seconds: for how long the agent that has been without a session the longest has been so.
         refused_calls: gRPC calls refused for who called, by status code.
+        late_binds: pods bound to a node while its GPUs were being changed, later than the settle time covers.
         orders: orders by outcome; ``sent`` counts each once when it is handed to its session.
     """
 
@@ -127,5 +128,10 @@ class Metrics:
         )
         self.refused_calls = Counter(
             "n8s_brain_refused_calls", "gRPC calls refused for who called, by status code.", ["code"], registry=own
+        )
+        self.late_binds = Counter(
+            "n8s_brain_late_binds",
+            "Pods bound to a node while its GPUs were being changed, later than the settle time covers.",
+            registry=own,
         )
         self.orders = Counter("n8s_brain_orders", "Orders to node agents by outcome.", ["outcome"], registry=own)

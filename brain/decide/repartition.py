@@ -7,7 +7,7 @@ taint; then the node is opened again, so that pods get to what was made before i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,9 @@ from n8s import names
 
 SILENCE_SECONDS: Final = 30.0
 """For how long at most a node keeps the taint that nobody answers for: then the kubelet has long reported the truth."""
+ADMISSION_SECONDS: Final = 10.0
+"""For how long at most after the settle time an order waits for the kubelet to give bound pods their devices. It does
+so within 0.1 s; what a pod's init containers alone ask for it never shows."""
 REOPEN_SECONDS: Final = 1.0
 """For how long after the taint went pods get to bind to what is free on the node before it may change again."""
 
@@ -42,11 +45,12 @@ class Step:
     wake_seconds: float | None = None
 
 
-def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> Step:
+def step(node: Node, bound: Sequence[Pod], plan: Plan, *, expected: bool, settle_seconds: float) -> Step:
     """The next step of one node.
 
     Args:
         node: the node.
+        bound: the pods bound to it.
         plan: what the planner wants.
         expected: whether a waiting pod fits on the node as it is, and so may be bound at any moment.
         settle_seconds: how long the taint must stand before an order.
@@ -61,7 +65,9 @@ def step(node: Node, plan: Plan, *, expected: bool, settle_seconds: float) -> St
     if not eligibility.unchangeable(node) and (wanted or not agent.plugin_current):
         if not wanted and not node.repartitioning and not _advertised(node, agent):
             return Step((OrderGeometry(node.name, _as_it_is(agent)),))
-        return _toward_order(node, wanted or _as_it_is(agent), expected=expected, settle_seconds=settle_seconds)
+        order = OrderGeometry(node.name, wanted or _as_it_is(agent))
+        coming = any(_unadmitted(pod, agent) for pod in bound)
+        return _toward_order(node, order, expected=expected, coming=coming, settle_seconds=settle_seconds)
     return Step(_open(node, agent), wake_seconds=retry or None)
 
 
@@ -102,14 +108,25 @@ def outdated(node: Node, bound: Sequence[Pod]) -> AskState | None:
     return AskState(node.name) if asking != node.agent.held else None
 
 
-def _toward_order(node: Node, geometries: Mapping[int, Geometry], *, expected: bool, settle_seconds: float) -> Step:
+def _unadmitted(pod: Pod, agent: Agent) -> bool:
+    """Whether the kubelet has yet to give a bound pod its devices; while the plugin is down, it would fail the pod."""
+    if pod.phase != "Pending" or pod.terminating or not pod.mig_request:
+        return False
+    held = agent.held.get(pod.key, {})
+    return any(held.get(resource, 0) < count for resource, count in pod.mig_request.items())
+
+
+def _toward_order(node: Node, order: OrderGeometry, *, expected: bool, coming: bool, settle_seconds: float) -> Step:
     if not node.repartitioning:
         if expected and node.untainted_seconds < REOPEN_SECONDS:
             return Step(wake_seconds=REOPEN_SECONDS - node.untainted_seconds)
         return Step((TaintNode(node.name),))
     if node.tainted_seconds < settle_seconds:
         return Step(wake_seconds=settle_seconds - node.tainted_seconds)
-    return Step((OrderGeometry(node.name, geometries),))
+    left = settle_seconds + ADMISSION_SECONDS - node.tainted_seconds
+    if coming and left > 0:
+        return Step(wake_seconds=left)
+    return Step((order,))
 
 
 def _open(node: Node, agent: Agent) -> tuple[Decision, ...]:

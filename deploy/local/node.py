@@ -83,10 +83,11 @@ class Node:
         """Lays the node's directory and hardware down; :meth:`start` runs it.
 
         Args:
-            spec: name and GPUs.
+            spec: name, GPUs and what is particular.
             directory: of this node; made here.
             network: first three parts of its addresses, e.g. ``127.5.1``: the kubelet has .1, pods the rest.
-            status_seconds: how often the kubelet reports its status (``nodeStatusUpdateFrequency``).
+            status_seconds: how often the kubelet reports its status (``nodeStatusUpdateFrequency``), unless ``spec``
+                says it.
             kubelet: the program.
             authority: signs the kubelet's client certificate, and is whom the kubelet trusts.
             server: URL of the API server.
@@ -96,7 +97,7 @@ class Node:
         self.spec = spec
         self.directory = directory
         self._network = network
-        self._status_seconds = status_seconds
+        self._status_seconds = spec.status_seconds or status_seconds
         for private in ("varlib", "varlog"):
             (directory / private).mkdir(parents=True)
         for name, value in SYSCTLS.items():

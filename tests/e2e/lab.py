@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -62,6 +63,10 @@ class Lab:
         if missing := {*nodes} - labelled:
             self.cluster.kubectl("label", "node", *sorted(missing), f"{names.AUTO_MIG_LABEL}=true")
         self.disable(*sorted(labelled - {*nodes}))
+        self.at_rest(*nodes)
+
+    def at_rest(self, *nodes: str) -> None:
+        """Waits until nodes have their agents, no order and no taint."""
         for node in nodes:
             self.until(f"the agent of {node} is connected and {node} at rest", partial(self._rests, node))
 
@@ -200,6 +205,14 @@ class Lab:
                     os.kill(int(proc.name), signal.SIGKILL)
                     killed += 1
         assert killed, f"no process runs {module} {arguments}"
+
+    def metric(self, sample: str) -> float:
+        """A figure of the brain's metrics, by name and labels as Prometheus writes them; 0 where it is not there."""
+        chosen = "app.kubernetes.io/component=brain"
+        (brain,) = self.cluster.api.items("pods", namespace=NEBULNETES, labels=chosen)
+        with urllib.request.urlopen(f"http://{brain['status']['podIP']}:8080/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == sample), 0.0)
 
     # Time.
 

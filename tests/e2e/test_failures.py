@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,52 @@ def test_a_label_taken_off_in_the_middle_of_an_order(lab: Lab, namespace: str) -
         lab.until("the node is open", opened, seconds=90)
         assert not opened_wrong
     assert "MigApplyFailed" not in lab.events("default", "h100")
+
+
+def test_a_pod_deleted_by_force_keeps_its_instance_while_its_process_runs(lab: Lab, namespace: str) -> None:
+    """The kubelet calls both free at once; only one process has opened its device, the other is seen in /proc alone."""
+    slow = {"FAKE_STOP_SECONDS": "99"}  # the kubelet kills them after 2 s
+    slower = slow | {"FAKE_KILL_SECONDS": "4", "FAKE_OPEN_SECONDS": "99"}
+    lab.enable("a100")
+    lab.create(
+        namespace,
+        pod("opened", {"3g.20gb": 1}, node="a100", environ=slow),
+        pod("started", {"3g.20gb": 1}, node="a100", environ=slower),
+    )
+    lab.running(namespace, "opened", "started")
+    device = {name: lab.held(namespace, name).uuid for name in ("opened", "started")}
+    process = {name: only(lab.cluster.nodes["a100"].pids(namespace, name)) for name in device}
+    for name in device:
+        lab.cluster.api.delete("pods", name, namespace=namespace, grace_seconds=0)
+    lab.create(namespace, pod("next", {"7g.40gb": 1}, node="a100"))
+    seen = set()
+
+    def over() -> bool:
+        there = {each.uuid for each in lab.hardware("a100").mig_devices()}
+        running = {name for name, pid in process.items() if runs(pid)}  # after the look at the hardware
+        assert {device[name] for name in running} <= there
+        if running == {"started"}:
+            shown = {each.uuid: each.state for gpu in lab.gpus("a100") for each in gpu.instances}
+            seen.add(("free", shown.get(device["started"]) == gpu_pb2.INSTANCE_STATE_FREE))
+            seen.add(("ordered", bool(lab.node("a100").ordered)))
+        return not running
+
+    lab.until("both processes have ended", over)
+    assert {("free", True), ("ordered", True)} <= seen, "nobody wanted what was used"
+    lab.running(namespace, "next")
+
+
+def only(pids: list[int]) -> int:
+    (pid,) = pids
+    return pid
+
+
+def runs(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for yet has no environment."""
+    try:
+        return bool(Path(f"/proc/{pid}/environ").read_bytes())
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

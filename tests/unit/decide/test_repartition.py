@@ -227,6 +227,30 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
         25.0,
     ),
     (
+        "a brain that comes after an order: publish what it has made",
+        situation(taints=TAINT, tainted_seconds=0.1, allocatable={ONE: 7}),
+        {},
+        False,
+        PublishDevices("n1", {ONE: 0, SEVEN: 1}),
+        None,
+    ),
+    (
+        "a brain that comes before an order: settle anew",
+        situation(taints=TAINT, tainted_seconds=0.1),
+        WANT,
+        False,
+        None,
+        0.9,
+    ),
+    (
+        "a brain that comes when neither label nor agent are there any more",
+        replace(situation(labels={}, taints=TAINT, tainted_seconds=60.0), agent=None),
+        {},
+        False,
+        UntaintNode("n1"),
+        None,
+    ),
+    (
         "an agent that never came back",
         replace(situation(taints=TAINT, tainted_seconds=60.0), agent=None),
         {},
@@ -248,9 +272,33 @@ def test_next_step(
     wake: float | None,
 ) -> None:
     plan = Plan(geometries={"n1": wanted} if wanted else {})
-    step = repartition.step(item, plan, expected=expected, settle_seconds=1.0)
+    step = repartition.step(item, (), plan, expected=expected, settle_seconds=1.0)
     assert step.decisions == ((decision,) if decision else ())
     assert step.wake_seconds == (pytest.approx(wake) if wake is not None else None)
+
+
+# (what it shows, what the node holds, pod, seconds that the taint has stood, wake seconds or None: the order goes out)
+ADMISSIONS: list[tuple[str, str, Pod, float, float | None]] = [
+    ("has its device", "1g.5gb@0u:team/a", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 1.0, None),
+    ("has none yet", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 1.0, 10.0),
+    ("has one of two", "1g.5gb@0u:team/a", bound("a", "n1", {"1g.5gb": 2}, phase="Pending"), 3.5, 7.5),
+    ("has none for too long", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending"), 11.0, None),
+    ("runs", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}), 1.0, None),
+    ("asks for none", "1g.5gb@0f", bound("a", "n1", phase="Pending"), 1.0, None),
+    ("goes", "1g.5gb@0f", bound("a", "n1", {"1g.5gb": 1}, phase="Pending", terminating=True), 1.0, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("holds", "pod", "tainted", "wake"), [row[1:] for row in ADMISSIONS], ids=[r[0] for r in ADMISSIONS]
+)
+def test_an_order_waits_until_the_kubelet_has_given_bound_pods_their_devices(
+    holds: str, pod: Pod, tainted: float, wake: float | None
+) -> None:
+    item = node("n1", [gpu(0, holds)], taints=TAINT, tainted_seconds=tainted)
+    step = repartition.step(item, (pod,), Plan(geometries={"n1": WANT}), expected=False, settle_seconds=1.0)
+    assert step.decisions == ((OrderGeometry("n1", WANT),) if wake is None else ())
+    assert step.wake_seconds == wake
 
 
 def test_the_agent_is_asked_where_its_report_is_behind_the_api_server() -> None:
