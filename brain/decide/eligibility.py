@@ -8,6 +8,7 @@ from brain.model.node import Node
 from n8s import names
 
 BUSY: Final = "is being repartitioned"
+SHOWS_GONE: Final = "is closed while its kubelet shows MIG devices that are gone"
 
 
 def unchangeable(node: Node) -> str:
@@ -51,6 +52,8 @@ def unshown(node: Node) -> str:
     agent = node.agent
     if agent is None:
         return ""
+    if node.enabled and agent.connected and agent.failure is not None and agent.shows_gone:
+        return SHOWS_GONE
     late = agent.failure is not None and agent.failure.outcome == "plugin-late"
     if agent.connected and not late:
         return ""

@@ -33,6 +33,10 @@ SILENCE_SECONDS: Final = 30.0
 ADMISSION_SECONDS: Final = 10.0
 """For how long at most after the settle time an order waits for the kubelet to give bound pods their devices. It does
 so within 0.1 s; what a pod's init containers alone ask for it never shows."""
+CLOSED: Final = (
+    "The node takes no new pods while its kubelet shows devices that are gone: see that its device plugin looks again; "
+    "where it has, restart the kubelet"
+)
 REOPEN_SECONDS: Final = 1.0
 """For how long after the taint went pods get to bind to what is free on the node before it may change again."""
 
@@ -132,12 +136,13 @@ def _toward_order(node: Node, order: OrderGeometry, *, expected: bool, coming: b
 def _open(node: Node, agent: Agent) -> tuple[Decision, ...]:
     """Publish what the kubelet knows and take the taint off, once the plugin shows what exists.
 
-    A plugin that did not come back in time keeps the taint off its node no longer than its failure is known:
-    then the kubelet's own report is what counts.
+    A plugin that did not come back in time closes its node no longer than its failure is known: then the kubelet's own
+    report is what counts. Where that has devices that are gone, the node stays closed: each pod that was given one
+    would be lost.
     """
     if not node.repartitioning:
         return ()
-    if not agent.plugin_current and agent.failure is None:
+    if not agent.plugin_current and (agent.failure is None or agent.shows_gone):
         return ()
     devices = {name: len(ids) for name, ids in agent.allocatable.items() if name.startswith(names.MIG_PREFIX)}
     gone = {name: 0 for name in node.allocatable if name.startswith(names.MIG_PREFIX) and name not in devices}
@@ -202,7 +207,9 @@ def node_events(node: Node) -> Iterator[EmitEvent]:
         return
     if node.agent.failure is not None:
         failure = node.agent.failure
-        yield _node_event(node, reasons.APPLY_FAILED, f"Repartitioning ended with {failure.outcome}: {failure.message}")
+        closed = f". {CLOSED}" if eligibility.unshown(node) == eligibility.SHOWS_GONE else ""
+        told = f"Repartitioning ended with {failure.outcome}: {failure.message}{closed}"
+        yield _node_event(node, reasons.APPLY_FAILED, told)
     for gpu in node.agent.gpus:
         if gpu.problem:
             yield _node_event(node, reasons.GPU_PROBLEM, f"GPU {gpu.index} cannot be partitioned: {gpu.problem}")

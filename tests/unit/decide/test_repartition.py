@@ -136,11 +136,39 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
     ("failed and waited", situation({"failure": Failure("in-use", "x", 0.0)}), WANT, False, TaintNode("n1"), None),
     (
         "plugin did not come back: the kubelet's word counts",
-        situation(STALE | {"failure": Failure("plugin-late", "x", 8.0)}, taints=TAINT, tainted_seconds=40),
+        situation(
+            {"allocatable": {}, "failure": Failure("plugin-late", "x", 8.0)},
+            taints=TAINT,
+            tainted_seconds=40,
+            allocatable={SEVEN: 0},
+        ),
         {},
         False,
         UntaintNode("n1"),
         8.0,
+    ),
+    (
+        "the kubelet shows what is gone: closed, whatever it shows besides",
+        situation(
+            {
+                "allocatable": {SEVEN: frozenset({"MIG-0-7g.40gb-0", "MIG-old"})},
+                "failure": Failure("plugin-late", "x", 8.0),
+            },
+            taints=TAINT,
+            tainted_seconds=40,
+        ),
+        {},
+        False,
+        None,
+        8.0,
+    ),
+    (
+        "and after a while once more",
+        situation(STALE | {"failure": Failure("plugin-late", "x", 0.0)}, taints=TAINT, tainted_seconds=48),
+        {},
+        False,
+        OrderGeometry("n1", SAME),
+        None,
     ),
     (
         "agent silent under the taint: wait",
@@ -349,3 +377,10 @@ def test_node_events_name_what_to_do() -> None:
     assert "all-disabled" in events[0].message
     assert "held by pid 3" in events[1].message
     assert list(repartition.node_events(replace(item, labels={}))) == []
+
+
+def test_a_node_whose_kubelet_shows_what_is_gone_says_what_to_do() -> None:
+    (event,) = repartition.node_events(situation(STALE | {"failure": Failure("plugin-late", "x", 8.0)}))
+    assert event.message.startswith("Repartitioning ended with plugin-late: x. The node takes no new pods while")
+    (event,) = repartition.node_events(situation({"allocatable": {}, "failure": Failure("plugin-late", "x", 8.0)}))
+    assert event.message == "Repartitioning ended with plugin-late: x"
