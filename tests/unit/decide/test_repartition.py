@@ -167,11 +167,39 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
     ("failed and waited", situation({"failure": Failure("in-use", "x", 0.0)}), WANT, False, TaintNode("n1"), None),
     (
         "plugin did not come back: the kubelet's word counts",
-        situation(STALE | {"failure": Failure("plugin-late", "x", 8.0)}, taints=TAINT, tainted_seconds=40),
+        situation(
+            {"allocatable": {}, "failure": Failure("plugin-late", "x", 8.0)},
+            taints=TAINT,
+            tainted_seconds=40,
+            allocatable={SEVEN: 0},
+        ),
         {},
         False,
         UntaintNode("n1"),
         8.0,
+    ),
+    (
+        "the kubelet shows what is gone: closed, whatever it shows besides",
+        situation(
+            {
+                "allocatable": {SEVEN: frozenset({"MIG-0-7g.40gb-0", "MIG-old"})},
+                "failure": Failure("plugin-late", "x", 8.0),
+            },
+            taints=TAINT,
+            tainted_seconds=40,
+        ),
+        {},
+        False,
+        None,
+        8.0,
+    ),
+    (
+        "and after a while once more",
+        situation(STALE | {"failure": Failure("plugin-late", "x", 0.0)}, taints=TAINT, tainted_seconds=48),
+        {},
+        False,
+        OrderGeometry("n1", SAME),
+        None,
     ),
     (
         "agent silent under the taint: wait",
