@@ -57,6 +57,7 @@ def gpu_from(message: gpu_pb2.Gpu) -> Gpu:
         uuid=message.uuid,
         memory_mib=message.memory_mib,
         problem=message.problem,
+        problem_code=message.problem_code,
     )
 
 
@@ -80,6 +81,7 @@ def gpu_to(gpu: Gpu) -> gpu_pb2.Gpu:
         ],
         instances=map(_instance_to, gpu.instances),
         problem=gpu.problem,
+        problem_code=gpu.problem_code,
     )
 
 

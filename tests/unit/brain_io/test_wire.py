@@ -45,6 +45,7 @@ gpus = st.builds(
     text,
     small,
     text,
+    text,
 )
 geometries = st.dictionaries(
     small, st.lists(st.builds(Placement, small, text), max_size=3).map(lambda listed: tuple(sorted(listed))), max_size=3
