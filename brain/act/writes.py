@@ -85,10 +85,10 @@ def write(decision: Written, now: datetime) -> Write:
         case LabelPod(namespace, name, uid, label, value):
             metadata = {"uid": uid, "labels": {label: value}}
             return Write("PATCH", _pod_path(namespace, name), {"metadata": metadata})
-        case LetIn(namespace, name, uid, label, reservation):
+        case LetIn(namespace, name, uid, label, reservation, version=version):
             annotations = {names.RESERVATION_ANNOTATION: reservation}
             metadata = {"uid": uid, "labels": {names.CAPACITY_LABEL: label}, "annotations": annotations}
-            return _gate_off(namespace, name, metadata)
+            return _gate_off(namespace, name, metadata | ({"resourceVersion": version} if version else {}))
         case OpenGate(namespace, name, uid):
             return _gate_off(namespace, name, {"uid": uid})
         case Nominate(namespace, name, uid, node):

@@ -73,7 +73,15 @@ class LabelPod(msgspec.Struct, frozen=True, gc=False):
 class LetIn(msgspec.Struct, frozen=True, gc=False):
     """Let a pod in: our gate off, capacity label and reservation on, all at once or not at all. For this uid only.
 
-    ``created`` is when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+    Attributes:
+        namespace: of the pod.
+        name: of the pod.
+        uid: of the pod.
+        label: its capacity label.
+        reservation: its reservation annotation.
+        created: when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+        version: its resource version that this was decided for: one that has changed since is looked at again. Empty:
+            whatever it is by now.
     """
 
     namespace: str
@@ -82,6 +90,7 @@ class LetIn(msgspec.Struct, frozen=True, gc=False):
     label: str
     reservation: str
     created: int = 0
+    version: str = ""
 
 
 class OpenGate(msgspec.Struct, frozen=True, gc=False):

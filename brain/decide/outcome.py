@@ -50,7 +50,7 @@ class Outcome:
     def open(self, entry: Entry, how: str, node: str) -> None:
         """A pod is let in."""
         pod, value = entry.pod, reserved(entry.label, how, node, self._memory.promise(entry.pod))
-        self.decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, value, pod.created))
+        self.decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, value, pod.created, pod.version))
 
     def nominate(self, pod: Pod, node: str) -> None:
         """Room is kept for a pod; on no node if that is empty."""

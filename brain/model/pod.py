@@ -58,6 +58,7 @@ class Pod:
         spread: topology spread constraints that its scheduling depends on.
         group: what it stands and falls with, e.g. ``job/<namespace>/<uid>``; empty where it stands alone.
         group_min: how many pods of its group are of use only together; 0 means all that have not ended.
+        version: its resource version while it has our gate, so that it is let in only as it was seen; empty without.
         key: ``namespace/name``; kept, as what follows, since both are asked for so often.
         mig_request: MIG devices it asks for: count by resource name, without zeros.
     """
@@ -87,6 +88,7 @@ class Pod:
     spread: tuple[SpreadConstraint, ...] = ()
     group: str = ""
     group_min: int = 0
+    version: str = ""
     key: str = field(init=False, compare=False, repr=False)
     mig_request: Resources = field(init=False, compare=False, repr=False)
 

@@ -101,6 +101,7 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
     unschedulable = refusal is not None and refusal.status == "False" and refusal.reason == "Unschedulable"
     others = spec.affinity or schema.Affinity()
     group, group_min = _group(decoded.metadata)
+    gates = tuple(gate.name for gate in spec.scheduling_gates)
     return Pod(
         namespace=decoded.metadata.namespace,
         name=decoded.metadata.name,
@@ -117,7 +118,7 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         node=spec.node_name,
         nominated=decoded.status.nominated_node_name,
         terminating=decoded.metadata.deletion_timestamp is not None,
-        gates=_shared(tuple(gate.name for gate in spec.scheduling_gates)),
+        gates=_shared(gates),
         unschedulable=unschedulable,
         scheduler_message=refusal.message if refusal is not None and unschedulable else "",
         priority=spec.priority or 0,
@@ -132,6 +133,7 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         spread=_spread(spec.topology_spread_constraints, decoded.metadata.labels),
         group=group,
         group_min=group_min,
+        version=decoded.metadata.resource_version if names.QUOTA_GATE in gates else "",
     )
 
 

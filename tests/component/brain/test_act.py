@@ -182,6 +182,19 @@ async def test_what_is_done_for_good_is_not_done_again_while_snapshots_are_late_
         assert it.writes("LetIn", "ok") == 2, "nothing is remembered beyond"
 
 
+async def test_who_was_not_let_in_because_it_has_changed_is_let_in_as_it_is_now() -> None:
+    async with world() as it:
+        gated = {"metadata": {"name": "p", "uid": "u"}, "spec": {"schedulingGates": [{"name": names.QUOTA_GATE}]}}
+        seen = (await it.api.put(PODS, gated))["metadata"]["resourceVersion"]
+        now = (await it.api.put(PODS, gated | {"status": {}}))["metadata"]["resourceVersion"]
+        for _ in range(2):
+            assert not await it.act(LetIn("a", "p", "u", names.IN_QUOTA, "free", version=seen)), "the round is not done"
+        assert it.writes("LetIn", "stale") == 2
+        assert it.pod()["spec"]["schedulingGates"]
+        assert await it.act(LetIn("a", "p", "u", names.IN_QUOTA, "free", version=now))
+        assert "schedulingGates" not in it.pod()["spec"]
+
+
 async def test_opening_a_gate_writes_nothing_else() -> None:
     async with world() as it:
         gated = {"metadata": {"name": "p", "uid": "u"}, "spec": {"schedulingGates": [{"name": names.QUOTA_GATE}]}}

@@ -84,6 +84,11 @@ def test_the_gate_opens_when_the_quota_is_gone() -> None:
     assert result.decisions == (OpenGate("c", "p", "uid-c-p"),)
 
 
+def test_a_pod_is_let_in_as_it_was_seen() -> None:
+    result = decided(gated("a/p", 1000, version="7"), quotas=BOTH, nodes=FOUR)
+    assert [d.version for d in result.decisions if isinstance(d, LetIn)] == ["7"]
+
+
 def test_gates_of_others_come_first() -> None:
     result = decided(gated("a/p", 1000, gates=(names.QUOTA_GATE, OTHER_GATE)), quotas=BOTH, nodes=FOUR)
     assert result.decisions == ()
