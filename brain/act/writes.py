@@ -127,9 +127,9 @@ def taint(node: bytes, *, wanted: bool) -> Write | None:
 
 
 def event(told: EmitEvent, now: datetime) -> Write:
-    """The Event that tells something. Its name follows from what it tells, so that the same is told once only."""
+    """The Event that tells something. Its name follows from what it is about, so that the same is told once only."""
     namespace = told.namespace or "default"
-    digest = hashlib.sha256("\0".join((told.uid, told.reason, told.message)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join((told.uid, told.reason, told.about or told.message)).encode()).hexdigest()[:16]
     when = _rfc3339(now)
     involved = {
         "apiVersion": "v1",

@@ -145,7 +145,7 @@ class UpdateQuota(msgspec.Struct, frozen=True, gc=False):
 
 
 class EmitEvent(msgspec.Struct, frozen=True, gc=False):
-    """Tell about an object by a Kubernetes event. The same one is told once.
+    """Tell about an object by a Kubernetes event. The same is told once.
 
     Attributes:
         kind: ``Pod`` or ``Node``.
@@ -155,6 +155,7 @@ class EmitEvent(msgspec.Struct, frozen=True, gc=False):
         reason: one of :mod:`brain.decide.reasons`.
         message: for people.
         warning: whether it is a Warning.
+        about: what makes it the same, where the message holds figures that change with every pod; else empty.
     """
 
     kind: str
@@ -164,6 +165,7 @@ class EmitEvent(msgspec.Struct, frozen=True, gc=False):
     reason: str
     message: str
     warning: bool
+    about: str = ""
 
 
 Decision = (
