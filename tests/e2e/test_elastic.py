@@ -92,7 +92,7 @@ def test_a_team_borrows_and_gives_back_with_a_repartition(lab: Lab, teams: tuple
     lab.until("one of the borrower's is left", count(lab, borrower, "large", 1))
     lab.until("the other waits behind the gate", lambda: len(waiting(lab, borrower, "large")) == 1)
     (again,) = waiting(lab, borrower, "large")
-    lab.event(borrower, again, "QuotaWaiting", "quotas use 35 of 40")
+    lab.event(borrower, again, "QuotaWaiting", "of 40 n8s.nebuly.ai/gpu-memory, and this asks for 20")
     lab.cluster.kubectl("scale", "-n", owner, "deployment/small", "--replicas=0")
     lab.until("it borrows again", count(lab, borrower, "large", 2))
 
@@ -127,7 +127,8 @@ def test_a_budget_holds(lab: Lab, teams: tuple[str, str]) -> None:
     lab.create(borrower, budget, deployment("large", "3g.20gb", 2, "a100"))
     lab.until("it borrows", count(lab, borrower, "large", 2))
     lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
-    lab.event(owner, "owner", "QuotaWaiting")
+    held = f"waits: PodDisruptionBudget {borrower}/all allows no eviction of {borrower}/large-"
+    lab.event(owner, "owner", "QuotaWaiting", held)
     assert len(running(lab, borrower, "large")) == 2
     lab.cluster.kubectl("delete", "pdb", "all", "-n", borrower)
     lab.running(owner, "owner")
@@ -191,7 +192,7 @@ def test_a_victim_that_keeps_a_finalizer(lab: Lab, teams: tuple[str, str]) -> No
         lab.create(borrower, kept)
         lab.running(borrower, name)
     lab.create(borrower, pod("rival", {"1g.5gb": 1}, node="a100"))
-    lab.event(borrower, "rival", "QuotaWaiting", "quotas use 40 of 40")
+    lab.event(borrower, "rival", "QuotaWaiting", "quotas lend 0 of 40")
     lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
     try:
         lab.until("the newest must go", lambda: "deletionTimestamp" in lab.pod(borrower, "second")["metadata"])
