@@ -61,6 +61,8 @@ class Pod:
         version: its resource version while it has our gate, so that it is let in only as it was seen; empty without.
         key: ``namespace/name``; kept, as what follows, since both are asked for so often.
         mig_request: MIG devices it asks for: count by resource name, without zeros.
+        first_out: sorts pods that are worth as much to those who need their room: who came in past the gate goes first,
+            then the newest.
     """
 
     namespace: str
@@ -91,11 +93,13 @@ class Pod:
     version: str = ""
     key: str = field(init=False, compare=False, repr=False)
     mig_request: Resources = field(init=False, compare=False, repr=False)
+    first_out: tuple[bool, int] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         devices = {name: n for name, n in self.request.items() if name.startswith(names.MIG_PREFIX) and n > 0}
         object.__setattr__(self, "key", f"{self.namespace}/{self.name}")
         object.__setattr__(self, "mig_request", devices)
+        object.__setattr__(self, "first_out", (bool(self.reservation), -self.created))
 
     @property
     def ended(self) -> bool:

@@ -284,6 +284,19 @@ def test_a_disruption_budget_that_lets_nobody_go_names_another_victim_or_none() 
     assert evicted(decided(*more, waiting, quotas=BOTH, nodes=FOUR, budgets=(kept,))) == {"b/x": "a/p"}
 
 
+def test_of_pods_that_are_alike_one_that_came_in_past_the_gate_goes_before_newer_ones() -> None:
+    let_in = [replace(each, reservation="over-quota/free/n") for each in BORROWED]
+    past = replace(let_in[1], reservation="")
+    hot = gated("a/p", 1000, priority=9, never_preempts=False)
+    assert evicted(decided(*let_in, hot, quotas=BOTH, nodes=FOUR)) == {"b/z": "a/p"}
+    three = [let_in[0], past, *let_in[2:]]
+    assert evicted(decided(*three, hot, quotas=BOTH, nodes=FOUR)) == {"b/z": "a/p"}, "it is in-quota"
+    low = (A, replace(B, min={"cpu": 1000}), quota("c", {"cpu": 1000}))
+    assert evicted(decided(*three, hot, quotas=low, nodes=FOUR)) == {"b/x": "a/p"}
+    three[1] = replace(past, priority=1)
+    assert evicted(decided(*three, hot, quotas=low, nodes=FOUR)) == {"b/z": "a/p"}, "its priority is higher"
+
+
 def test_an_owner_is_told_which_budget_holds_and_for_how_many() -> None:
     one = Budget("b", "kept", LabelSelector(), 1)
     result = decided(*BORROWED, gated("a/p", 2000), gated("a/q", 2000), quotas=BOTH, nodes=FOUR, budgets=(one,))
