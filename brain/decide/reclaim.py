@@ -1,7 +1,7 @@
 """Whom to evict so that a pod finds room: the smallest set that makes its quota and a node fit, or nobody.
 
-Among sets that work, in this order: fewest pods; lowest highest priority; least freed of what the pod lacks; newest;
-name. Pods of a group that are of no use without those that go are counted, and go, with them. Who may be evicted at all
+Among sets that work, in this order: fewest pods; lowest highest priority; least freed of what the pod lacks; newest,
+those before them that came in past the gate; name. Pods of a group that are of no use without those that go are counted, and go, with them. Who may be evicted at all
 is not decided here, nor what a node can hold.
 """
 
@@ -38,7 +38,7 @@ class Victim:
         request: what it asks for, as quotas count it.
         quota: the quota it counts in; None outside quotas.
         budgets: the disruption budgets that cover it.
-        newest: sorts by age, the newest first.
+        newest: sorts by :attr:`Pod.first_out`, then by key.
         kind: the same object for most of those that ask for the same and whose quotas' ``min`` name the same.
     """
 
@@ -46,12 +46,12 @@ class Victim:
     request: Resources
     quota: Quota | None = None
     budgets: tuple[str, ...] = ()
-    newest: tuple[int, str] = field(init=False, compare=False, repr=False)
+    newest: tuple[tuple[bool, int], str] = field(init=False, compare=False, repr=False)
     kind: object = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         named = frozenset(self.quota.min) if self.quota is not None else frozenset[str]()
-        object.__setattr__(self, "newest", (-self.pod.created, self.pod.key))
+        object.__setattr__(self, "newest", (self.pod.first_out, self.pod.key))
         object.__setattr__(self, "kind", _kind(tuple(sorted(self.request.items())), named))
 
 
@@ -393,7 +393,7 @@ class _Search:
         return (
             max((v.pod.priority for v in victims), default=0),
             sum(v.request.get(name, 0) for v in victims for name in lacked),
-            sorted(-v.pod.created for v in victims),
+            sorted(v.pod.first_out for v in victims),
             sorted(v.pod.key for v in victims),
             node,
         )

@@ -61,7 +61,7 @@ def test_what_a_pod_behind_the_gate_waits_for_is_told() -> None:
     waits = pod("p", ONE, gates=(names.QUOTA_GATE,))
     world = Snapshot((FREE,), (waits,), (team,))
     result = explain(waits, decide(world, Settings()))
-    text = "waits: quotas use 0 of 0 n8s.nebuly.ai/gpu-memory in all, and this asks for 5"
+    text = "waits: quotas lend 0 of 0 n8s.nebuly.ai/gpu-memory, and this asks for 5"
     assert (result.standing, result.text) == (Standing.GATED, text)
 
 
