@@ -21,12 +21,14 @@ from typing import Any, Final
 
 from deploy.local.errors import LocalError
 from n8s import names
-from tests.e2e.lab import Lab, advertised, existing, pod
+from tests.e2e.lab import Lab, advertised, existing, pod, slow
 
-VICTIMS: Final = {"brain": 4, "agent": 7, "plugin": 1}
+VICTIMS: Final = {"brain": 3, "agent": 7, "plugin": 1}
 """Who dies, and how often beside the others."""
-STRIKE_SECONDS: Final = (0.5, 4.0)
-"""Between two deaths."""
+STRIKE_SECONDS: Final = (0.5, 6.0)
+"""Between two deaths. A brain takes some seconds to start; one that never decides shows nothing."""
+STEP_SECONDS: Final = 0.3
+"""To make or destroy an instance, as on real parts, so that somebody dies in the middle."""
 WAITING: Final = 2
 """Pods, for each GPU, that there are at one time; most wait."""
 RUN_SECONDS: Final = (0.5, 1.0, 2.0, 4.0)
@@ -96,7 +98,9 @@ class Chaos:
     def run(self, seconds: float) -> Figures:
         """Lets pods come and others die for so many seconds, then waits for rest."""
         load, kills = random.Random(self._seed), random.Random(self._seed + 1)  # noqa: S311 - to be drawn again
-        with ThreadPoolExecutor(1) as pool:
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+            for node in self._nodes:
+                stack.enter_context(slow(self._lab, node, STEP_SECONDS))
             watching = pool.submit(self._watch)
             try:
                 self._storm(load, kills, seconds)
