@@ -1,14 +1,15 @@
 """The control loop: a change comes, a snapshot is made, decisions follow from it and are carried out.
 
 One round at a time, and only while this brain leads. Remembers nothing from round to round but how often in a
-row carrying out has failed, and since when waiting pods fit as things are.
+row carrying out has failed, since when waiting pods fit as things are, and which pods it knew of where it had GPUs
+changed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Protocol
@@ -72,6 +73,7 @@ class Loop:
         self._fitting: dict[str, float] = {}
         self._before = Decisions()
         self._holds: dict[str, tuple[Hold, float]] = {}
+        self._looks: Mapping[str, frozenset[str]] = {}
         self._settled = False
 
     async def run(self) -> None:
@@ -115,19 +117,22 @@ class Loop:
                 self._snapshot(now),
                 fitting={key: now - at for key, at in self._fitting.items()},
                 holds={key: replace(hold, seconds=now - since) for key, (hold, since) in self._holds.items()},
+                looks=self._looks,
             )
             self._board.publish(snapshot)
         with self._timed("decide"):
             decisions = await self._decided(snapshot)
         self._fitting = {key: self._fitting.get(key, now) for key in decisions.fitting}
         self._holds = {key: (hold, now - hold.seconds) for key, hold in decisions.holds.items()}
+        self._looks = decisions.looks
+        self._metrics.late_binds.inc(decisions.late)
         self._board.decided(snapshot, decisions)
         self._metrics.waiting_pods.set(len(decisions.plan.why))
         self._metrics.plan_gap_pods.set(decisions.plan.gap)
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)
         await self._let_go_of_last(decisions)
-        self._metrics.quotas.snapshot = snapshot
+        self._metrics.quotas.snapshot = self._metrics.nodes.snapshot = snapshot
         self._metrics.rounds.inc()
         return decisions.wake_seconds, well
 

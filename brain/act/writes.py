@@ -22,6 +22,7 @@ from brain.decide.decisions import (
     Nominate,
     OpenGate,
     PublishDevices,
+    ReplacePlugin,
     UpdateQuota,
 )
 from brain.model import resources
@@ -39,7 +40,18 @@ COMPONENT: Final = "nebulnetes"
 _EVENT_NAME: Final = 200
 """Longest part of an event's name that is taken from its object; names are at most 253 characters long."""
 
-Written = PublishDevices | AnnotateNode | LabelPod | LetIn | OpenGate | Nominate | Evict | LabelNamespace | UpdateQuota
+Written = (
+    PublishDevices
+    | ReplacePlugin
+    | AnnotateNode
+    | LabelPod
+    | LetIn
+    | OpenGate
+    | Nominate
+    | Evict
+    | LabelNamespace
+    | UpdateQuota
+)
 """Decisions that are one request each, whatever the object holds by now."""
 
 
@@ -95,6 +107,8 @@ def write(decision: Written, now: datetime) -> Write:
             body = {"metadata": {"uid": uid}, "status": {"nominatedNodeName": node}}
             return Write("PATCH", f"{_pod_path(namespace, name)}/status", body)
         case Evict(namespace, name, uid):
+            return _eviction(namespace, name, uid)
+        case ReplacePlugin(_, namespace, name, uid):
             return _eviction(namespace, name, uid)
         case LabelNamespace(name, value):
             return Write("PATCH", f"/api/v1/namespaces/{name}", {"metadata": {"labels": {names.QUOTA_LABEL: value}}})

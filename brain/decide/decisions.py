@@ -53,6 +53,18 @@ class PublishDevices(msgspec.Struct, frozen=True, gc=False):
     devices: Mapping[str, int]
 
 
+class ReplacePlugin(msgspec.Struct, frozen=True, gc=False):
+    """Evict the device plugin's pod of a node: its DaemonSet makes another, which looks at the GPUs as it starts.
+
+    Within its disruption budgets, as any eviction. Holds for this uid only.
+    """
+
+    node: str
+    namespace: str
+    name: str
+    uid: str
+
+
 class AnnotateNode(msgspec.Struct, frozen=True, gc=False):
     """Set annotations of ours on a node; None removes one."""
 
@@ -174,6 +186,7 @@ Decision = (
     | OrderGeometry
     | AskState
     | PublishDevices
+    | ReplacePlugin
     | AnnotateNode
     | LabelPod
     | LetIn
@@ -196,6 +209,8 @@ class Decisions:
         fitting: keys of waiting pods that fit as things are: the next snapshot says for how long they do.
         waits: by key, what pods of quotas wait for before they are let in or bound.
         holds: by key, the room kept for pods as others leave it: the next snapshot says for how long it is.
+        looks: by node that is ordered to change, uids of the pods that this look knows of; for the next snapshot.
+        late: how many pods were bound later than the settle time covers, and found so in this round.
         wake_seconds: after how long to decide again though nothing changed; None when time alone changes nothing.
     """
 
@@ -204,4 +219,6 @@ class Decisions:
     fitting: frozenset[str] = frozenset()
     waits: Mapping[str, str] = field(default_factory=dict)
     holds: Mapping[str, Hold] = field(default_factory=dict)
+    looks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    late: int = 0
     wake_seconds: float | None = None

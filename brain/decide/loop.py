@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from brain.decide import governed, holds, overdue, quotas, reasons, repartition, standing
+from brain.decide import governed, holds, late, overdue, problems, quotas, reasons, repartition, standing
 from brain.decide.admission import Admission, admit
-from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict
+from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict, OrderGeometry
 from brain.decide.partition import Plan
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -46,6 +46,8 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     now = {node: wanted for node, wanted in plan.geometries.items() if node not in admission.held}
     turns = _turns(snapshot, replace(plan, geometries=now), set(as_it_is.values()), settings.settle_seconds)
     decisions: list[Decision] = [each for turn in turns for each in turn.steps]
+    belated, looks = late.late_binds(snapshot, [each.node for each in decisions if isinstance(each, OrderGeometry)])
+    decisions += [_event(pod, reasons.LATE_BIND, late.told(pod), warning=True) for pod in belated]
     decisions += governed.namespace_labels(snapshot, settings.release_namespace)
     decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb, admission.reclaiming)
     decisions += admission.decisions
@@ -55,7 +57,16 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     fitting = plan.tried | _fitting(snapshot, as_it_is)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
     wakes += (wake for hold in admission.holds.values() if (wake := holds.wake_seconds(hold)) is not None)
-    return Decisions(tuple(decisions), plan, fitting, admission.waits, admission.holds, min(wakes, default=None))
+    return Decisions(
+        tuple(decisions),
+        plan,
+        fitting,
+        admission.waits,
+        admission.holds,
+        looks,
+        len(belated),
+        min(wakes, default=None),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,16 +122,17 @@ def _turns(snapshot: Snapshot, plan: Plan, expected: Set[str], settle_seconds: f
 
 def _turn(node: Node, bound: tuple[Pod, ...], plan: Plan, asked: tuple[bool, float]) -> _Turn:
     expected, settle_seconds = asked
-    step = repartition.step(node, plan, expected=expected, settle_seconds=settle_seconds)
+    step = repartition.step(node, bound, plan, expected=expected, settle_seconds=settle_seconds)
     question = repartition.outdated(node, bound)
-    shown = repartition.shown_geometry(node, plan)
+    wakes = [wake for wake in (step.wake_seconds, problems.wake_seconds(node)) if wake is not None]
+    shown = (repartition.shown_geometry(node, plan), problems.shown(node))
     return _Turn(
         node,
         bound,
         asked,
         step.decisions if question is None else (*step.decisions, question),
-        (*(() if shown is None else (shown,)), *repartition.node_events(node)),
-        step.wake_seconds,
+        (*(each for each in shown if each is not None), *problems.events(node)),
+        min(wakes, default=None),
     )
 
 

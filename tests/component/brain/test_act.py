@@ -27,6 +27,7 @@ from brain.decide.decisions import (
     OpenGate,
     OrderGeometry,
     PublishDevices,
+    ReplacePlugin,
     TaintNode,
     UntaintNode,
     UpdateQuota,
@@ -237,6 +238,20 @@ async def test_evicting_is_for_one_uid_only(caplog: pytest.LogCaptureFixture) ->
         (record,) = told_by_actor(caplog)
         told = record.__dict__
         assert (record.message, told["pod"], told["beneficiary"]) == ("pod evicted", "a/p", "b/owner")
+
+
+async def test_the_device_plugins_pod_is_evicted_once_and_for_one_uid_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with world() as it:
+        await it.api.put(PODS, {"metadata": {"name": "p", "uid": "new"}})
+        assert not await it.act(ReplacePlugin("n1", "a", "p", "old"))
+        assert "deletionTimestamp" not in it.pod()["metadata"]
+        for _ in range(2):
+            assert await it.act(ReplacePlugin("n1", "a", "p", "new"))
+        assert "deletionTimestamp" in it.pod()["metadata"]
+        assert (it.writes("ReplacePlugin", "stale"), it.writes("ReplacePlugin", "ok")) == (1, 1)
+        (record,) = told_by_actor(caplog)
+        assert (record.__dict__["node"], record.__dict__["pod"]) == ("n1", "a/p")
 
 
 async def test_an_eviction_that_a_budget_holds_is_tried_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -38,6 +38,8 @@ class World:
         self.wake: float | None = None
         self.fitting: frozenset[str] = frozenset()
         self.holds: dict[str, Hold] = {}
+        self.late = 0
+        self.metrics = Metrics()
         self.seen: list[Snapshot] = []
         self.decided_from: list[Snapshot] = []
 
@@ -67,7 +69,10 @@ class World:
 async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     def decide(snapshot: Snapshot, _settings: Settings) -> Decisions:
         world.seen.append(snapshot)
-        return Decisions(fitting=world.fitting, holds=world.holds, wake_seconds=world.wake)
+        looks = {"n1": frozenset({f"round {len(world.seen)}"})}
+        return Decisions(
+            fitting=world.fitting, holds=world.holds, looks=looks, late=world.late, wake_seconds=world.wake
+        )
 
     monkeypatch.setattr(module, "decide", decide)
     loop = Loop(
@@ -76,7 +81,7 @@ async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         actor=world,
         board=world,
         settings=Settings(),
-        metrics=Metrics(),
+        metrics=world.metrics,
         clock=time.monotonic,
     )
     task = asyncio.create_task(loop.run())
@@ -178,3 +183,12 @@ async def test_it_says_for_how_long_room_has_been_kept(monkeypatch: pytest.Monke
         hold = world.seen[1].holds["a/p"]
         assert hold.tries == 1
         assert 7.0 < hold.seconds < 17.0
+
+
+async def test_it_says_whom_the_last_look_knew_of_and_counts_who_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.wake, world.late = 0.05, 2
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.seen) == 3)
+        assert [each.looks for each in world.seen] == [{}, {"n1": {"round 1"}}, {"n1": {"round 2"}}]
+        assert (world.metrics.registry.get_sample_value("n8s_brain_late_binds_total") or 0.0) >= 4

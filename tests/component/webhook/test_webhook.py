@@ -279,6 +279,23 @@ async def test_a_renewed_certificate_is_shown_without_restart(webhook: Running) 
     assert await webhook.get("/healthz") == (200, "ok\n")
 
 
+async def test_no_handshake_fails_while_certificates_are_renewed(webhook: Running) -> None:
+    names_shown: list[str] = []
+    last = asyncio.Event()
+
+    async def look() -> None:
+        while not last.is_set():
+            names_shown.append(await asyncio.to_thread(shown, webhook.port))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(look())
+        for number in range(20):
+            write_certificate(webhook.tls_dir, f"c{number}")
+            await until(sync(lambda: f"CN=c{number}" in names_shown))  # noqa: B023 - called in here
+        last.set()
+
+
 async def test_a_certificate_without_its_key_is_not_taken_up(
     webhook: Running, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -65,6 +65,17 @@ def test_what_a_pod_behind_the_gate_waits_for_is_told() -> None:
     assert (result.standing, result.text) == (Standing.GATED, text)
 
 
+def test_the_quota_that_governs_a_pod_is_told_until_the_pod_has_ended() -> None:
+    single = Quota(Kind.SINGLE, "team", "q", ("team",), {"cpu": 1})
+    both = Quota(Kind.COMPOSITE, "x", "c", ("team", "other"), {"cpu": 1})
+    runs, done = bound("p", "n1"), replace(bound("q", "n1"), phase="Succeeded")
+    decisions = decide(Snapshot((FREE,), (runs, done), (single, both)), Settings())
+    assert explain(runs, decisions, (single,)).quota is single
+    assert explain(runs, decisions, (single, both)).quota is both
+    assert explain(runs, decisions).quota is None
+    assert explain(done, decisions, (single,)).quota is None
+
+
 def test_what_is_made_is_told_in_parts() -> None:
     assert explained(WHOLE, pod("p", ONE)).made == ((0, Placement(6, "1g.5gb")),)
 
