@@ -55,6 +55,7 @@ class GpuMemory:
         self.products = {product: size for product, size in sorted(self._sizes.items()) if product in there}
         self._possible = {self._of_node[node.name] for node in self._whole}
         self._answers: dict[object, int | None] = {}
+        self._capacities: dict[str, tuple[Node, int]] = {}
 
     @staticmethod
     def of(default: int, nodes: Sequence[Node]) -> GpuMemory:
@@ -85,6 +86,12 @@ class GpuMemory:
 
     def capacity(self, node: Node) -> int:
         """GB that the pods of a node can have at most: of GPUs that are partitioned all they have."""
+        known = self._capacities.get(node.name)
+        if known is None or known[0] is not node:
+            known = self._capacities[node.name] = node, self._capacity(node)
+        return known[1]
+
+    def _capacity(self, node: Node) -> int:
         devices, partitioned = node.allocatable, 0
         if node.agent is not None and node.agent.gpus:
             devices = {names.GPU: devices.get(names.GPU, 0)}
