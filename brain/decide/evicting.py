@@ -5,18 +5,20 @@ Whom a pod may evict is not decided here, nor which set of those is the cheapest
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from brain.decide.borrowers import Borrowers
+from brain.decide.combine import Steps
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.ground import Ground, PodSites
 from brain.decide.holds import RESTING, Holds
 from brain.decide.ledger import Books
 from brain.decide.outcome import NONE, Outcome
-from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
+from brain.decide.reclaim import MOST_STEPS, Case, Reclaim, Victim, cheapest
 from brain.decide.waiting import OWNER, Entry, Waiting
 from brain.decide.why import Reason
 
@@ -69,6 +71,7 @@ class Evicting:
         self._leaving = leaving
         self._carried: list[tuple[Entry, Reclaim]] = []
         self._looks = 0
+        self._steps = Steps(MOST_STEPS)
         self._reclaims = 0
         self._asked = 0
         self._full: set[object] = set()
@@ -118,7 +121,7 @@ class Evicting:
             if node is not None:
                 return Reclaim(node, ())
         case = self._case(entry, sites)
-        found = cheapest(case) if case is not None else None
+        found = cheapest(case, self._steps) if case is not None else None
         return found if found is not None and found.victims else None
 
     def _case(self, entry: Entry, sites: PodSites) -> Case | None:
@@ -146,19 +149,16 @@ class Evicting:
         case = self._case(entry, PodSites(self._ground, entry.pod))
         if case is None:
             return _Held()
-        units = case.units.values()
-        guarded = {v.pod.key: v for v in (*case.victims, *(v for u in units for v in u.victims)) if v.budgets}
-        if not guarded:
+        if not any(v.budgets for v in itertools.chain(case.victims, *(unit.victims for unit in case.units.values()))):
             return _Held()
         self._asked += 1
-        free = {group: replace(unit, victims=_unguarded(unit.victims)) for group, unit in case.units.items()}
-        found = cheapest(replace(case, victims=_unguarded(case.victims), allowed={}, units=free))
+        found = cheapest(case, self._steps, guarded=False)
         chosen = found.victims if found is not None else ()
-        return _Held.by([guarded[v.pod.key] for v in chosen if v.pod.key in guarded], case.allowed)
+        return _Held.by([victim for victim in chosen if victim.budgets], case.allowed)
 
     def _done(self) -> bool:
         """Whether the rest is for the next round."""
-        return self._reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS
+        return self._reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS or self._steps.left <= 0
 
     def _has_room(self, sites: PodSites) -> bool:
         """Whether a pod fits on some node though nobody goes: where one did not, the next that is alike hardly will."""
@@ -292,7 +292,3 @@ class _Held:
     def tell(self, entry: Entry) -> None:
         if self.text:
             entry.wait, entry.about = self.text, self.about
-
-
-def _unguarded(victims: Iterable[Victim]) -> list[Victim]:
-    return [replace(victim, budgets=()) if victim.budgets else victim for victim in victims]
