@@ -71,7 +71,7 @@ def step(node: Node, bound: Sequence[Pod], plan: Plan, *, expected: bool, settle
     wanted = plan.geometries.get(node.name, {})
     if not eligibility.unchangeable(node) and (wanted or not agent.plugin_current):
         if not wanted and not node.repartitioning and not any(_devices(agent).values()) and not _advertised(node):
-            return Step((OrderGeometry(node.name, _as_it_is(agent)),))
+            return Step((OrderGeometry(node.name, _as_it_is(agent), closed=False),))
         order = OrderGeometry(node.name, wanted or _as_it_is(agent))
         coming = any(_unadmitted(pod, agent) for pod in bound)
         return _toward_order(node, order, expected=expected, coming=coming, settle_seconds=settle_seconds)

@@ -115,7 +115,7 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
         situation({"allocatable": {}}, allocatable={"cpu": 4_000, SEVEN: 0}),
         {},
         False,
-        OrderGeometry("n1", SAME),
+        OrderGeometry("n1", SAME, closed=False),
         None,
     ),
     ("plugin stale: taint, then order what is there", situation(STALE), {}, False, TaintNode("n1"), None),
