@@ -112,8 +112,8 @@ def parse_inspection(arguments: Sequence[str]) -> Inspection:
     """
     parser = commandline.parser(
         "n8s-agent inspect",
-        "Prints what the agent sees of this node's GPUs and who uses them. Changes nothing. Exits with 1 where driver"
-        " or kubelet do not answer.",
+        "Prints what the agent sees of this node's GPUs and who uses them. Changes nothing. Exits with 1 where driver "
+        "or kubelet do not answer.",
     )
     _add_sources(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: the state as the brain would be sent it")

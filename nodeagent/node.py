@@ -77,7 +77,6 @@ class NodeView:
             instances=[self._instance(instance) for instance in gpu.instances],
             problem=gpu.problem,
             problem_code=gpu.problem_code,
-            lost=gpu.lost,
         )
 
     def _instance(self, instance: Instance) -> gpu_pb2.Instance:

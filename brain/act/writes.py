@@ -97,10 +97,10 @@ def write(decision: Written, now: datetime) -> Write:
         case LabelPod(namespace, name, uid, label, value):
             metadata = {"uid": uid, "labels": {label: value}}
             return Write("PATCH", _pod_path(namespace, name), {"metadata": metadata})
-        case LetIn(namespace, name, uid, label, reservation):
+        case LetIn(namespace, name, uid, label, reservation, version=version):
             annotations = {names.RESERVATION_ANNOTATION: reservation}
             metadata = {"uid": uid, "labels": {names.CAPACITY_LABEL: label}, "annotations": annotations}
-            return _gate_off(namespace, name, metadata)
+            return _gate_off(namespace, name, metadata | ({"resourceVersion": version} if version else {}))
         case OpenGate(namespace, name, uid):
             return _gate_off(namespace, name, {"uid": uid})
         case Nominate(namespace, name, uid, node):
@@ -141,9 +141,9 @@ def taint(node: bytes, *, wanted: bool) -> Write | None:
 
 
 def event(told: EmitEvent, now: datetime) -> Write:
-    """The Event that tells something. Its name follows from what it tells, so that the same is told once only."""
+    """The Event that tells something. Its name follows from what it is about, so that the same is told once only."""
     namespace = told.namespace or "default"
-    digest = hashlib.sha256("\0".join((told.uid, told.reason, told.message)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join((told.uid, told.reason, told.about or told.message)).encode()).hexdigest()[:16]
     when = _rfc3339(now)
     involved = {
         "apiVersion": "v1",

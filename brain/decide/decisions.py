@@ -85,7 +85,15 @@ class LabelPod(msgspec.Struct, frozen=True, gc=False):
 class LetIn(msgspec.Struct, frozen=True, gc=False):
     """Let a pod in: our gate off, capacity label and reservation on, all at once or not at all. For this uid only.
 
-    ``created`` is when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+    Attributes:
+        namespace: of the pod.
+        name: of the pod.
+        uid: of the pod.
+        label: its capacity label.
+        reservation: its reservation annotation.
+        created: when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+        version: its resource version that this was decided for: one that has changed since is looked at again. Empty:
+            whatever it is by now.
     """
 
     namespace: str
@@ -94,6 +102,7 @@ class LetIn(msgspec.Struct, frozen=True, gc=False):
     label: str
     reservation: str
     created: int = 0
+    version: str = ""
 
 
 class OpenGate(msgspec.Struct, frozen=True, gc=False):
@@ -148,7 +157,7 @@ class UpdateQuota(msgspec.Struct, frozen=True, gc=False):
 
 
 class EmitEvent(msgspec.Struct, frozen=True, gc=False):
-    """Tell about an object by a Kubernetes event. The same one is told once.
+    """Tell about an object by a Kubernetes event. The same is told once.
 
     Attributes:
         kind: ``Pod`` or ``Node``.
@@ -158,6 +167,7 @@ class EmitEvent(msgspec.Struct, frozen=True, gc=False):
         reason: one of :mod:`brain.decide.reasons`.
         message: for people.
         warning: whether it is a Warning.
+        about: what makes it the same, where the message holds figures that change with every pod; else empty.
     """
 
     kind: str
@@ -167,6 +177,7 @@ class EmitEvent(msgspec.Struct, frozen=True, gc=False):
     reason: str
     message: str
     warning: bool
+    about: str = ""
 
 
 Decision = (

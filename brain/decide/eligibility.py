@@ -9,6 +9,7 @@ from brain.model.node import Agent, Node
 from n8s import names
 
 BUSY: Final = "is being repartitioned"
+SHOWS_GONE: Final = "is closed while its kubelet shows MIG devices that are gone"
 
 
 def unchangeable(node: Node) -> str:
@@ -63,6 +64,8 @@ def unshown(node: Node) -> str:
     agent = node.agent
     if agent is None:
         return ""
+    if node.enabled and agent.connected and agent.failure is not None and agent.shows_gone:
+        return SHOWS_GONE
     lasting = not agent.connected or late(agent) or wrong_strategy(node) or out_of_reach(node)
     return "has a device plugin that does not show its MIG devices" if lasting and not agent.plugin_current else ""
 

@@ -154,7 +154,8 @@ def _pod_events(snapshot: Snapshot, admission: Admission) -> Iterator[EmitEvent]
                 yield _event(pod, reasons.RECLAIMED, f"Evicted: {evicted[pod.key].reason}", warning=True)
     for pod in snapshot.unbound():
         if pod.key in admission.waits:
-            yield _event(pod, reasons.QUOTA_WAITS, admission.waits[pod.key], warning=False)
+            told, about = admission.waits[pod.key], admission.about.get(pod.key, "")
+            yield _event(pod, reasons.QUOTA_WAITS, told, about, warning=False)
             continue
         made = plan.made.get(pod.key)
         if made:
@@ -162,8 +163,9 @@ def _pod_events(snapshot: Snapshot, admission: Admission) -> Iterator[EmitEvent]
         elif pod.key in plan.overdue:
             yield _event(pod, reasons.SUFFICIENT, plan.why[pod.key].text, warning=True)
         elif pod.key in plan.why and not plan.why[pod.key].later:
-            yield _event(pod, reasons.NO_ROOM, plan.why[pod.key].text, warning=True)
+            why = plan.why[pod.key]
+            yield _event(pod, reasons.NO_ROOM, why.text, "; ".join(lack.text for lack in why.lacks), warning=True)
 
 
-def _event(pod: Pod, reason: str, message: str, *, warning: bool) -> EmitEvent:
-    return EmitEvent("Pod", pod.namespace, pod.name, pod.uid, reason, message, warning)
+def _event(pod: Pod, reason: str, message: str, about: str = "", *, warning: bool) -> EmitEvent:
+    return EmitEvent("Pod", pod.namespace, pod.name, pod.uid, reason, message, warning, about)

@@ -123,6 +123,13 @@ def _plugin(node: Node, agent: Agent) -> Iterator[Problem]:
             f"of DaemonSet {daemon_set(node)} would not come back if it was replaced: {TOLERATE}, or set the "
             "chart's value agent.hostPID to true.",
         )
+    elif eligibility.unshown(node) == eligibility.SHOWS_GONE:
+        told = agent.failure.message if agent.failure is not None else ""
+        yield Problem(
+            reasons.PLUGIN_LATE,
+            f"The node takes no new pods, for its kubelet shows MIG devices that are gone: {told}. See that its device "
+            f"plugin (DaemonSet {daemon_set(node)}) looks again; where it has, restart the kubelet.",
+        )
     elif eligibility.late(agent) and not agent.plugin_current:
         told = agent.failure.message if agent.failure is not None else ""
         yield Problem(

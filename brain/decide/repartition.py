@@ -215,12 +215,13 @@ def _toward_order(node: Node, order: OrderGeometry, *, expected: bool, coming: b
 def _open(node: Node, agent: Agent) -> tuple[Decision, ...]:
     """Publish what the kubelet knows and take the taint off, once the plugin shows what exists.
 
-    A plugin that did not come back in time keeps the taint off its node no longer than its failure is known:
-    then the kubelet's own report is what counts.
+    A plugin that did not come back in time closes its node no longer than its failure is known: then the kubelet's own
+    report is what counts. Where that has devices that are gone, the node stays closed: each pod that was given one
+    would be lost.
     """
     if not node.repartitioning:
         return ()
-    if not agent.plugin_current and agent.failure is None:
+    if not agent.plugin_current and (agent.failure is None or agent.shows_gone):
         return ()
     devices = _devices(agent)
     gone = {name: 0 for name in node.allocatable if name.startswith(names.MIG_PREFIX) and name not in devices}

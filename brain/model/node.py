@@ -104,6 +104,12 @@ class Agent:
         mig = {name: ids - lost for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX)}
         return {name: ids for name, ids in mig.items() if ids} == self.devices
 
+    @property
+    def shows_gone(self) -> bool:
+        """Whether the kubelet shows MIG devices that do not exist: it fails a pod that it would give one of them."""
+        known = {instance.uuid for gpu in self.gpus for instance in gpu.instances}
+        return any(ids - known for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX))
+
 
 def _held(gpus: Iterable[Gpu]) -> dict[str, dict[str, int]]:
     """Devices of some GPUs that containers hold: count by resource, by pod key."""

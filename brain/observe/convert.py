@@ -102,6 +102,7 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
     others = spec.affinity or schema.Affinity()
     group, group_min = _group(decoded.metadata)
     daemon = _daemon(decoded)
+    gates = tuple(gate.name for gate in spec.scheduling_gates)
     return Pod(
         namespace=decoded.metadata.namespace,
         name=decoded.metadata.name,
@@ -118,7 +119,7 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         node=spec.node_name,
         nominated=decoded.status.nominated_node_name,
         terminating=decoded.metadata.deletion_timestamp is not None,
-        gates=_shared(tuple(gate.name for gate in spec.scheduling_gates)),
+        gates=_shared(gates),
         unschedulable=unschedulable,
         scheduler_message=refusal.message if refusal is not None and unschedulable else "",
         priority=spec.priority or 0,
@@ -136,6 +137,7 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         daemon=daemon,
         ready=daemon is not None
         and any(held.type == "Ready" and held.status == "True" for held in decoded.status.conditions),
+        version=decoded.metadata.resource_version if names.QUOTA_GATE in gates else "",
     )
 
 

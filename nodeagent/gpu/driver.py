@@ -79,7 +79,6 @@ class Gpu:
         instances: What it holds, by start; as last seen where the GPU cannot be read.
         problem: Why it cannot be partitioned, and what to do about it; empty when it can.
         problem_code: Which problem that is, in a word; see ``n8s/v1/gpu.proto``. Empty where there is none.
-        lost: Whether the driver does not reach it any more.
     """
 
     index: int
@@ -91,7 +90,6 @@ class Gpu:
     instances: tuple[Instance, ...]
     problem: str = ""
     problem_code: str = ""
-    lost: bool = False
 
     def profile(self, name: str) -> Profile | None:
         """The profile of that name; None where this GPU cannot make it."""

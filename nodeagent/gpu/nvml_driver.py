@@ -50,13 +50,13 @@ _MIG_PENDING: Final = "its MIG mode changes at the next reset; reset the GPU or 
 _NO_MIG: Final = "this GPU has no MIG and is left as it is"
 _NO_PROFILES: Final = "MIG mode is on, but the driver tells no profile; update NVIDIA's driver on the node"
 _VGPU_GUEST: Final = "this is a virtual GPU of a virtual machine; its host decides how the GPU is partitioned"
-_VGPU_HOST: Final = "the GPU serves virtual machines, whose use of its instances cannot be seen from here"
 _CODES: Final = {_MIG_OFF: "mig-off", _NO_MIG: "no-mig"}
 """Words for problems that others tell apart."""
 _CAPABILITIES: Final = Path("driver/nvidia/capabilities")
 """In the proc file system, the driver's capabilities. One is to configure MIG (MIG user guide, device nodes)."""
 _CAP_SYS_ADMIN: Final = 1 << 21
 """Who has it has all capabilities of the driver."""
+_VGPU_HOST: Final = "the GPU serves virtual machines, whose use of its instances cannot be seen from here"
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class NvmlDriver:
         """One GPU; what cannot be read is as it was seen last, with nobody knowing who uses it."""
         seen = self._seen.get(index) or Gpu(index, "", "", 0, 0, (), ())
         unknown = tuple(replace(one, processes=None) for one in seen.instances)
-        known = replace(seen, profiles=(), instances=unknown, lost=False)
+        known = replace(seen, profiles=(), instances=unknown)
         reached = False
         try:
             device = nvml.Device(index)
@@ -178,8 +178,7 @@ class NvmlDriver:
             if isinstance(error, GpuLostError | DriverMissingError):
                 self._library.doubt()
             # A GPU that fell off the bus is "lost" to some drivers, and to others an unknown error in finding it.
-            lost = isinstance(error, GpuLostError) or not reached
-            return replace(known, problem=error.reason, problem_code=error.code, lost=lost)
+            return replace(known, problem=error.reason, problem_code=error.code if reached else GpuLostError.code)
 
     def _keep(self, gpu: Gpu) -> Gpu:
         self._seen[gpu.index] = gpu

@@ -352,9 +352,8 @@ def test_a_lost_gpu_is_shown_as_last_seen_and_leaves_the_others_alone(
     node.set(0, lost=True)
     gpu, there = driver.read()
     assert there == other
-    assert (gpu.uuid, gpu.model, gpu.profiles, gpu.lost) == (whole.uuid, whole.model, (), True)
+    assert (gpu.uuid, gpu.model, gpu.profiles, gpu.problem_code) == (whole.uuid, whole.model, (), "gpu-lost")
     assert "GPU is lost" in gpu.problem
-    assert gpu.problem_code == "gpu-lost"
     assert "reset the GPU or reboot the node" in gpu.problem
     assert [(one.uuid, one.processes) for one in gpu.instances] == [(whole.instances[0].uuid, None)]
     with pytest.raises(errors.GpuLostError):
@@ -370,18 +369,18 @@ def test_a_gpu_that_was_lost_from_the_start_is_shown(node: StandIn) -> None:
     node.add("A100-40GB")
     node.set(0, lost=True)
     (gpu,) = NvmlDriver().read()
-    assert (gpu.uuid, gpu.model, gpu.instances, gpu.lost) == ("", "", (), True)
+    assert (gpu.uuid, gpu.model, gpu.instances, gpu.problem_code) == ("", "", (), "gpu-lost")
     assert "lost" in gpu.problem
 
 
 def test_a_gpu_that_cannot_even_be_found_is_lost_and_one_that_tells_no_profile_is_not(node: StandIn) -> None:
     node.add("A100-40GB")
     node.fail("nvmlDeviceGetHandleByIndex_v2", pynvml.NVML_ERROR_UNKNOWN)
-    assert NvmlDriver().read()[0].lost
+    assert NvmlDriver().read()[0].problem_code == "gpu-lost"
     node.fail("nvmlDeviceGetMigMode", pynvml.NVML_ERROR_UNKNOWN)
     (gpu,) = NvmlDriver().read()
     assert gpu.problem
-    assert not gpu.lost
+    assert gpu.problem_code != "gpu-lost"
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,13 @@ PROBLEMS: list[tuple[str, Node, list[str], list[str], str]] = [
         ["gpu-operator/nvidia-device-plugin-daemonset", "the kubelet knows 0 devices", "log"],
         "a moment ago",
     ),
+    (
+        "a kubelet that shows what is gone",
+        world(LATE | {"allocatable": {"nvidia.com/mig-7g.40gb": frozenset({"MIG-old"})}}),
+        ["MigPluginLate"],
+        ["takes no new pods", "the kubelet knows 0 devices", "restart the kubelet"],
+        "a moment ago",
+    ),
     ("one that came back after all", world(LATE), [], [], "a moment ago"),
     ("another failure is no lasting problem", world({"failure": Failure("in-use", "x", 2.0)}), [], [], "a moment ago"),
     (

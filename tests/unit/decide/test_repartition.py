@@ -41,7 +41,8 @@ OTHER_STRATEGY = {names.AUTO_MIG_LABEL: "true", names.MIG_STRATEGY_LABEL: "singl
 
 def beside(allocatable: dict[str, frozenset[str]], *, lost: bool) -> Node:
     """A node that has settled, with a GPU that has a problem and one that has none; each has a device."""
-    gpus = [replace(gpu(0, "7g.40gb@0?"), problem="x", lost=lost), gpu(1, "7g.40gb@0f")]
+    code = "gpu-lost" if lost else "other"
+    gpus = [replace(gpu(0, "7g.40gb@0?"), problem="x", problem_code=code), gpu(1, "7g.40gb@0f")]
     settled: dict[str, Any] = {} if lost else {"taints": TAINT, "tainted_seconds": 2.0}
     return node("n1", gpus, {"allocatable": allocatable}, **settled)
 
@@ -166,11 +167,39 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
     ("failed and waited", situation({"failure": Failure("in-use", "x", 0.0)}), WANT, False, TaintNode("n1"), None),
     (
         "plugin did not come back: the kubelet's word counts",
-        situation(STALE | {"failure": Failure("plugin-late", "x", 8.0)}, taints=TAINT, tainted_seconds=40),
+        situation(
+            {"allocatable": {}, "failure": Failure("plugin-late", "x", 8.0)},
+            taints=TAINT,
+            tainted_seconds=40,
+            allocatable={SEVEN: 0},
+        ),
         {},
         False,
         UntaintNode("n1"),
         8.0,
+    ),
+    (
+        "the kubelet shows what is gone: closed, whatever it shows besides",
+        situation(
+            {
+                "allocatable": {SEVEN: frozenset({"MIG-0-7g.40gb-0", "MIG-old"})},
+                "failure": Failure("plugin-late", "x", 8.0),
+            },
+            taints=TAINT,
+            tainted_seconds=40,
+        ),
+        {},
+        False,
+        None,
+        8.0,
+    ),
+    (
+        "and after a while once more",
+        situation(STALE | {"failure": Failure("plugin-late", "x", 0.0)}, taints=TAINT, tainted_seconds=48),
+        {},
+        False,
+        OrderGeometry("n1", SAME),
+        None,
     ),
     (
         "agent silent under the taint: wait",
@@ -382,7 +411,7 @@ REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
         "silent, and the plugin would end beside a lost GPU",
         node(
             "n1",
-            [gpu(0, "7g.40gb@0f"), replace(gpu(1), lost=True)],
+            [gpu(0, "7g.40gb@0f"), replace(gpu(1), problem_code="gpu-lost")],
             SILENT | silent(31.0),
             taints=TAINT,
             plugin=ready(100.0),
