@@ -102,7 +102,7 @@ def test_a_plugin_that_would_not_come_back_is_left_alone_until_it_would(lab: Lab
     with plain_plugin(lab):
         told = "kube-system/nvidia-device-plugin-daemonset would not come back"
         lab.event("default", NODE, "MigPluginOutOfReach", told)
-        assert told in problem(lab)
+        lab.until("the annotation says so", lambda: told in problem(lab))
         geometry = lab.geometry(NODE)
         lab.create(namespace, pod("one", missing(lab), node=NODE))
         lab.event(namespace, "one", "MigNoRoom", f"has a device plugin that nobody can have look again ({NODE})")
