@@ -132,7 +132,7 @@ class Loop:
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)
         await self._let_go_of_last(decisions)
-        self._metrics.quotas.snapshot = snapshot
+        self._metrics.quotas.snapshot = self._metrics.nodes.snapshot = snapshot
         self._metrics.rounds.inc()
         return decisions.wake_seconds, well
 

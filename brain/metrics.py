@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from brain.decide.problems import problems
 from brain.model import resources
 from brain.model.quota import Quota, Standing
 from brain.model.resources import Resources
@@ -54,6 +55,26 @@ class QuotaMetrics(Collector):
         yield waiting
 
 
+class NodeMetrics(Collector):
+    """What is wrong with nodes, read when asked for, as with quotas.
+
+    Attributes:
+        snapshot: that of the last round.
+    """
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """1 for each problem of each node."""
+        text = "What is wrong with a node that a person can put right."
+        family = GaugeMetricFamily("n8s_brain_node_problems", text, labels=("node", "reason"))
+        for node in self.snapshot.nodes:
+            for reason in dict.fromkeys(problem.reason for problem in problems(node)):
+                family.add_metric((node.name, reason), 1)
+        yield family
+
+
 def _labels(quota: Quota) -> tuple[str, ...]:
     return quota.kind.value, quota.namespace, quota.name
 
@@ -78,6 +99,7 @@ class Metrics:
             and ``held``: an eviction that a disruption budget does not allow now.
         watch_errors: lists and watches that failed, by resource.
         relists: complete lists, by resource.
+        nodes: what is wrong with nodes, by reason.
         quotas: what quotas use, guarantee, allow and borrow, by resource, and how many of their pods wait.
         evictions: pods evicted for others, by what entitled these: ``min``, ``share`` or ``priority``.
         admission_seconds: seconds from when a pod of a quota was created until it was let in.
@@ -111,6 +133,8 @@ class Metrics:
         self.relists = Counter("n8s_brain_relists", "Complete lists.", ["resource"], registry=own)
         self.quotas = QuotaMetrics()
         own.register(self.quotas)
+        self.nodes = NodeMetrics()
+        own.register(self.nodes)
         self.evictions = Counter(
             "n8s_brain_evictions", "Pods evicted for others, by what entitled these.", ["reason"], registry=own
         )

@@ -14,7 +14,17 @@ from typing import Final, Protocol
 
 from brain.act.events import Teller
 from brain.act.writes import JSON, Write, Written, node_path, taint, write
-from brain.decide.decisions import AskState, Decision, EmitEvent, Evict, LetIn, OrderGeometry, TaintNode, UntaintNode
+from brain.decide.decisions import (
+    AskState,
+    Decision,
+    EmitEvent,
+    Evict,
+    LetIn,
+    OrderGeometry,
+    ReplacePlugin,
+    TaintNode,
+    UntaintNode,
+)
 from brain.errors import ApiError, RefusedError
 from brain.metrics import Metrics
 from brain.model.mig import Geometry
@@ -90,7 +100,9 @@ class Actor:
                     self._orders.request_state(node)
                 case EmitEvent():
                     self._teller.tell(decision)
-                case LetIn(uid=uid) | Evict(uid=uid) if (once := (type(decision), uid)) in done:
+                case LetIn(uid=uid) | Evict(uid=uid) | ReplacePlugin(uid=uid) if (
+                    once := (type(decision), uid)
+                ) in done:
                     self._done.add(once)
                 case _:
                     writes.append(decision)
@@ -120,7 +132,7 @@ class Actor:
         else:
             result = "ok"
             self._told.discard(path)
-            if isinstance(decision, LetIn | Evict):
+            if isinstance(decision, LetIn | Evict | ReplacePlugin):
                 self._done.add((type(decision), decision.uid))
             if isinstance(decision, LetIn):
                 self._metrics.admission_seconds.observe(max(0.0, self._today().timestamp() - decision.created))
@@ -128,6 +140,9 @@ class Actor:
                 self._metrics.evictions.labels(decision.cause).inc()
                 told = {"pod": f"{decision.namespace}/{decision.name}", "beneficiary": decision.beneficiary}
                 _log.info("pod evicted", extra=told | {"why": decision.reason})
+            if isinstance(decision, ReplacePlugin):
+                told = {"node": decision.node, "pod": f"{decision.namespace}/{decision.name}"}
+                _log.info("device plugin's pod evicted", extra=told)
         self._metrics.writes.labels(kind, result).inc()
         return result == "ok"
 

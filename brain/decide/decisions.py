@@ -53,6 +53,18 @@ class PublishDevices(msgspec.Struct, frozen=True, gc=False):
     devices: Mapping[str, int]
 
 
+class ReplacePlugin(msgspec.Struct, frozen=True, gc=False):
+    """Evict the device plugin's pod of a node: its DaemonSet makes another, which looks at the GPUs as it starts.
+
+    Within its disruption budgets, as any eviction. Holds for this uid only.
+    """
+
+    node: str
+    namespace: str
+    name: str
+    uid: str
+
+
 class AnnotateNode(msgspec.Struct, frozen=True, gc=False):
     """Set annotations of ours on a node; None removes one."""
 
@@ -73,7 +85,15 @@ class LabelPod(msgspec.Struct, frozen=True, gc=False):
 class LetIn(msgspec.Struct, frozen=True, gc=False):
     """Let a pod in: our gate off, capacity label and reservation on, all at once or not at all. For this uid only.
 
-    ``created`` is when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+    Attributes:
+        namespace: of the pod.
+        name: of the pod.
+        uid: of the pod.
+        label: its capacity label.
+        reservation: its reservation annotation.
+        created: when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+        version: its resource version that this was decided for: one that has changed since is looked at again. Empty:
+            whatever it is by now.
     """
 
     namespace: str
@@ -82,6 +102,7 @@ class LetIn(msgspec.Struct, frozen=True, gc=False):
     label: str
     reservation: str
     created: int = 0
+    version: str = ""
 
 
 class OpenGate(msgspec.Struct, frozen=True, gc=False):
@@ -136,7 +157,7 @@ class UpdateQuota(msgspec.Struct, frozen=True, gc=False):
 
 
 class EmitEvent(msgspec.Struct, frozen=True, gc=False):
-    """Tell about an object by a Kubernetes event. The same one is told once.
+    """Tell about an object by a Kubernetes event. The same is told once.
 
     Attributes:
         kind: ``Pod`` or ``Node``.
@@ -146,6 +167,7 @@ class EmitEvent(msgspec.Struct, frozen=True, gc=False):
         reason: one of :mod:`brain.decide.reasons`.
         message: for people.
         warning: whether it is a Warning.
+        about: what makes it the same, where the message holds figures that change with every pod; else empty.
     """
 
     kind: str
@@ -155,6 +177,7 @@ class EmitEvent(msgspec.Struct, frozen=True, gc=False):
     reason: str
     message: str
     warning: bool
+    about: str = ""
 
 
 Decision = (
@@ -163,6 +186,7 @@ Decision = (
     | OrderGeometry
     | AskState
     | PublishDevices
+    | ReplacePlugin
     | AnnotateNode
     | LabelPod
     | LetIn

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from brain.decide import governed, holds, late, overdue, quotas, reasons, repartition, standing
+from brain.decide import governed, holds, late, overdue, problems, quotas, reasons, repartition, standing
 from brain.decide.admission import Admission, admit
 from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict, OrderGeometry
 from brain.decide.partition import Plan
@@ -124,14 +124,15 @@ def _turn(node: Node, bound: tuple[Pod, ...], plan: Plan, asked: tuple[bool, flo
     expected, settle_seconds = asked
     step = repartition.step(node, bound, plan, expected=expected, settle_seconds=settle_seconds)
     question = repartition.outdated(node, bound)
-    shown = repartition.shown_geometry(node, plan)
+    wakes = [wake for wake in (step.wake_seconds, problems.wake_seconds(node)) if wake is not None]
+    shown = (repartition.shown_geometry(node, plan), problems.shown(node))
     return _Turn(
         node,
         bound,
         asked,
         step.decisions if question is None else (*step.decisions, question),
-        (*(() if shown is None else (shown,)), *repartition.node_events(node)),
-        step.wake_seconds,
+        (*(each for each in shown if each is not None), *problems.events(node)),
+        min(wakes, default=None),
     )
 
 
@@ -153,7 +154,8 @@ def _pod_events(snapshot: Snapshot, admission: Admission) -> Iterator[EmitEvent]
                 yield _event(pod, reasons.RECLAIMED, f"Evicted: {evicted[pod.key].reason}", warning=True)
     for pod in snapshot.unbound():
         if pod.key in admission.waits:
-            yield _event(pod, reasons.QUOTA_WAITS, admission.waits[pod.key], warning=False)
+            told, about = admission.waits[pod.key], admission.about.get(pod.key, "")
+            yield _event(pod, reasons.QUOTA_WAITS, told, about, warning=False)
             continue
         made = plan.made.get(pod.key)
         if made:
@@ -161,8 +163,9 @@ def _pod_events(snapshot: Snapshot, admission: Admission) -> Iterator[EmitEvent]
         elif pod.key in plan.overdue:
             yield _event(pod, reasons.SUFFICIENT, plan.why[pod.key].text, warning=True)
         elif pod.key in plan.why and not plan.why[pod.key].later:
-            yield _event(pod, reasons.NO_ROOM, plan.why[pod.key].text, warning=True)
+            why = plan.why[pod.key]
+            yield _event(pod, reasons.NO_ROOM, why.text, "; ".join(lack.text for lack in why.lacks), warning=True)
 
 
-def _event(pod: Pod, reason: str, message: str, *, warning: bool) -> EmitEvent:
-    return EmitEvent("Pod", pod.namespace, pod.name, pod.uid, reason, message, warning)
+def _event(pod: Pod, reason: str, message: str, about: str = "", *, warning: bool) -> EmitEvent:
+    return EmitEvent("Pod", pod.namespace, pod.name, pod.uid, reason, message, warning, about)

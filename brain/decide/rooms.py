@@ -232,7 +232,8 @@ class Room:
         free = fit.free_resources(node, bound)
         unshown = eligibility.unshown(node)
         if agent is None or not node.enabled or unshown:
-            left = Counter({name: n for name, n in node.allocatable.items() if name.startswith(names.MIG_PREFIX)})
+            devices = {} if unshown == eligibility.SHOWS_GONE else node.allocatable
+            left = Counter({name: n for name, n in devices.items() if name.startswith(names.MIG_PREFIX)})
             for pod in bound:
                 left.subtract(pod.mig_request)
             return Room(node, bound, free, [], unshown or eligibility.fixed(node), left)

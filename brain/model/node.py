@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from brain.model.mig import Geometry, Gpu
+from brain.model.pod import Pod
 from brain.model.resources import Resources
 from n8s import names
 
@@ -44,6 +46,9 @@ class Agent:
         gpus: the GPUs as last reported, by index.
         allocatable: device ids by resource, as the kubelet shows them.
         problem: what keeps the agent from its work; empty when nothing does.
+        plugin_problem: why it cannot have the device plugin look again; empty when it can.
+        awaited_seconds: for how long its order, whose GPUs are done, has waited for the device plugin, which it could
+            not have look again; None where it does not.
         ordered: geometry by GPU index of an order that is sent and not confirmed; None when none is.
         failure: how the last order ended, unless it was applied.
         applied_seconds: since the agent last said that it had applied an order; infinite where it did not.
@@ -56,6 +61,8 @@ class Agent:
     gpus: tuple[Gpu, ...]
     allocatable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     problem: str = ""
+    plugin_problem: str = ""
+    awaited_seconds: float | None = None
     ordered: Mapping[int, Geometry] | None = None
     failure: Failure | None = None
     applied_seconds: float = float("inf")
@@ -97,6 +104,12 @@ class Agent:
         mig = {name: ids - lost for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX)}
         return {name: ids for name, ids in mig.items() if ids} == self.devices
 
+    @property
+    def shows_gone(self) -> bool:
+        """Whether the kubelet shows MIG devices that do not exist: it fails a pod that it would give one of them."""
+        known = {instance.uuid for gpu in self.gpus for instance in gpu.instances}
+        return any(ids - known for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX))
+
 
 def _held(gpus: Iterable[Gpu]) -> dict[str, dict[str, int]]:
     """Devices of some GPUs that containers hold: count by resource, by pod key."""
@@ -108,6 +121,27 @@ def _held(gpus: Iterable[Gpu]) -> dict[str, dict[str, int]]:
                 resource = names.mig_resource(instance.profile)
                 pod[resource] = pod.get(resource, 0) + 1
     return result
+
+
+NEW_SECONDS: Final = 5.0
+"""A device plugin that has been Ready for less is new: the agent, which looks every 2 s, may not have noticed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """NVIDIA's device plugin on a node, as far as it is a DaemonSet's pod.
+
+    Attributes:
+        pod: its pod.
+        known_seconds: for how long this brain has known of that pod; infinite as ``ready_seconds`` is.
+        ready_seconds: for how long this brain has seen that pod Ready; 0 where it has not. Infinite where it was
+            before this brain looked, and where it is no longer new and the node is without our taint: time does not
+            matter then.
+    """
+
+    pod: Pod
+    known_seconds: float
+    ready_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +159,7 @@ class Node:
         capacity: ``status.capacity``.
         allocatable: ``status.allocatable``.
         agent: what its agent says; None where none has ever spoken to this brain.
+        plugin: the pod of NVIDIA's device plugin; None where there is none.
         tainted_seconds: for how long this brain has seen our taint on it; 0 when it does not carry it.
         untainted_seconds: since this brain saw our taint go; infinite where it did not.
     """
@@ -139,10 +174,13 @@ class Node:
     capacity: Resources = field(default_factory=dict)
     allocatable: Resources = field(default_factory=dict)
     agent: Agent | None = None
+    plugin: Plugin | None = None
     tainted_seconds: float = 0.0
     untainted_seconds: float = float("inf")
 
-    def seen(self, agent: Agent | None, tainted_seconds: float, untainted_seconds: float) -> Node:
+    def seen(
+        self, agent: Agent | None, plugin: Plugin | None, tainted_seconds: float, untainted_seconds: float
+    ) -> Node:
         """The node with what this brain sees of it besides; takes half as long as ``dataclasses.replace``."""
         return Node(
             self.name,
@@ -155,6 +193,7 @@ class Node:
             self.capacity,
             self.allocatable,
             agent,
+            plugin,
             tainted_seconds,
             untainted_seconds,
         )

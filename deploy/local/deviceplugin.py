@@ -37,6 +37,10 @@ log = logging.getLogger("deviceplugin")
 API_VERSION: Final = "v1beta1"
 LOOK_SECONDS: Final = 0.1
 """How often the kubelet's socket and the GPUs' health are looked at."""
+RESTART_SECONDS: Final = 0.1
+"""For which nothing is served when it restarts; NVIDIA's takes longer. A kubelet of that version (1.36) that hears of a
+resource's new server before it has seen the old one's connection end forgets the new one in its place, and shows that
+one's devices for ever (kubernetes/kubernetes#127803)."""
 OPTIONS: Final = pb.DevicePluginOptions(get_preferred_allocation_available=True)
 
 
@@ -184,6 +188,8 @@ async def run(directory: Path, hardware: SimulatedNode, again: asyncio.Event, en
                 plugin.lost(frozenset(uuid for uuid, gpu in on_gpu.items() if gpu in gone))
         for plugin in plugins:
             await plugin.stop()
+        if not end.is_set():
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -44,7 +44,7 @@ class SimulatedDriver:
         seen = self._seen.get(index) or Gpu(index, "", "", 0, 0, (), ())
         instances = tuple(replace(one, processes=None) for one in seen.instances)
         problem = GpuLostError(index, "GPU is lost").reason
-        return replace(seen, profiles=(), instances=instances, problem=problem, lost=True)
+        return replace(seen, profiles=(), instances=instances, problem=problem, problem_code=GpuLostError.code)
 
     def create(self, gpu: int, placement: Placement) -> None:
         """See :class:`GpuDriver`."""

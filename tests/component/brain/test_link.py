@@ -225,6 +225,23 @@ async def test_a_silent_agent_keeps_its_report(tmp_path: Path) -> None:
         assert not it.link.order("n1", WANTED)
 
 
+async def test_an_agent_says_whether_it_can_tell_the_device_plugin(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        call = await it.connect()
+        told = agent_pb2.NodeState(plugin_problem="no process", plugin_awaited=True)
+        await call.write(agent_pb2.AgentMessage(state=told))
+        await until(lambda: (agent := it.agent()) is not None and agent.awaited_seconds is not None)
+        it.now += 3
+        told.applying = 4
+        await call.write(agent_pb2.AgentMessage(state=told))
+        await until(lambda: (agent := it.agent()) is not None and agent.ordered is not None)
+        agent = it.agent()
+        assert agent is not None
+        assert (agent.plugin_problem, agent.awaited_seconds) == ("no process", 3)
+        await call.write(report())
+        await until(lambda: (agent := it.agent()) is not None and agent.awaited_seconds is None)
+
+
 async def test_a_restarted_agent_has_no_order_and_counts_once_it_reports(tmp_path: Path) -> None:
     async with world(tmp_path) as it:
         await it.connect()

@@ -76,7 +76,7 @@ ONE, TWO, THREE, FOUR, ALL = ({name: 1} for name in ("1g.5gb", "2g.10gb", "3g.20
 A, B = node("a", [gpu(0)]), node("b", [gpu(0)])
 TAINTED: dict[str, Any] = {"taints": (Taint(names.REPARTITIONING_TAINT),), "tainted_seconds": 2.0}
 BROKEN = replace(gpu(0, "1g.5gb@0f"), problem="serves virtual machines")
-LOST = replace(gpu(0, "1g.5gb@0?:team/b 1g.5gb@1?"), profiles=(), problem="GPU is lost", lost=True)
+LOST = replace(gpu(0, "1g.5gb@0?:team/b 1g.5gb@1?"), profiles=(), problem="GPU is lost", problem_code="gpu-lost")
 
 # A model that only its agent knows: `1s` up to twice anywhere on four slots, `2s` at 0 and 2, `2x` at 0 only.
 PROFILES = (Profile("1s", 1, (0, 1, 2, 3), 2), Profile("2s", 2, (0, 2), 2), Profile("2x", 2, (0,), 1))

@@ -168,7 +168,7 @@ def test_a_lost_gpu_is_shown_as_last_seen_until_a_reboot_and_leaves_the_others_a
     node.lose(0)
     lost, there = driver.read()
     assert there == other
-    assert (lost.uuid, lost.profiles, lost.lost) == (whole.uuid, (), True)
+    assert (lost.uuid, lost.profiles, lost.problem_code) == (whole.uuid, (), "gpu-lost")
     assert lost.problem == "GPU is lost; reset the GPU or reboot the node"
     assert [(one.uuid, one.processes) for one in lost.instances] == [(whole.instances[0].uuid, None)]
     assert [device.gpu for device in node.mig_devices()] == [1]
@@ -179,9 +179,9 @@ def test_a_lost_gpu_is_shown_as_last_seen_until_a_reboot_and_leaves_the_others_a
     with pytest.raises(KeyError):
         node.hold(whole.instances[0].uuid or "", 4712)
     (unseen, _) = SimulatedDriver(node).read()
-    assert (unseen.uuid, unseen.instances, unseen.lost) == ("", (), True)
+    assert (unseen.uuid, unseen.instances, unseen.problem_code) == ("", (), "gpu-lost")
     node.reboot()
-    assert [(gpu.lost, gpu.problem, gpu.instances) for gpu in driver.read()] == [(False, "", ())] * 2
+    assert [(gpu.problem_code, gpu.problem, gpu.instances) for gpu in driver.read()] == [("", "", ())] * 2
 
 
 def test_faults_hit_the_next_calls_only(tmp_path: Path) -> None:
