@@ -252,11 +252,19 @@ class Chaos:
         except AssertionError as error:
             pods = self._lab.cluster.api.items("pods", namespace=self._namespace)
             lines = [f"{each['metadata']['name']} {each['status']}, told {self._told(each)}" for each in pods]
-            lines += [f"{node} in order: {self._in_order(node)}" for node in self._nodes]
+            lines += [self._standing(node) for node in self._nodes]
             raise AssertionError("\n".join([str(error), *lines])) from error
 
     def _in_order(self, node: str) -> bool:
         return in_order(self._lab, node)
+
+    def _standing(self, node: str) -> str:
+        """What is known of a node, for the message."""
+        shown, there = self._lab.cluster.nodes[node].device_ids(), self._lab.hardware(node).mig_devices()
+        status = f"status {advertised(self._lab, node)}, {len(shown - {one.uuid for one in there})} shown that are gone"
+        missing = [str(one) for one in there if one.uuid not in shown]
+        failures = self._lab.events("default", node).get("MigApplyFailed", [])[-1:]
+        return f"{node} in order: {self._in_order(node)}; {status}; GPUs {there}, not shown {missing}; {failures}"
 
     def _told(self, waiting: Mapping[str, Any]) -> list[str]:
         """What a pod was told of why it waits."""
