@@ -5,18 +5,20 @@ Whom a pod may evict is not decided here, nor which set of those is the cheapest
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from brain.decide.borrowers import Borrowers
+from brain.decide.combine import Steps
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.ground import Ground, PodSites
 from brain.decide.holds import RESTING, Holds
 from brain.decide.ledger import Books
 from brain.decide.outcome import NONE, Outcome
-from brain.decide.reclaim import Case, Reclaim, Victim, cheapest
+from brain.decide.reclaim import MOST_STEPS, Case, Reclaim, Victim, cheapest
 from brain.decide.waiting import OWNER, Entry, Waiting
 from brain.decide.why import Reason
 
@@ -26,6 +28,8 @@ MOST_LOOKS: Final = 300_000
 """Pods and nodes that a round looks at for reclaims, about: a few tens of searches on a large cluster."""
 MOST_HELD: Final = 16
 """Pods for which a round finds out which disruption budgets keep others from leaving for them."""
+SHARE_OF_HELD: Final = 4
+"""What part of the steps of its searches a round takes for that, besides: a quarter."""
 MOST_NAMED: Final = 3
 """Pods that are named which a disruption budget holds."""
 
@@ -69,6 +73,8 @@ class Evicting:
         self._leaving = leaving
         self._carried: list[tuple[Entry, Reclaim]] = []
         self._looks = 0
+        self._steps = Steps(MOST_STEPS)
+        self._steps_of_held = Steps(MOST_STEPS // SHARE_OF_HELD)
         self._reclaims = 0
         self._asked = 0
         self._full: set[object] = set()
@@ -118,7 +124,7 @@ class Evicting:
             if node is not None:
                 return Reclaim(node, ())
         case = self._case(entry, sites)
-        found = cheapest(case) if case is not None else None
+        found = cheapest(case, self._steps) if case is not None else None
         return found if found is not None and found.victims else None
 
     def _case(self, entry: Entry, sites: PodSites) -> Case | None:
@@ -144,21 +150,15 @@ class Evicting:
         if self._asked >= MOST_HELD or not self._able().allowed:
             return _Held()
         case = self._case(entry, PodSites(self._ground, entry.pod))
-        if case is None:
-            return _Held()
-        units = case.units.values()
-        guarded = {v.pod.key: v for v in (*case.victims, *(v for u in units for v in u.victims)) if v.budgets}
-        if not guarded:
+        if case is None or not any(v.budgets for v in itertools.chain(case.victims, *_members(case))):
             return _Held()
         self._asked += 1
-        free = {group: replace(unit, victims=_unguarded(unit.victims)) for group, unit in case.units.items()}
-        found = cheapest(replace(case, victims=_unguarded(case.victims), allowed={}, units=free))
-        chosen = found.victims if found is not None else ()
-        return _Held.by([guarded[v.pod.key] for v in chosen if v.pod.key in guarded], case.allowed)
+        found = cheapest(case, self._steps_of_held, guarded=False)
+        return _Held.by([v for v in found.victims if v.budgets], case.allowed) if found is not None else _Held()
 
     def _done(self) -> bool:
         """Whether the rest is for the next round."""
-        return self._reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS
+        return self._reclaims >= MOST_RECLAIMS or self._looks >= MOST_LOOKS or self._steps.left <= 0
 
     def _has_room(self, sites: PodSites) -> bool:
         """Whether a pod fits on some node though nobody goes: where one did not, the next that is alike hardly will."""
@@ -294,5 +294,6 @@ class _Held:
             entry.wait, entry.about = self.text, self.about
 
 
-def _unguarded(victims: Iterable[Victim]) -> list[Victim]:
-    return [replace(victim, budgets=()) if victim.budgets else victim for victim in victims]
+def _members(case: Case) -> Iterator[Sequence[Victim]]:
+    for unit in case.units.values():
+        yield unit.victims

@@ -81,7 +81,7 @@ class Table:
 
     def useful(self, free: int, needed: int) -> tuple[Filling, ...]:
         """The fillings, the empty one left out; none is at least as good as another in every way."""
-        found = [(*self.best(free, load), _counts(load, needed)) for load in self._sets if load]
+        found = [(*self.best(free, load), counts_of(load, needed)) for load in self._sets if load]
         useful: list[Filling] = []
         for cost, chosen, counts in sorted(found, key=lambda each: (each[0], [-count for count in each[2]])):
             if not any(all(map(int.__ge__, other.provides, counts)) for other in useful):
@@ -105,7 +105,8 @@ def cost_of(grid: Grid, kept: int, free: int, chosen: int, lost: int) -> int:
     return cost
 
 
-def _counts(load: int, needed: int) -> tuple[int, ...]:
+def counts_of(load: int, needed: int) -> tuple[int, ...]:
+    """By position, how many instances of each of so many resources a load has."""
     mask = (1 << LOAD_BITS) - 1
     return tuple(load >> LOAD_BITS * position & mask for position in range(needed))
 

@@ -6,21 +6,31 @@ at when they are first asked about. Mutable; made for one round and thrown away.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from functools import lru_cache, reduce
+from operator import attrgetter, or_
+from typing import Final
 
 from brain.decide import eligibility, fit
+from brain.decide.combine import Amounts
+from brain.decide.fillings import counts_of, table
+from brain.decide.grid import Grid
 from brain.decide.neighbours import Neighbours
 from brain.decide.reclaim import Victim
 from brain.decide.rooms import Grids, Room
+from brain.model import resources
 from brain.model.mig import Geometry, InstanceState
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from n8s import names
+
+_MOST_HOLDERS: Final = 8
+"""Pods on one GPU of which all sets are looked at for how many of them must go at least."""
 
 
 class Land:
@@ -107,17 +117,30 @@ class Ground:
             if pod.node:
                 self._let_go(pod.node, self._room(pod.node), pod)
 
-    def by_gpu(self, pod: Pod, node: str, victims: Sequence[Victim]) -> list[Sequence[Victim]]:
-        """Sets of a node's pods within one of which each smallest set lies that lets the pod fit."""
+    def short(self, pod: Pod, node: str) -> Mapping[str, int]:
+        """How much must come free of what a node has too little of, instances on its GPUs aside."""
         room = self._room(node)
-        if sum(pod.mig_request.values()) != 1 or not room.gpus or room.refusal(pod):
-            return [victims]
-        held = self._held[node]
-        groups: defaultdict[int, list[Victim]] = defaultdict(list)
-        for victim in victims:
-            for gpu in {gpu for gpu, _ in held.get(victim.pod.key, ())}:
-                groups[gpu].append(victim)
-        return [groups[gpu] for gpu in sorted(groups)]
+        wants = {resources.PODS: 1, **pod.request}
+        if room.gpus:
+            wants = {name: value for name, value in wants.items() if not name.startswith(names.MIG_PREFIX)}
+        has = {**room.free, **room.unmanaged}
+        return {name: value - has.get(name, 0) for name, value in wants.items() if value > max(0, has.get(name, 0))}
+
+    def devices(self, pod: Pod, node: str) -> tuple[Amounts, Sequence[Device]]:
+        """How many instances of each profile a pod wants of a node's GPUs, and these."""
+        room = self._room(node)
+        if not (room.gpus and pod.mig_request):
+            return (), ()
+        needed = tuple(sorted(pod.mig_request))
+        most = tuple(pod.mig_request[name] for name in needed)
+        held: list[defaultdict[str, int]] = [defaultdict(int) for _ in room.gpus]
+        for key, instances in self._held[node].items():
+            for position, bit in instances:
+                held[position][key] |= bit
+        return most, [
+            Device(gpu.grid, needed, most, gpu.kept, gpu.free, not gpu.gpu.problem, each)
+            for gpu, each in zip(room.gpus, held, strict=True)
+        ]
 
     def lacks(self, pod: Pod, node: str) -> Collection[str]:
         """Resources of which a node has too little for a pod; GPU memory stands for MIG devices of its GPUs."""
@@ -209,6 +232,75 @@ def _shows(node: Node, pod: Pod) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU that may give a pod instances.
+
+    Attributes:
+        grid: its model.
+        needed: what the pod asks for.
+        most: how many of each.
+        kept: what stays, what pods hold included.
+        free: what may be used or destroyed.
+        change: whether it can be partitioned again.
+        held: what each pod holds, by key.
+    """
+
+    grid: Grid
+    needed: tuple[str, ...]
+    most: Amounts
+    kept: int
+    free: int
+    change: bool
+    held: Mapping[str, int]
+
+    def loads(self, gone: int) -> Sequence[Amounts]:
+        """What it can give once some of what is held comes free: instances by profile, as many as the pod asks for."""
+        return _loads(self.grid, self.needed, self.most, self.kept & ~gone, self.free | gone, change=self.change)
+
+    def ways(self, held: Sequence[int]) -> Sequence[tuple[Sequence[int], Amounts]]:
+        """What it can give if some go of those who hold so much: who, by position, and what; nobody goes in vain."""
+        return _ways(self.grid, self.needed, self.most, self.kept, self.free, held=tuple(held), change=self.change)
+
+    def fewest(self, keys: Iterable[str]) -> Sequence[int]:
+        """By how many instances it is to give, how many of some pods must go from it at least."""
+        held = sorted(self.held[key] for key in keys if key in self.held)
+        if len(held) > _MOST_HOLDERS:
+            most = max(map(sum, self.loads(reduce(or_, held))))
+            return [0] * (max(map(sum, self.loads(0))) + 1) + [1] * most
+        found: list[int] = []
+        for gone, load in self.ways(held):
+            found += [len(gone)] * (sum(load) + 1 - len(found))
+        return found
+
+
+@lru_cache(maxsize=20_000)
+def _loads(
+    grid: Grid, needed: tuple[str, ...], most: Amounts, kept: int, free: int, *, change: bool
+) -> tuple[Amounts, ...]:
+    maximal = table(grid, needed, kept, free, change=change).maximal
+    found = {tuple(map(min, counts_of(load, len(needed)), most)) for load in maximal}
+    return tuple(
+        sorted(one for one in found if not any(other != one and all(map(int.__ge__, other, one)) for other in found))
+    )
+
+
+@lru_cache(maxsize=20_000)
+def _ways(
+    grid: Grid, needed: tuple[str, ...], most: Amounts, kept: int, free: int, *, held: tuple[int, ...], change: bool
+) -> tuple[tuple[tuple[int, ...], Amounts], ...]:
+    found: list[tuple[tuple[int, ...], Amounts]] = []
+    for count in range(len(held) + 1):
+        smaller = {load for _, load in found}
+        for chosen in itertools.combinations(range(len(held)), count):
+            gone = reduce(or_, [held[at] for at in chosen], 0)
+            loads = _loads(grid, needed, most, kept & ~gone, free | gone, change=change)
+            found += [
+                (chosen, load) for load in loads if not any(all(map(int.__ge__, other, load)) for other in smaller)
+            ]
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
 class PodSites:
     """Where one pod may fit; ``only``: the nodes that are worth looking at, where that is known."""
 
@@ -225,9 +317,13 @@ class PodSites:
         """Whether the pod fits on a node once some of its pods have gone."""
         return self.ground.fits(self.pod, node, [victim.pod for victim in without])
 
-    def groups(self, node: str, victims: Sequence[Victim]) -> Iterable[Sequence[Victim]]:
-        """See :meth:`Ground.by_gpu`."""
-        return self.ground.by_gpu(self.pod, node, victims)
+    def short(self, node: str) -> Mapping[str, int]:
+        """See :meth:`Ground.short`."""
+        return self.ground.short(self.pod, node)
+
+    def devices(self, node: str) -> tuple[Amounts, Sequence[Device]]:
+        """See :meth:`Ground.devices`."""
+        return self.ground.devices(self.pod, node)
 
     def lacks(self, node: str) -> Collection[str]:
         """See :meth:`Ground.lacks`."""
