@@ -26,10 +26,10 @@ MOST_RECLAIMS: Final = 16
 """Pods that a round evicts others for; the next round goes on."""
 MOST_LOOKS: Final = 300_000
 """Pods and nodes that a round looks at for reclaims, about: a few tens of searches on a large cluster."""
-MOST_HELD: Final = 60_000
+MOST_HELD: Final = 20_000
 """Pods that it looks at to find out which disruption budgets hold them: enough for all that wait, on most clusters."""
-SHARE_OF_HELD: Final = 4
-"""What part of the steps of its searches a round takes for that, besides: a quarter."""
+SHARE_OF_HELD: Final = 20
+"""What part of the steps of its searches a round takes for that, besides: a twentieth."""
 MOST_NAMED: Final = 3
 """Pods that are named which a disruption budget holds."""
 
