@@ -31,10 +31,15 @@ class UntaintNode(msgspec.Struct, frozen=True, gc=False):
 
 
 class OrderGeometry(msgspec.Struct, frozen=True, gc=False):
-    """Send a node's agent the wanted geometry of some of its GPUs, by index, used instances included."""
+    """Send a node's agent the wanted geometry of some of its GPUs, by index, used instances included.
+
+    ``closed``: only if the node carries the repartitioning taint at that moment. The snapshot may be older than this
+    brain's own taking it off.
+    """
 
     node: str
     geometries: Mapping[int, Geometry]
+    closed: bool = True
 
 
 class AskState(msgspec.Struct, frozen=True, gc=False):

@@ -32,6 +32,8 @@ SILENCE_SECONDS: Final = 30.0
 """For how long nobody may answer for a node that keeps the taint; then it is opened, by way of a new device plugin."""
 REPLACED_SECONDS: Final = 60.0
 """After that: for the device plugin's pod to be replaced, which takes its time to stop (30 s by default) and start."""
+LOOK_SECONDS: Final = 2.0
+"""For a device plugin that has become Ready to look at the GPUs and tell the kubelet."""
 SHOWN_SECONDS: Final = 15.0
 """From a device plugin's being Ready until its devices show in the node's status: a second or two for it to look, and
 the kubelet reports every 10 s."""
@@ -69,7 +71,7 @@ def step(node: Node, bound: Sequence[Pod], plan: Plan, *, expected: bool, settle
     wanted = plan.geometries.get(node.name, {})
     if not eligibility.unchangeable(node) and (wanted or not agent.plugin_current):
         if not wanted and not node.repartitioning and not any(_devices(agent).values()) and not _advertised(node):
-            return Step((OrderGeometry(node.name, _as_it_is(agent)),))
+            return Step((OrderGeometry(node.name, _as_it_is(agent), closed=False),))
         order = OrderGeometry(node.name, wanted or _as_it_is(agent))
         coming = any(_unadmitted(pod, agent) for pod in bound)
         return _toward_order(node, order, expected=expected, coming=coming, settle_seconds=settle_seconds)
@@ -89,7 +91,7 @@ def _advertised(node: Node) -> bool:
 def _tell_plugin(node: Node, agent: Agent, settle_seconds: float) -> Step:
     """Replace the pod of the device plugin that the agent waits for and cannot tell to look again, once.
 
-    One that became Ready before the agent waited may have looked too early; one that did afterwards has seen all.
+    One that came before the agent waited may have looked too early; one that came afterwards has seen all.
     """
     plugin = node.plugin
     if agent.awaited_seconds is None or plugin is None or not fit.tolerates_repartitioning(plugin.pod):
@@ -98,8 +100,10 @@ def _tell_plugin(node: Node, agent: Agent, settle_seconds: float) -> Step:
         return Step((TaintNode(node.name),))  # nothing of MIG is there to lose, but the plugin may have whole GPUs too
     if node.tainted_seconds < settle_seconds:
         return Step(wake_seconds=settle_seconds - node.tainted_seconds)
-    if plugin.pod.terminating or not plugin.pod.ready or plugin.ready_seconds < agent.awaited_seconds:
+    if plugin.pod.terminating or not plugin.pod.ready or plugin.known_seconds < agent.awaited_seconds:
         return Step()
+    if plugin.ready_seconds < LOOK_SECONDS:
+        return Step(wake_seconds=LOOK_SECONDS - plugin.ready_seconds)
     return Step(_replacement(node, plugin, f"the agent cannot have it do so: {agent.plugin_problem}"))
 
 

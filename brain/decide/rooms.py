@@ -232,8 +232,8 @@ class Room:
         free = fit.free_resources(node, bound)
         unshown = eligibility.unshown(node)
         if agent is None or not node.enabled or unshown:
-            shown = {} if unshown == eligibility.SHOWS_GONE else node.allocatable
-            left = Counter({name: n for name, n in shown.items() if name.startswith(names.MIG_PREFIX)})
+            devices = {} if unshown == eligibility.SHOWS_GONE else node.allocatable
+            left = Counter({name: n for name, n in devices.items() if name.startswith(names.MIG_PREFIX)})
             for pod in bound:
                 left.subtract(pod.mig_request)
             return Room(node, bound, free, [], unshown or eligibility.fixed(node), left)
@@ -241,9 +241,9 @@ class Room:
         gpus = [GpuRoom.of(gpu, grids.of(gpu.profiles), ordered.get(gpu.index)) for gpu in agent.gpus]
         room = Room(node, bound, free, gpus, eligibility.fixed(node), Counter(), _sizes(gpus))
         promised = [pod for pod in bound if pod.mig_request]
-        held = agent.held_in_reach if promised else {}
+        shown = agent.held_in_reach if promised else {}
         for pod in promised:
-            missing = Counter(pod.mig_request) - Counter(held.get(pod.key, {}))
+            missing = Counter(pod.mig_request) - Counter(shown.get(pod.key, {}))
             for resource, count in sorted(missing.items()):
                 room.keep(resource, count)
         return room

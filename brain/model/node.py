@@ -133,12 +133,14 @@ class Plugin:
 
     Attributes:
         pod: its pod.
+        known_seconds: for how long this brain has known of that pod; infinite as ``ready_seconds`` is.
         ready_seconds: for how long this brain has seen that pod Ready; 0 where it has not. Infinite where it was
             before this brain looked, and where it is no longer new and the node is without our taint: time does not
             matter then.
     """
 
     pod: Pod
+    known_seconds: float
     ready_seconds: float
 
 

@@ -131,18 +131,19 @@ class Store:
             del self._untainted_since[node.name]
             untainted = None
         pod = self._plugins.on(node.name)
-        ready = 0.0 if pod is None else self._plugins.ready_seconds(pod, now)
-        new = pod is not None and pod.ready and ready < NEW_SECONDS
+        plugin = None if pod is None else self._plugins.seen(pod, now)
+        new = plugin is not None and plugin.pod.ready and plugin.ready_seconds < NEW_SECONDS
         if tainted is not None or untainted is not None or new:
             return node.seen(
                 agent,
-                None if pod is None else Plugin(pod, ready),
+                plugin,
                 0.0 if tainted is None else now - tainted,
                 float("inf") if untainted is None else now - untainted,
             )
         known = self._at_rest.get(node.name)
         if known is None or known[0] is not node or known[1] is not agent or known[2] is not pod:
-            plugin = None if pod is None else Plugin(pod, float("inf") if pod.ready else 0.0)
+            if pod is not None:
+                plugin = Plugin(pod, float("inf"), float("inf") if pod.ready else 0.0)
             known = self._at_rest[node.name] = (node, agent, pod, node.seen(agent, plugin, 0.0, float("inf")))
         return known[3]
 

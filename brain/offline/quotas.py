@@ -183,12 +183,12 @@ class _World:
 
     def _one(self, pod: Pod) -> dict[str, Any]:
         admitted, reclaim, refused = self._judged(pod)
-        found: dict[str, Any] = {"admitted": admitted is not None, "victims": []}
+        found: dict[str, Any] = {"admitted": admitted is not None}
         if admitted is None:
             found["admitted_after_eviction"] = reclaim is not None
-            found["victims"] = sorted(victim.pod.key for victim in reclaim.victims) if reclaim is not None else []
-            if refused:
-                found["rejected_by"] = refused
+        found["victims"] = sorted(victim.pod.key for victim in reclaim.victims) if reclaim is not None else []
+        if refused:
+            found["rejected_by"] = refused
         return found
 
     def _all(self, waiting: list[Pod]) -> dict[str, Any]:

@@ -258,7 +258,7 @@ class SimulatedNode:
             InvalidArgumentError: No such GPU, profile id or start.
             InsufficientResourcesError: Slots taken, or no more of this profile.
         """
-        time.sleep(self._load()["create_seconds"] / 2)
+        self._take_half("create_seconds")
         with self._change() as state:
             model, instances = _part(state, gpu)
             _fail_if_injected(state, "create_gpu_instance", gpu)
@@ -286,7 +286,7 @@ class SimulatedNode:
             NotFoundError: No such GPU instance.
             InsufficientResourcesError: It has one already.
         """
-        time.sleep(self._load()["create_seconds"] / 2)
+        self._take_half("create_seconds")
         with self._change() as state:
             instance = _instance(state, gpu, gpu_instance)
             _fail_if_injected(state, "create_compute_instance", gpu)
@@ -302,7 +302,7 @@ class SimulatedNode:
             NotFoundError: No such GPU instance, or it has no compute instance.
             InUseError: A process holds it.
         """
-        time.sleep(self._load()["destroy_seconds"] / 2)
+        self._take_half("destroy_seconds")
         with self._change() as state:
             instance = _instance(state, gpu, gpu_instance)
             _fail_if_injected(state, "destroy_compute_instance", gpu)
@@ -320,7 +320,7 @@ class SimulatedNode:
             NotFoundError: No such GPU instance.
             InUseError: Its compute instance exists.
         """
-        time.sleep(self._load()["destroy_seconds"] / 2)
+        self._take_half("destroy_seconds")
         with self._change() as state:
             instance = _instance(state, gpu, gpu_instance)
             _fail_if_injected(state, "destroy_gpu_instance", gpu)
@@ -388,6 +388,12 @@ class SimulatedNode:
         """Take back all injected faults."""
         with self._change() as state:
             state["faults"] = []
+
+    def _take_half(self, times: Literal["create_seconds", "destroy_seconds"]) -> None:
+        """Let pass what one of two steps takes; a sleep of no time would still give the processor away."""
+        seconds = self._load()[times] / 2
+        if seconds:
+            time.sleep(seconds)
 
     def _load(self) -> _State:
         state: _State = json.loads(self._state.read_text(encoding="utf-8"))

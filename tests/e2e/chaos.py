@@ -21,12 +21,14 @@ from typing import Any, Final
 
 from deploy.local.errors import LocalError
 from n8s import names
-from tests.e2e.lab import Lab, advertised, existing, pod
+from tests.e2e.lab import Lab, advertised, existing, pod, slow
 
-VICTIMS: Final = {"brain": 4, "agent": 7, "plugin": 1}
+VICTIMS: Final = {"brain": 3, "agent": 7, "plugin": 1}
 """Who dies, and how often beside the others."""
-STRIKE_SECONDS: Final = (0.5, 4.0)
-"""Between two deaths."""
+STRIKE_SECONDS: Final = (0.5, 6.0)
+"""Between two deaths. A brain takes some seconds to start; one that never decides shows nothing."""
+STEP_SECONDS: Final = 0.3
+"""To make or destroy an instance, as on real parts, so that somebody dies in the middle."""
 WAITING: Final = 2
 """Pods, for each GPU, that there are at one time; most wait."""
 RUN_SECONDS: Final = (0.5, 1.0, 2.0, 4.0)
@@ -96,7 +98,9 @@ class Chaos:
     def run(self, seconds: float) -> Figures:
         """Lets pods come and others die for so many seconds, then waits for rest."""
         load, kills = random.Random(self._seed), random.Random(self._seed + 1)  # noqa: S311 - to be drawn again
-        with ThreadPoolExecutor(1) as pool:
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+            for node in self._nodes:
+                stack.enter_context(slow(self._lab, node, STEP_SECONDS))
             watching = pool.submit(self._watch)
             try:
                 self._storm(load, kills, seconds)
@@ -248,11 +252,19 @@ class Chaos:
         except AssertionError as error:
             pods = self._lab.cluster.api.items("pods", namespace=self._namespace)
             lines = [f"{each['metadata']['name']} {each['status']}, told {self._told(each)}" for each in pods]
-            lines += [f"{node} in order: {self._in_order(node)}" for node in self._nodes]
+            lines += [self._standing(node) for node in self._nodes]
             raise AssertionError("\n".join([str(error), *lines])) from error
 
     def _in_order(self, node: str) -> bool:
         return in_order(self._lab, node)
+
+    def _standing(self, node: str) -> str:
+        """What is known of a node, for the message."""
+        shown, there = self._lab.cluster.nodes[node].device_ids(), self._lab.hardware(node).mig_devices()
+        status = f"status {advertised(self._lab, node)}, {len(shown - {one.uuid for one in there})} shown that are gone"
+        missing = [str(one) for one in there if one.uuid not in shown]
+        failures = self._lab.events("default", node).get("MigApplyFailed", [])[-1:]
+        return f"{node} in order: {self._in_order(node)}; {status}; GPUs {there}, not shown {missing}; {failures}"
 
     def _told(self, waiting: Mapping[str, Any]) -> list[str]:
         """What a pod was told of why it waits."""

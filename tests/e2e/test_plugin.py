@@ -14,7 +14,6 @@ from tests.e2e.lab import Lab, pod
 pytestmark = pytest.mark.e2e
 
 NODE = "a30"
-PROFILES = ("1g.6gb", "2g.12gb", "4g.24gb")
 SELECTED = "nvidia.com/gpu.present"
 """Node label by which the GPU operator's DaemonSet, as it stands in the cluster, selects its nodes."""
 PLAIN = f"""
@@ -60,6 +59,12 @@ def plugins(lab: Lab) -> list[str]:
     return [each["metadata"]["uid"] for each in pods]
 
 
+def missing(lab: Lab) -> dict[str, int]:
+    """Devices that the node's two GPUs do not have, and that fill both: so that others find profiles it lacks."""
+    held = {placement.partition("@")[0] for gpu in lab.geometry(NODE) for placement in gpu}
+    return {"1g.6gb": 5} if "4g.24gb" in held else {"4g.24gb": 2}
+
+
 def problem(lab: Lab) -> str:
     """What the node's annotation says is wrong."""
     text: str = lab.raw_node(NODE)["metadata"].get("annotations", {}).get(names.PROBLEM_ANNOTATION, "")
@@ -83,7 +88,7 @@ def plain_plugin(lab: Lab) -> Iterator[None]:
 def test_the_brain_replaces_a_plugin_that_the_agent_cannot_signal(lab: Lab, namespace: str) -> None:
     lab.enable(NODE)
     before = plugins(lab)
-    lab.create(namespace, pod("one", {lab.absent(NODE, *PROFILES): 1}, node=NODE))
+    lab.create(namespace, pod("one", missing(lab), node=NODE))
     lab.running(namespace, "one")
     assert len(plugins(lab)) == 1
     assert plugins(lab) != before
@@ -97,9 +102,9 @@ def test_a_plugin_that_would_not_come_back_is_left_alone_until_it_would(lab: Lab
     with plain_plugin(lab):
         told = "kube-system/nvidia-device-plugin-daemonset would not come back"
         lab.event("default", NODE, "MigPluginOutOfReach", told)
-        assert told in problem(lab)
+        lab.until("the annotation says so", lambda: told in problem(lab))
         geometry = lab.geometry(NODE)
-        lab.create(namespace, pod("one", {lab.absent(NODE, *PROFILES): 1}, node=NODE))
+        lab.create(namespace, pod("one", missing(lab), node=NODE))
         lab.event(namespace, "one", "MigNoRoom", f"has a device plugin that nobody can have look again ({NODE})")
         assert lab.geometry(NODE) == geometry
         assert lab.open(NODE)

@@ -316,12 +316,27 @@ async def test_a_quota_s_status_keeps_when_a_condition_changed() -> None:
 async def test_orders_go_to_the_agents() -> None:
     async with world() as it:
         geometries = {0: (Placement(0, "7g.40gb"),)}
-        assert await it.act(OrderGeometry("n1", geometries))
+        assert await it.act(OrderGeometry("n1", geometries, closed=False))
         assert it.orders.sent == [("n1", geometries)]
         it.orders.reachable = False
-        assert not await it.act(OrderGeometry("n1", geometries))
+        assert not await it.act(OrderGeometry("n1", geometries, closed=False))
         await it.act(AskState("n1"))
         assert it.orders.asked == ["n1"]
+
+
+async def test_an_order_goes_out_only_while_the_node_is_closed() -> None:
+    """The snapshot may be older than this brain's own untainting."""
+    async with world() as it:
+        order = OrderGeometry("n1", {0: (Placement(0, "7g.40gb"),)})
+        await it.act(TaintNode("n1"))
+        await it.act(UntaintNode("n1"))
+        assert not await it.act(order)
+        assert it.orders.sent == []
+        await it.act(TaintNode("n1"))
+        it.api.fail("GET", "n1", 500)
+        assert not await it.act(order), "not known is not closed"
+        assert await it.act(order)
+        assert len(it.orders.sent) == 1
 
 
 @pytest.mark.parametrize(

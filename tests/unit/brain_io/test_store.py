@@ -147,7 +147,7 @@ def test_a_node_at_rest_is_the_same_object_in_each_snapshot() -> None:
     assert store.snapshot(62.0, agents).nodes[0] is last
 
 
-def test_how_long_the_device_plugin_of_a_tainted_node_is_ready(store: Store, clock: Clock) -> None:
+def test_how_long_the_device_plugin_of_a_tainted_node_is_known_and_ready(store: Store, clock: Clock) -> None:
     def shown() -> Plugin | None:
         (node,) = store.snapshot(clock.now, Agents()).nodes
         return node.plugin
@@ -159,25 +159,27 @@ def test_how_long_the_device_plugin_of_a_tainted_node_is_ready(store: Store, clo
     store.nodes.put("n1", TAINTED)
     store.pods.replace({old.key: old})
     clock.now += 2
-    assert shown() == Plugin(old, INFINITE), "it was Ready before this brain looked"
+    assert shown() == Plugin(old, INFINITE, INFINITE), "it was Ready before this brain looked"
     leaving = plugin("n1", terminating=True)
     put(leaving)
-    assert shown() == Plugin(leaving, INFINITE)
-    put(plugin("n1", name="plugin-y", uid="uid-plugin-y", created=7, ready=False))
-    assert shown() == Plugin(plugin("n1", name="plugin-y", uid="uid-plugin-y", created=7, ready=False), 0.0)
+    assert shown() == Plugin(leaving, INFINITE, INFINITE)
+    starting = plugin("n1", name="plugin-y", uid="uid-plugin-y", created=7, ready=False)
+    put(starting)
+    clock.now += 2
+    assert shown() == Plugin(starting, 2.0, 0.0), "the one that stays"
     store.pods.remove(old.key)
     put(new)
     clock.now += 3
-    assert shown() == Plugin(new, 3.0)
-    put(plugin("n1", name="plugin-y", uid="uid-plugin-y", created=7, ready=False))
+    assert shown() == Plugin(new, 5.0, 3.0)
+    put(starting)
     put(new)
     clock.now += 1
-    assert shown() == Plugin(new, 4.0), "for how long it was not, in between, does not matter"
+    assert shown() == Plugin(new, 6.0, 4.0), "for how long it was not, in between, does not matter"
     put(plugin("n1", name="plugin-y", uid="another", created=7))
-    assert shown() == Plugin(plugin("n1", name="plugin-y", uid="another", created=7), 0.0)
+    assert shown() == Plugin(plugin("n1", name="plugin-y", uid="another", created=7), 0.0, 0.0)
     store.pods.replace({})
     assert shown() is None
-    assert not store._plugins._ready_since, "nothing stays of pods that are gone"
+    assert not {**store._plugins._known_since, **store._plugins._ready_since}, "nothing stays of pods that are gone"
 
 
 def test_the_device_plugin_of_a_node_at_rest_is_new_for_a_while(store: Store, clock: Clock) -> None:
@@ -189,17 +191,17 @@ def test_the_device_plugin_of_a_node_at_rest_is_new_for_a_while(store: Store, cl
     store.pods.replace({})
     found = plugin("n1", ready=False)
     store.pods.put(found.key, found)
-    assert shown() == Plugin(found, 0.0)
+    assert shown() == Plugin(found, INFINITE, 0.0)
     found = plugin("n1")
     store.pods.put(found.key, found)
-    assert shown() == Plugin(found, 0.0)
+    assert shown() == Plugin(found, 0.0, 0.0)
     clock.now += 4
-    assert shown() == Plugin(found, 4.0)
+    assert shown() == Plugin(found, 4.0, 4.0)
     clock.now += 2
-    assert shown() == Plugin(found, INFINITE)
+    assert shown() == Plugin(found, INFINITE, INFINITE)
     found = plugin("n1", terminating=True)
     store.pods.put(found.key, found)
-    assert shown() == Plugin(found, INFINITE)
+    assert shown() == Plugin(found, INFINITE, INFINITE)
 
 
 def test_the_device_plugin_is_told_by_its_container_and_is_a_daemon_sets(clock: Clock) -> None:

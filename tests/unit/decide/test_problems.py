@@ -18,8 +18,8 @@ from tests.worlds import gpu, node, plugin
 
 LABELS = node("n1").labels
 NOTE = names.PROBLEM_ANNOTATION
-PLUGIN = Plugin(plugin("n1"), float("inf"))
-PICKY = Plugin(plugin("n1", tolerations=(Toleration("nvidia.com/gpu", "Exists"),)), float("inf"))
+PLUGIN = Plugin(plugin("n1"), float("inf"), float("inf"))
+PICKY = Plugin(plugin("n1", tolerations=(Toleration("nvidia.com/gpu", "Exists"),)), float("inf"), float("inf"))
 UNTOLD: dict[str, Any] = {"plugin_problem": "no process is seen"}
 STALE: dict[str, Any] = {"allocatable": {}}
 LATE: dict[str, Any] = {"failure": Failure("plugin-late", "the kubelet knows 0 devices", 2.0)}
@@ -220,7 +220,7 @@ def test_that_nobody_can_have_the_plugin_look_again_is_told_once_it_is_no_longer
         world(UNTOLD),
         world(UNTOLD, plugin=None),
         world(UNTOLD, plugin=new, labels={}),
-        world(UNTOLD, plugin=Plugin(replace(PICKY.pod, ready=False), 0.0)),
+        world(UNTOLD, plugin=Plugin(replace(PICKY.pod, ready=False), 9.0, 0.0)),
     ):
         assert problems.wake_seconds(at_rest) is None
     decided = decide(Snapshot(nodes=(world(UNTOLD, plugin=new),)), Settings())

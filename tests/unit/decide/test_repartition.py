@@ -63,9 +63,9 @@ def silent(seconds: float) -> dict[str, Any]:
     return {"connected": False, "silent_seconds": seconds}
 
 
-def ready(seconds: float, **changes: Any) -> Plugin:
-    """The device plugin, Ready for so long."""
-    return Plugin(plugin("n1", **changes), seconds)
+def ready(seconds: float, known: float | None = None, **changes: Any) -> Plugin:
+    """The device plugin, Ready for so long, and known for a second longer unless that is told."""
+    return Plugin(plugin("n1", **changes), seconds + 1.0 if known is None else known, seconds)
 
 
 # (what it shows, node, wanted, waiting pod fits as it is, decision or None, wake seconds or None)
@@ -115,7 +115,7 @@ STEPS: list[tuple[str, Node, dict[int, Geometry], bool, Decision | None, float |
         situation({"allocatable": {}}, allocatable={"cpu": 4_000, SEVEN: 0}),
         {},
         False,
-        OrderGeometry("n1", SAME),
+        OrderGeometry("n1", SAME, closed=False),
         None,
     ),
     ("plugin stale: taint, then order what is there", situation(STALE), {}, False, TaintNode("n1"), None),
@@ -357,12 +357,9 @@ def test_next_step(
 # What becomes of the device plugin's pod. (what it shows, node, decision or None, wake seconds or None)
 REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
     ("awaited, and Ready since before that", situation(AWAITED, **TAINTED, plugin=ready(100.0)), REPLACE, None),
-    (
-        "Ready since the taint, but before the agent waited",
-        situation(AWAITED, **TAINTED, plugin=ready(4.0)),
-        REPLACE,
-        None,
-    ),
+    ("it has come since the taint", situation(AWAITED, **TAINTED, plugin=ready(2.5, 4.0)), REPLACE, None),
+    ("it came before, and is Ready since", situation(AWAITED, **TAINTED, plugin=ready(2.0, 4.0)), REPLACE, None),
+    ("it came before, and has not looked yet", situation(AWAITED, **TAINTED, plugin=ready(0.5, 4.0)), None, 1.5),
     ("Ready since before this brain", situation(AWAITED, **TAINTED, plugin=ready(INFINITE)), REPLACE, None),
     (
         "the agent could tell it",
@@ -375,7 +372,7 @@ REPLACING: list[tuple[str, Node, Decision | None, float | None]] = [
     ("it is on its way out", situation(AWAITED, **TAINTED, plugin=ready(100.0, terminating=True)), None, None),
     ("between two", situation(AWAITED, **TAINTED), None, None),
     ("the next is not Ready yet", situation(AWAITED, **TAINTED, plugin=ready(0.0, ready=False)), None, None),
-    ("the next is Ready: not once more", situation(AWAITED, **TAINTED, plugin=ready(2.0)), None, None),
+    ("the next is Ready: not once more", situation(AWAITED, **TAINTED, plugin=ready(2.0, 2.9)), None, None),
     ("it would not come back", situation(AWAITED, **TAINTED, plugin=ready(100.0, tolerations=())), None, None),
     ("it is new and would not", situation(AWAITED, **TAINTED, plugin=ready(5.5, tolerations=())), None, None),
     ("label gone meanwhile", situation(AWAITED, labels={}, **TAINTED, plugin=ready(100.0)), REPLACE, None),

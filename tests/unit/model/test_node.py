@@ -21,7 +21,7 @@ def test_what_a_brain_sees_of_a_node_leaves_the_rest_as_it_is() -> None:
         allocatable={"cpu": 1},
     )
     agent = Agent(connected=True, silent_seconds=0.0, gpus=())
-    plugin = Plugin(Pod("gpu-operator", "p", "u"), 3.0)
+    plugin = Plugin(Pod("gpu-operator", "p", "u"), 4.0, 3.0)
     seen = {"agent", "plugin", "tainted_seconds", "untainted_seconds"}
     plain = Node("b")
     assert all(getattr(node, each.name) != getattr(plain, each.name) for each in fields(Node) if each.name not in seen)
