@@ -26,10 +26,10 @@ MOST_RECLAIMS: Final = 16
 """Pods that a round evicts others for; the next round goes on."""
 MOST_LOOKS: Final = 300_000
 """Pods and nodes that a round looks at for reclaims, about: a few tens of searches on a large cluster."""
-MOST_HELD: Final = 16
-"""Pods for which a round finds out which disruption budgets keep others from leaving for them."""
-SHARE_OF_HELD: Final = 4
-"""What part of the steps of its searches a round takes for that, besides: a quarter."""
+MOST_HELD: Final = 20_000
+"""Pods that it looks at to find out which disruption budgets hold them: enough for all that wait, on most clusters."""
+SHARE_OF_HELD: Final = 20
+"""What part of the steps of its searches a round takes for that, besides: a twentieth."""
 MOST_NAMED: Final = 3
 """Pods that are named which a disruption budget holds."""
 
@@ -76,7 +76,7 @@ class Evicting:
         self._steps = Steps(MOST_STEPS)
         self._steps_of_held = Steps(MOST_STEPS // SHARE_OF_HELD)
         self._reclaims = 0
-        self._asked = 0
+        self._held_looks = 0
         self._full: set[object] = set()
         self._freed: set[str] = set()
 
@@ -147,12 +147,12 @@ class Evicting:
 
     def _held(self, entry: Entry) -> _Held:
         """Which disruption budgets keep others from leaving for a pod for whom nobody was found."""
-        if self._asked >= MOST_HELD or not self._able().allowed:
+        if self._held_looks >= MOST_HELD or not self._able().allowed:
             return _Held()
         case = self._case(entry, PodSites(self._ground, entry.pod))
         if case is None or not any(v.budgets for v in itertools.chain(case.victims, *_members(case))):
             return _Held()
-        self._asked += 1
+        self._held_looks += len(case.victims)
         found = cheapest(case, self._steps_of_held, guarded=False)
         return _Held.by([v for v in found.victims if v.budgets], case.allowed) if found is not None else _Held()
 

@@ -49,7 +49,7 @@ class Victim:
     request: Resources
     quota: Quota | None = None
     budgets: tuple[str, ...] = ()
-    newest: tuple[tuple[bool, int], str] = field(init=False, compare=False, repr=False)
+    newest: tuple[int, str] = field(init=False, compare=False, repr=False)
     kind: object = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

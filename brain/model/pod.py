@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from brain.model.affinity import AffinityTerm, Requirement, SpreadConstraint
 from brain.model.resources import Resources
 from n8s import names
+
+_PAST_THE_GATE: Final = 1 << 40
+"""More than any age in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +109,13 @@ class Pod:
     version: str = ""
     key: str = field(init=False, compare=False, repr=False)
     mig_request: Resources = field(init=False, compare=False, repr=False)
-    first_out: tuple[bool, int] = field(init=False, compare=False, repr=False)
+    first_out: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         devices = {name: n for name, n in self.request.items() if name.startswith(names.MIG_PREFIX) and n > 0}
         object.__setattr__(self, "key", f"{self.namespace}/{self.name}")
         object.__setattr__(self, "mig_request", devices)
-        object.__setattr__(self, "first_out", (bool(self.reservation), -self.created))
+        object.__setattr__(self, "first_out", -self.created if self.reservation else -self.created - _PAST_THE_GATE)
 
     @property
     def ended(self) -> bool:
