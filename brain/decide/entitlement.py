@@ -22,12 +22,13 @@ class Borrowing:
     """Over-quota pods of one quota; protected ones, which borrow nothing, are left out.
 
     Attributes:
+        victims: the pods.
         keys: their keys.
     """
 
     def __init__(self, victims: Iterable[Victim]) -> None:
-        self._victims = [victim for victim in victims if not victim.pod.protected]
-        self.keys = frozenset(victim.pod.key for victim in self._victims)
+        self.victims = [victim for victim in victims if not victim.pod.protected]
+        self.keys = frozenset(victim.pod.key for victim in self.victims)
         self._using: dict[frozenset[str], Sequence[Victim]] = {}
 
     def using(self, resources: frozenset[str]) -> Sequence[Victim]:
@@ -35,7 +36,7 @@ class Borrowing:
         found = self._using.get(resources)
         if found is None:
             found = self._using[resources] = [
-                victim for victim in self._victims if any(victim.request.get(name, 0) > 0 for name in resources)
+                victim for victim in self.victims if any(victim.request.get(name, 0) > 0 for name in resources)
             ]
         return found
 
@@ -51,10 +52,13 @@ def victims_for(
 ) -> list[Victim]:
     """Who may be evicted for a pod that finds no room.
 
-    An owner takes back from over-quota pods of other quotas that use what these have above their ``min``; a borrower
-    within its guaranteed share from those that use what these have above theirs, and any borrower from its own quota's
-    pods of strictly lower priority. Never from an in-quota pod of another quota, from a protected one, or across the
-    border of quotas.
+    An owner takes back from over-quota pods of other quotas that are above their ``min``, a borrower within its
+    guaranteed share from those of quotas above theirs, and any borrower from its own quota's pods of strictly lower
+    priority. Never from an in-quota pod of another quota, from a protected one, or across the border of quotas.
+
+    Over-quota may be a pod, too, that uses nothing of what its quota has too much of: older ones do. It would come back
+    as an owner. So it goes only for one whose quota is within its ``min`` in everything, of which nobody may be evicted
+    in turn; else two such pods would evict each other for ever.
 
     Args:
         ledger: what quotas use; pods on their way out count as gone.
@@ -65,24 +69,26 @@ def victims_for(
         borrowers: over-quota pods of quotas that run or will, by :attr:`Quota.key`; quotas without may be left out.
     """
     if quota is not None and ledger.owns(quota, request):
-        return list(_beyond(ledger, quota, borrowers, ledger.over_min))
+        return list(_beyond(ledger, quota, borrowers, ledger.over_min, every=not ledger.over_min(quota)))
     if quota is not None and pod.protected:
         return []
     lower = [v for v in own if v.pod.priority < pod.priority and not v.pod.protected]
     if quota is None or not ledger.shares(quota, request):
         return lower
-    return [*lower, *_beyond(ledger, quota, borrowers, ledger.over_share)]
+    return [*lower, *_beyond(ledger, quota, borrowers, ledger.over_share, every=False)]
 
 
 def _beyond(
-    ledger: Ledger, quota: Quota, borrowers: Mapping[str, Borrowing], exceeded: Callable[[Quota], frozenset[str]]
+    ledger: Ledger,
+    quota: Quota,
+    borrowers: Mapping[str, Borrowing],
+    exceeded: Callable[[Quota], frozenset[str]],
+    *,
+    every: bool,
 ) -> Iterator[Victim]:
-    """Of other quotas' over-quota pods those that use something of what their quota has too much of.
-
-    The others borrow nothing, and would come back.
-    """
+    """Other quotas' over-quota pods: of those that have too much of something all, or those that use some of that."""
     for key, borrowing in borrowers.items():
         other = ledger.quotas[key]
         much = exceeded(other) if other is not quota else frozenset[str]()
         if much:
-            yield from borrowing.using(much)
+            yield from borrowing.victims if every else borrowing.using(much)

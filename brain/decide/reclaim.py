@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from operator import attrgetter, or_
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from brain.decide.combine import Amounts, Option, Steps, TooManyError, useful
 from brain.decide.combine import cheapest as combined
@@ -180,6 +180,7 @@ class _Spot:
         least: fewer pods than that give too little.
         spent: whether the best set was not found in so many steps.
         rough: some set that works, then.
+        amounts: what pods give that are alike, as far as that is known.
     """
 
     node: str
@@ -192,6 +193,7 @@ class _Spot:
     least: int
     spent: bool = False
     rough: Option | None = None
+    amounts: dict[object, Amounts] = field(default_factory=dict)
 
 
 class _Search:
@@ -226,7 +228,6 @@ class _Search:
     def run(self) -> Reclaim | None:
         if not self._would_do():
             return None
-        by_key = self._of_key = {v.newest[1]: v for v in self._victims}
         found = None
         least, most = self._for_quota()
         spots = self._spots(least)
@@ -241,7 +242,7 @@ class _Search:
         self._round.left -= self._round.left // SHARE - self._steps.left
         if found is None:
             return None
-        return Reclaim(found[0].node, tuple(by_key[key] for key in sorted(pod.key for pod in found[1].pods)))
+        return Reclaim(found[0].node, tuple(sorted(self._of(found[1]), key=lambda v: v.newest[1])))
 
     def _would_do(self) -> bool:
         """Whether the quota would let the pod pass if all went."""
@@ -365,7 +366,7 @@ class _Search:
                 mine[0][0].extend(share[0])
                 mine[0][1].extend(share[1])
                 shares.remove(share)
-        kinds = [sorted(kind, key=lambda each: self._order(spot, each)) for kind in alike.values()]
+        kinds = [kind if len(kind[0].victims) == 1 else self._sorted(spot, kind) for kind in alike.values()]
         if any(self._short):
             kinds += self._elsewhere(spot, size, level, tight)
         held = [bundle for _, each in shares for bundle in each]
@@ -376,7 +377,8 @@ class _Search:
         return limits, [part for part in parts if len(part) > 1 or any(part[0].gives)]
 
     def _option(self, spot: _Spot, bundle: _Bundle, names: Sequence[str]) -> Option:
-        pods = tuple(v.pod for v in bundle.victims)
+        self._of_key.update((v.newest[1], v) for v in bundle.victims)
+        pods = tuple([v.pod for v in bundle.victims])
         takes = tuple(map(bundle.limits.count, names)) if names else ()
         return Option(pods, self._amounts(spot, bundle), takes, sum(_frees(v, spot.lacked) for v in bundle.victims))
 
@@ -422,7 +424,7 @@ class _Search:
                 )
             sets: list[tuple[int, Option, tuple[int, ...]]] = [(0, nothing, (0,) * len(devices))]
             while sets:
-                steps.take(len(sets))
+                steps.take(sum([1 + len(held) - first for first, _, _ in sets]))
                 found += [(option, load) for _, option, gone in sets for load in _loads(devices, gone)]
                 sets = [
                     (at + 1, option.beside(each[at]), tuple(map(int.__or__, gone, holds)))
@@ -464,14 +466,14 @@ class _Search:
         for same in found.values():
             # So many pods count against two limits each, at most: of more kinds, some have what these have not reached.
             if len(same) > 2 * size:
-                same.sort(key=lambda kind: self._order(spot, kind[0]))
+                same.sort(key=lambda kind: self._option(spot, kind[0], ()).cost)
             kinds += same[: 2 * size]
         others = defaultdict(list)
         for bundle in self._groups([group for group in self._whole if group not in spot.whole], size, level, tight):
             amounts = self._amounts(spot, bundle)
             if any(amounts[least:]):
                 others[amounts, bundle.limits, len(bundle.victims)].append(bundle)
-        return kinds + [sorted(kind, key=lambda each: self._order(spot, each)) for kind in others.values()]
+        return kinds + [self._sorted(spot, kind) for kind in others.values()]
 
     def _kinds(
         self, lacked: frozenset[str], level: int, tight: frozenset[str]
@@ -504,14 +506,21 @@ class _Search:
 
     def _amounts(self, spot: _Spot, bundle: _Bundle) -> Amounts:
         """What some give of all that is short, no more than that; instances, which no pod gives alone, left out."""
-        given = [
-            *(sum(_amount(v, name) for v in bundle.victims if v.pod.node == spot.node) for name in spot.names),
-            *map(sum, zip(self._nothing, *map(self._gives, bundle.victims), strict=True)),
-        ]
-        return tuple(map(min, spot.short, (*given, *[0] * (len(spot.short) - len(given)))))
+        if len(bundle.victims) == 1:
+            (v,) = bundle.victims
+            key = v.kind, v.quota is self._case.quota, v.pod.node == spot.node
+            known = spot.amounts.get(key)
+            if known is not None:
+                return known
+        given = [sum(_amount(v, name) for v in bundle.victims if v.pod.node == spot.node) for name in spot.names]
+        given += map(sum, zip(self._nothing, *map(self._gives, bundle.victims), strict=True))
+        found = tuple(map(min, spot.short, (*given, *[0] * (len(spot.short) - len(given)))))
+        if len(bundle.victims) == 1:
+            spot.amounts[key] = found
+        return found
 
-    def _order(self, spot: _Spot, bundle: _Bundle) -> tuple[Any, ...]:
-        return self._option(spot, bundle, ()).cost
+    def _sorted(self, spot: _Spot, kind: Iterable[_Bundle]) -> list[_Bundle]:
+        return sorted(kind, key=lambda each: self._option(spot, each, ()).cost)
 
     def _counted(self, victim: Victim, tight: Collection[str]) -> tuple[str, ...]:
         """Of some limits those that a pod counts against if it goes by itself."""

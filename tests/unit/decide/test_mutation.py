@@ -495,7 +495,27 @@ MUTATIONS = [
     ("that reclaims rest", "holds", "hold.seconds >= REST_SECONDS[hold.tries - 1]", "True", "admission:hold"),
     ("that others would have to go", "holds", "if hold.tries < MOST_TRIES or", "if True or", "admission:hold"),
     ("what the scheduler binds at once", "evicting", "self._as_it_is.has_room(pod)", "False", "admission:at_once"),
-    ("that groups go whole", "reclaim", "            found |= {v.pod.key", "            {v.pod.key", "admission:group"),
+    # Whom to evict.
+    ("that groups go whole", "reclaim", "_Bundle(members, tuple(", "_Bundle(members[:1], tuple(", "admission:group"),
+    (
+        "that the newest go",
+        "reclaim",
+        "local.sort(key=lambda v: (_frees(v, lacked), v.newest))",
+        "local.sort(key=lambda v: v.newest[1])",
+        "reclaim:alike or never",
+    ),
+    ("what is cheaper", "combine", "if cheaper(both, new.get(key)):", "if key not in new:", "reclaim:gpus or never"),
+    ("what the rest can give", "combine", "if still and min(still) < 0:", "if still:", "reclaim:alike"),
+    ("what smaller sets do", "combine", "each.pods) < size and", "each.pods) <= size or", "reclaim:gpus or never"),
+    (
+        "that steps are shared",
+        "evicting",
+        "cheapest(case, self._steps)",
+        "cheapest(case, Steps(MOST_STEPS))",
+        "reclaim:share",
+    ),
+    ("who could evict back", "entitlement", "every=not ledger.over_min(quota)", "every=True", "reclaim:back"),
+    ("who is over-quota by others", "entitlement", "every=not ledger.over_min(quota)", "every=False", "reclaim:older"),
 ]
 
 
