@@ -229,10 +229,10 @@ def many_alike(seed: int) -> World:
         name: sum(each[name] for each in used) + asked(waiting)[name] - lacking * asked(waiting)[name] // 2
         for name in ("cpu", "memory")
     }
-    made = world(nodes, pods, waiting, least)
+    whole = world(nodes, pods, waiting, least)
     selector = LabelSelector((Requirement("app", "In", ("k0",)),))
     budgets = (Budget("b", "some", selector, rng.choice([0, 1, 2])),) if rng.random() < 0.3 else ()
-    return World(replace(made.snapshot, budgets=budgets), waiting)
+    return World(replace(whole.snapshot, budgets=budgets), waiting)
 
 
 def by_kinds(stated: World) -> tuple[str, ...] | None:
