@@ -91,6 +91,7 @@ class Metrics:
         leading: whether this brain leads (0 or 1).
         epoch: the epoch it led with last.
         rounds: rounds of the loop.
+        failed_decisions: times that deciding ended with an error, which the log shows.
         stage_seconds: seconds of a round's stages: ``snapshot``, ``decide``, ``act``.
         waiting_pods: pods that wait for MIG devices and have a reason why.
         plan_gap_pods: pods that a better plan might serve besides, at most.
@@ -116,6 +117,9 @@ class Metrics:
         self.leading = Gauge("n8s_brain_leading", "Whether this brain leads.", registry=own)
         self.epoch = Gauge("n8s_brain_epoch", "Epoch that this brain led with last.", registry=own)
         self.rounds = Counter("n8s_brain_rounds", "Rounds of the control loop.", registry=own)
+        self.failed_decisions = Counter(
+            "n8s_brain_failed_decisions", "Times that deciding ended with an error.", registry=own
+        )
         self.stage_seconds = Histogram(
             "n8s_brain_stage_seconds", "Seconds of a round's stages.", ["stage"], buckets=_SECONDS, registry=own
         )

@@ -86,9 +86,10 @@ def plan(snapshot: Snapshot) -> Plan:
     moment keep the free instances they would take.
     """
     with _uncollected():
-        result = _plan(snapshot)
-        forget_changed()
-        return result
+        try:
+            return _plan(snapshot)
+        finally:
+            forget_changed()
 
 
 def _plan(snapshot: Snapshot) -> Plan:
