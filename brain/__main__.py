@@ -49,7 +49,7 @@ class Brain:
         self._config = config
         self._kube = kube
         self._metrics = Metrics()
-        self._store = Store(time.monotonic)
+        self._store = Store(time.monotonic, config.plugin_containers)
         self._lease = Lease(kube, config.lease_namespace, config.identity, self._metrics)
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from brain.errors import ConfigError
+from brain.observe.plugins import CONTAINERS
 from n8s import commandline, names
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -45,6 +46,7 @@ class Config:
         gpu_memory_gb: GB that one whole ``nvidia.com/gpu`` counts for in quotas where its product is not known.
         settle_seconds: how long a node's taint stands before instances may go: the scheduler assumes a pod before
             its bind shows.
+        plugin_containers: names of the container that NVIDIA's device plugin runs in, in a DaemonSet's pod.
         log_level: the least severe level that is logged.
         kubeconfig: how to reach the API server; None takes the pod's service account.
     """
@@ -58,6 +60,7 @@ class Config:
     pod_name: str = ""
     gpu_memory_gb: int = 32
     settle_seconds: float = 1.0
+    plugin_containers: tuple[str, ...] = CONTAINERS
     log_level: int = logging.INFO
     kubeconfig: Path | None = None
 
@@ -92,6 +95,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         pod_name=given.pod_name,
         gpu_memory_gb=_gigabytes(given.gpu_memory_gb),
         settle_seconds=_settle(given.settle_seconds),
+        plugin_containers=_containers(given.device_plugin_containers),
         log_level=logging.getLevelNamesMapping()[given.log_level.upper()],
         kubeconfig=given.kubeconfig,
     )
@@ -145,6 +149,12 @@ def _parser() -> argparse.ArgumentParser:
         default="1.0",
         help="how long a node's taint stands before instances may go; covers binds that are under way",
     )
+    parser.add_argument(
+        "--device-plugin-containers",
+        metavar="NAMES",
+        default=",".join(CONTAINERS),
+        help="names of the container that NVIDIA's device plugin runs in, in a DaemonSet's pod, with commas between",
+    )
     parser.add_argument("--log-level", metavar="LEVEL", default="info", help=f"one of {', '.join(_LEVELS)}")
     parser.add_argument(
         "--kubeconfig", metavar="FILE", type=Path, help="how to reach the API server; else the pod's service account"
@@ -174,3 +184,10 @@ def _settle(text: str) -> float:
     if not 0 <= seconds <= 60:
         raise ConfigError("--settle-seconds", f"{text!r} is not a number of seconds from 0 to 60")
     return seconds
+
+
+def _containers(text: str) -> tuple[str, ...]:
+    listed = tuple(text.split(","))
+    if not all(map(_NAME.fullmatch, listed)):
+        raise ConfigError("--device-plugin-containers", f"{text!r} is not a list of containers' names")
+    return listed

@@ -96,8 +96,10 @@ def _facts(explanation: PodExplanation) -> Iterator[tuple[str, RenderableType]]:
         yield "asks for", Text(_devices(explanation))
     if explanation.lacks:
         yield "nodes", _lacks(explanation)
-    elif explanation.devices:
+    else:
         yield "state", Text(explanation.text)
+    if explanation.HasField("quota"):
+        yield "quota", Text(_quota(explanation.quota))
     if explanation.HasField("would_help"):
         helps = explanation.would_help
         yield "helps", Text(f"node {helps.node} would have room if {helps.pod} ended")
@@ -112,6 +114,18 @@ def _facts(explanation: PodExplanation) -> Iterator[tuple[str, RenderableType]]:
 def _devices(explanation: PodExplanation) -> str:
     devices = sorted(explanation.devices.items())
     return ", ".join(f"{count} {resource.removeprefix(names.MIG_PREFIX)}" for resource, count in devices)
+
+
+def _quota(quota: inventory_pb2.PodQuota) -> str:
+    """Which quota it is and how the pod stands in it, then a line a resource."""
+    key = f"{quota.kind} {quota.namespace}/{quota.name}"
+    lines = [f"{key}: the pod is {quota.capacity}" if quota.capacity else key]
+    for use in quota.uses:
+        limits = [f"{side} {limit}" for side, limit in (("min", use.min), ("max", use.max)) if limit]
+        lines.append(f"uses {use.used} {use.resource}; {', '.join(limits)}")
+    if not quota.uses:
+        lines.append("it names nothing that the pod asks for")
+    return "\n".join(lines)
 
 
 def _lacks(explanation: PodExplanation) -> Table:

@@ -1,14 +1,21 @@
 """The control loop: a change comes, a snapshot is made, decisions follow from it and are carried out.
 
 One round at a time, and only while this brain leads. Remembers nothing from round to round but how often in a
-row carrying out has failed, and since when waiting pods fit as things are.
+row carrying out has failed, since when waiting pods fit as things are, and which pods it knew of where it had GPUs
+changed.
+
+Decisions that end with an error are tried again with back-off. An error that the same cluster always brings about
+mostly comes from what is planned for pods that wait: until it no longer comes, such rounds decide as if nobody waited,
+so that nodes are opened again and labels and quotas stay true. To end instead would bring all that down with it, again
+after each restart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Protocol
@@ -18,6 +25,8 @@ from brain.decide.loop import Settings, decide
 from brain.metrics import Metrics
 from brain.model.hold import Hold
 from brain.model.snapshot import Snapshot
+
+_log = logging.getLogger(__name__)
 
 COALESCE_SECONDS: Final = 0.03
 """Changes that come within this time are taken together."""
@@ -72,7 +81,9 @@ class Loop:
         self._fitting: dict[str, float] = {}
         self._before = Decisions()
         self._holds: dict[str, tuple[Hold, float]] = {}
+        self._looks: Mapping[str, frozenset[str]] = {}
         self._settled = False
+        self._problems: set[str] = set()
 
     async def run(self) -> None:
         """Rounds until cancelled, the first once the agents are there."""
@@ -115,21 +126,24 @@ class Loop:
                 self._snapshot(now),
                 fitting={key: now - at for key, at in self._fitting.items()},
                 holds={key: replace(hold, seconds=now - since) for key, (hold, since) in self._holds.items()},
+                looks=self._looks,
             )
             self._board.publish(snapshot)
         with self._timed("decide"):
-            decisions = await self._decided(snapshot)
+            decisions, sound = await self._decided_somehow(snapshot)
         self._fitting = {key: self._fitting.get(key, now) for key in decisions.fitting}
         self._holds = {key: (hold, now - hold.seconds) for key, hold in decisions.holds.items()}
+        self._looks = decisions.looks
+        self._metrics.late_binds.inc(decisions.late)
         self._board.decided(snapshot, decisions)
         self._metrics.waiting_pods.set(len(decisions.plan.why))
         self._metrics.plan_gap_pods.set(decisions.plan.gap)
         with self._timed("act"):
             well = await self._actor.act(decisions.decisions)
         await self._let_go_of_last(decisions)
-        self._metrics.quotas.snapshot = snapshot
+        self._metrics.quotas.snapshot = self._metrics.nodes.snapshot = snapshot
         self._metrics.rounds.inc()
-        return decisions.wake_seconds, well
+        return decisions.wake_seconds, well and sound
 
     async def _let_go_of_last(self, decisions: Decisions) -> None:
         """Keeps a round's decisions in the place of those of the round before, which nobody needs any more.
@@ -141,6 +155,29 @@ class Loop:
         while last:
             del last[-FREED_AT_ONCE:]
             await asyncio.sleep(0)
+
+    async def _decided_somehow(self, snapshot: Snapshot) -> tuple[Decisions, bool]:
+        """Decisions, and whether they are all that should follow; without those for pods that wait after an error."""
+        try:
+            decisions = await self._decided(snapshot)
+        except Exception as error:  # whatever it is, only what waits goes without
+            self._failed(error, "could not decide; goes on as if no pod waited, and tries again")
+        else:
+            self._problems.clear()
+            return decisions, True
+        try:
+            return await self._decided(replace(snapshot, pods=tuple(pod for pod in snapshot.pods if pod.node))), False
+        except Exception as error:  # as above
+            self._failed(error, "could not decide anything; tries again")
+            return Decisions(), False
+
+    def _failed(self, error: Exception, message: str) -> None:
+        """Counts an error, and logs it where it is new since all went well: each change brings it about again."""
+        self._metrics.failed_decisions.inc()
+        problem = f"{message}: {error!r}"
+        if problem not in self._problems:
+            self._problems.add(problem)
+            _log.critical(message, exc_info=error)
 
     async def _decided(self, snapshot: Snapshot) -> Decisions:
         """Decisions, made in a thread.

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from brain.decide.problems import problems
 from brain.model import resources
 from brain.model.quota import Quota, Standing
 from brain.model.resources import Resources
@@ -54,6 +55,26 @@ class QuotaMetrics(Collector):
         yield waiting
 
 
+class NodeMetrics(Collector):
+    """What is wrong with nodes, read when asked for, as with quotas.
+
+    Attributes:
+        snapshot: that of the last round.
+    """
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """1 for each problem of each node."""
+        text = "What is wrong with a node that a person can put right."
+        family = GaugeMetricFamily("n8s_brain_node_problems", text, labels=("node", "reason"))
+        for node in self.snapshot.nodes:
+            for reason in dict.fromkeys(problem.reason for problem in problems(node)):
+                family.add_metric((node.name, reason), 1)
+        yield family
+
+
 def _labels(quota: Quota) -> tuple[str, ...]:
     return quota.kind.value, quota.namespace, quota.name
 
@@ -70,6 +91,7 @@ class Metrics:
         leading: whether this brain leads (0 or 1).
         epoch: the epoch it led with last.
         rounds: rounds of the loop.
+        failed_decisions: times that deciding ended with an error, which the log shows.
         stage_seconds: seconds of a round's stages: ``snapshot``, ``decide``, ``act``.
         waiting_pods: pods that wait for MIG devices and have a reason why.
         plan_gap_pods: pods that a better plan might serve besides, at most.
@@ -78,12 +100,14 @@ class Metrics:
             and ``held``: an eviction that a disruption budget does not allow now.
         watch_errors: lists and watches that failed, by resource.
         relists: complete lists, by resource.
+        nodes: what is wrong with nodes, by reason.
         quotas: what quotas use, guarantee, allow and borrow, by resource, and how many of their pods wait.
         evictions: pods evicted for others, by what entitled these: ``min``, ``share`` or ``priority``.
         admission_seconds: seconds from when a pod of a quota was created until it was let in.
         sessions: agents with a session.
         silent_seconds: for how long the agent that has been without a session the longest has been so.
         refused_calls: gRPC calls refused for who called, by status code.
+        late_binds: pods bound to a node while its GPUs were being changed, later than the settle time covers.
         orders: orders by outcome; ``sent`` counts each once when it is handed to its session.
     """
 
@@ -93,6 +117,9 @@ class Metrics:
         self.leading = Gauge("n8s_brain_leading", "Whether this brain leads.", registry=own)
         self.epoch = Gauge("n8s_brain_epoch", "Epoch that this brain led with last.", registry=own)
         self.rounds = Counter("n8s_brain_rounds", "Rounds of the control loop.", registry=own)
+        self.failed_decisions = Counter(
+            "n8s_brain_failed_decisions", "Times that deciding ended with an error.", registry=own
+        )
         self.stage_seconds = Histogram(
             "n8s_brain_stage_seconds", "Seconds of a round's stages.", ["stage"], buckets=_SECONDS, registry=own
         )
@@ -110,6 +137,8 @@ class Metrics:
         self.relists = Counter("n8s_brain_relists", "Complete lists.", ["resource"], registry=own)
         self.quotas = QuotaMetrics()
         own.register(self.quotas)
+        self.nodes = NodeMetrics()
+        own.register(self.nodes)
         self.evictions = Counter(
             "n8s_brain_evictions", "Pods evicted for others, by what entitled these.", ["reason"], registry=own
         )
@@ -127,5 +156,10 @@ class Metrics:
         )
         self.refused_calls = Counter(
             "n8s_brain_refused_calls", "gRPC calls refused for who called, by status code.", ["code"], registry=own
+        )
+        self.late_binds = Counter(
+            "n8s_brain_late_binds",
+            "Pods bound to a node while its GPUs were being changed, later than the settle time covers.",
+            registry=own,
         )
         self.orders = Counter("n8s_brain_orders", "Orders to node agents by outcome.", ["outcome"], registry=own)

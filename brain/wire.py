@@ -8,8 +8,13 @@ from typing import Final
 
 from brain.decide.partition import Plan
 from brain.decide.standing import Explanation, Standing
+from brain.model import resources
 from brain.model.mig import Geometry, Gpu, Holder, Instance, InstanceState, Placement, Profile
 from brain.model.node import Agent, Node
+from brain.model.pod import Pod
+from brain.model.quota import Quota
+from brain.model.resources import Resources
+from n8s import names
 from n8s.v1 import agent_pb2, gpu_pb2, inventory_pb2
 
 _STATES: Final = {
@@ -52,6 +57,7 @@ def gpu_from(message: gpu_pb2.Gpu) -> Gpu:
         uuid=message.uuid,
         memory_mib=message.memory_mib,
         problem=message.problem,
+        problem_code=message.problem_code,
     )
 
 
@@ -75,6 +81,7 @@ def gpu_to(gpu: Gpu) -> gpu_pb2.Gpu:
         ],
         instances=map(_instance_to, gpu.instances),
         problem=gpu.problem,
+        problem_code=gpu.problem_code,
     )
 
 
@@ -142,6 +149,31 @@ def explanation_to(explanation: Explanation, plan: Plan) -> inventory_pb2.PodExp
         round=inventory_pb2.Round(
             waiting=len(plan.assigned) + len(plan.why), served=len(plan.assigned), upper_bound=plan.bound
         ),
+        quota=None if explanation.quota is None else _quota_to(explanation.quota, pod),
+    )
+
+
+def _quota_to(quota: Quota, pod: Pod) -> inventory_pb2.PodQuota:
+    asked = resources.with_gpu_memory(pod.request, gpu_memory_gb=1)
+
+    def quantity(name: str, amounts: Resources) -> str:
+        return resources.quantity(name, amounts[name]) if name in amounts else ""
+
+    return inventory_pb2.PodQuota(
+        kind=quota.kind.value,
+        namespace=quota.namespace,
+        name=quota.name,
+        capacity=pod.labels.get(names.CAPACITY_LABEL, ""),
+        uses=[
+            inventory_pb2.QuotaUse(
+                resource=name,
+                used=quantity(name, {name: 0, **quota.status.reserved}),
+                min=quantity(name, quota.min),
+                max=quantity(name, quota.max),
+            )
+            for name in sorted(quota.named)
+            if asked.get(name)
+        ],
     )
 
 

@@ -44,9 +44,14 @@ async def run(settings: config.Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with pod_resources(str(settings.sources.pod_resources_socket)) as kubelet:
-        plugin = SignalledPlugin(kubelet, settings.device_plugin_dir, deadline_seconds=settings.plugin_seconds)
+        plugin = SignalledPlugin(
+            kubelet,
+            settings.device_plugin_dir,
+            signals=settings.signals,
+            deadline_seconds=settings.plugin_seconds,
+        )
         orders = Orders(Applier(driver, kubelet, plugin, in_use_seconds=settings.in_use_seconds))
-        reporter = Reporter(NodeReader(driver, kubelet), orders, poll_seconds=settings.poll_seconds)
+        reporter = Reporter(NodeReader(driver, kubelet, plugin), orders, poll_seconds=settings.poll_seconds)
         greeting = Greeting(
             node=settings.node_name,
             agent_version=importlib.metadata.version("nebulnetes"),

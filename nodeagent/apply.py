@@ -5,6 +5,12 @@ where one does not answer the instance counts as used. A pod that has an instanc
 once; a process or an open handle passes, so that is waited for, but not for ever. When a GPU cannot be finished, what
 was made on it is removed and what was destroyed is made again, as far as the hardware lets.
 
+It keeps no journal for an agent that dies in the middle. Only what was free is destroyed, so what is lost is room and
+no work, and the GPUs show how far it came: a GPU instance without compute instance is one of the steps between. Whoever
+orders next plans from that, and the order repairs or removes whatever it finds. Nor does an agent that starts have the
+device plugin look again on its own, though it may advertise what is gone: the taint under which that harms no pod is
+the brain's to put on, and it stays on the node until a brain has seen to it.
+
 It refuses to improve on an order: no other placements, no partial geometry, nothing on GPUs that are not named.
 """
 
@@ -121,23 +127,23 @@ class Applier:
         change = diff(gpu, wanted)
         if not change:
             return _APPLIED
-        made: list[Placement] = []
+        touched = False
         try:
             # All of them before the first: one that cannot go would make it a pity for the others.
             for instance in change.destroys:
                 await self._patiently(halt, partial(self._check_free, gpu.index, instance))
+            touched = True
             for instance in change.destroys:
                 await self._patiently(halt, partial(self._destroy, gpu.index, instance))
             for instance in change.repairs:
                 await self._patiently(halt, partial(asyncio.to_thread, self._driver.repair, gpu.index, instance))
             for placement in change.creates:
                 await self._patiently(halt, partial(asyncio.to_thread, self._driver.create, gpu.index, placement))
-                made.append(placement)
             rest = diff(await self._read(gpu.index), wanted)
             if rest:
                 raise DriverError(gpu.index, f"holds something else than was made: {rest}")  # noqa: TRY301, undone below
         except (HeldError, DriverError) as error:
-            left = await self._undo(gpu, change, made)
+            left = await self._undo(gpu, change, halt) if touched else []
             ending = Ending(_outcome(error, halt), "; ".join([str(error), *left]))
             logger.warning("geometry not reached", extra={"gpu": gpu.index, "problem": ending.message})
             return ending
@@ -145,28 +151,35 @@ class Applier:
         logger.info("geometry reached", extra={"gpu": gpu.index} | counts)
         return _APPLIED
 
-    async def _undo(self, before: Gpu, change: Change, made: Sequence[Placement]) -> list[str]:
-        """Remove what was made and make again what was there; return what could not be done, for people."""
+    async def _undo(self, before: Gpu, change: Change, halt: asyncio.Event) -> list[str]:
+        """Remove what was made and make again what was there; return what could not be done, for people.
+
+        What is there now counts, and not which calls went well: one that failed may have had its effect.
+        """
         left = []
         try:
             now = await self._read(before.index)
         except DriverError as error:
             return [f"not undone: {error}"]
+        deadline = self._deadline()
         there = {instance.placement: instance for instance in now.instances}
         for placement in change.creates:
             new = there.get(placement)
-            if new is not None and (placement in made or new.uuid is None):
+            if new is not None:
                 try:
-                    await self._destroy(before.index, new)
+                    await self._patiently(halt, partial(self._destroy, before.index, new), deadline)
                 except (HeldError, DriverError) as error:
                     left.append(f"{placement} stays: {error}")
         for old in before.instances:
             new = there.get(old.placement)
+            if new is None:
+                again = partial(asyncio.to_thread, self._driver.create, before.index, old.placement)
+            elif new.uuid is None and old.uuid is not None:
+                again = partial(asyncio.to_thread, self._driver.repair, before.index, new)
+            else:
+                continue
             try:
-                if new is None:
-                    await asyncio.to_thread(self._driver.create, before.index, old.placement)
-                elif new.uuid is None and old.uuid is not None:
-                    await asyncio.to_thread(self._driver.repair, before.index, new)
+                await self._patiently(halt, again, deadline)
             except DriverError as error:
                 left.append(f"{old.placement} is lost: {error}")
         return left
@@ -227,12 +240,20 @@ class Applier:
                 return one
         raise GpuLostError(gpu, "the driver does not list it any more")
 
-    async def _patiently(self, halt: asyncio.Event, step: Callable[[], Awaitable[None]]) -> None:
+    def _deadline(self) -> float:
+        """Until when, by the loop's clock, what begins now is tried again."""
+        return asyncio.get_running_loop().time() + self._in_use_seconds
+
+    async def _patiently(
+        self, halt: asyncio.Event, step: Callable[[], Awaitable[None]], deadline: float | None = None
+    ) -> None:
         """Do a step, again and again while it is refused for a reason that passes, for a bounded time.
 
         Raises:
             AgentError: What the last try ended with.
         """
+        clock = asyncio.get_running_loop().time
+        end = self._deadline() if deadline is None else deadline
 
         async def pause(seconds: float) -> None:
             with contextlib.suppress(TimeoutError):
@@ -241,7 +262,7 @@ class Applier:
         await tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_passes),
             wait=tenacity.wait_exponential(multiplier=0.05, max=1.0),
-            stop=lambda tries: halt.is_set() or (tries.seconds_since_start or 0.0) >= self._in_use_seconds,
+            stop=lambda _: halt.is_set() or clock() >= end,
             sleep=pause,
             reraise=True,
         )(step)

@@ -45,6 +45,7 @@ class Config:
     token_file: Path
     sources: Sources
     device_plugin_dir: Path
+    signals: bool
     poll_seconds: float
     in_use_seconds: float
     plugin_seconds: float
@@ -92,6 +93,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         token_file=found.token_file,
         sources=_sources(found),
         device_plugin_dir=found.device_plugin_dir,
+        signals=not found.no_signals,
         poll_seconds=found.poll_seconds,
         in_use_seconds=found.in_use_seconds,
         plugin_seconds=found.plugin_seconds,
@@ -109,7 +111,9 @@ def parse_inspection(arguments: Sequence[str]) -> Inspection:
         SystemExit: ``--help``, or an argument that does not parse.
     """
     parser = commandline.parser(
-        "n8s-agent inspect", "Prints what the agent sees of this node's GPUs and who uses them. Changes nothing."
+        "n8s-agent inspect",
+        "Prints what the agent sees of this node's GPUs and who uses them. Changes nothing. Exits with 1 where driver "
+        "or kubelet do not answer.",
     )
     _add_sources(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: the state as the brain would be sent it")
@@ -191,6 +195,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         type=Path,
         default=Path("/var/lib/kubelet/device-plugins"),
         help="where device plugins listen; the path is compiled into the kubelet",
+    )
+    parser.add_argument(
+        "--no-signals",
+        action="store_true",
+        help="the node's processes are not seen here, so the device plugin gets no SIGHUP: the brain replaces its pod",
     )
     parser.add_argument(
         "--poll-seconds",

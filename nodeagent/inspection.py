@@ -63,7 +63,13 @@ def _lines(driver: str, view: NodeView) -> Iterator[str]:
     if view.problem:
         yield f"problem  {view.problem}"
     for gpu in view.state(applying=0).gpus:
-        yield f"GPU {gpu.index}  {gpu.model}  {gpu.uuid}  {gpu.memory_mib} MiB  {gpu.slots} slots"
+        known = [
+            gpu.model or "of unknown model",
+            gpu.uuid,
+            f"{gpu.memory_mib} MiB" if gpu.memory_mib else "",
+            f"{gpu.slots} slots" if gpu.slots else "",
+        ]
+        yield "  ".join([f"GPU {gpu.index}", *filter(None, known)])
         if gpu.problem:
             yield f"  problem  {gpu.problem}"
         for instance in gpu.instances:

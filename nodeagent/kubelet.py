@@ -1,8 +1,9 @@
 """What the kubelet says of devices: who has which, and which ones it knows. Its PodResources API, nothing else.
 
 It gives the kubelet's account as it stands. That is not the whole truth: after a forced delete a device is free here
-while the old container still runs, so a caller must ask the driver for processes too. And older kubelets list pods
-that have ended; then a device counts as used for longer, which is the safe side.
+while the old container still runs, and so is what an init container has, so a caller must ask the driver for processes
+too. Pods that have ended hold nothing here: kubelets before 1.34 list them, but take their devices back first
+(Kubernetes, ``pkg/kubelet/apis/podresources/server_v1.go``).
 """
 
 from __future__ import annotations

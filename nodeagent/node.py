@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from n8s import names
 from n8s.v1 import agent_pb2, gpu_pb2
@@ -31,6 +31,8 @@ class NodeView:
         allocatable: The devices that the kubelet knows; empty where it does not answer.
         problem: What keeps the agent from seeing; empty when nothing does.
         fresh: Whether ``gpus`` is what the driver says now.
+        plugin_problem: Why the device plugin cannot be told to look again; empty when it can.
+        plugin_awaited: Whether it is waited for though it could not be told.
     """
 
     gpus: tuple[Gpu, ...]
@@ -38,6 +40,8 @@ class NodeView:
     allocatable: DeviceIds
     problem: str
     fresh: bool
+    plugin_problem: str = ""
+    plugin_awaited: bool = False
 
     def state(self, applying: int) -> agent_pb2.NodeState:
         """The wire's form, with the id of the order being applied (0 when none is)."""
@@ -49,6 +53,8 @@ class NodeView:
             ],
             problem=self.problem,
             applying=applying,
+            plugin_problem=self.plugin_problem,
+            plugin_awaited=self.plugin_awaited,
         )
 
     def _gpu(self, gpu: Gpu) -> gpu_pb2.Gpu:
@@ -70,6 +76,7 @@ class NodeView:
             ],
             instances=[self._instance(instance) for instance in gpu.instances],
             problem=gpu.problem,
+            problem_code=gpu.problem_code,
         )
 
     def _instance(self, instance: Instance) -> gpu_pb2.Instance:
@@ -101,17 +108,39 @@ class NodeView:
         return gpu_pb2.INSTANCE_STATE_USED if instance.uuid in self.holders else gpu_pb2.INSTANCE_STATE_FREE
 
 
+class Reach(Protocol):
+    """What knows whether the device plugin can be told; see :class:`nodeagent.plugin.SignalledPlugin`.
+
+    Attributes:
+        problem: Why it cannot be told to look again; empty when it can.
+        awaited: Whether it is waited for though it could not be told.
+    """
+
+    problem: str
+    awaited: bool
+
+    async def look(self) -> None:
+        """Find out whether the plugin can be told, unless that was found out not long ago."""
+
+
 class NodeReader:
     """Looks at the node through driver and kubelet."""
 
-    def __init__(self, driver: GpuDriver, kubelet: Kubelet) -> None:
+    def __init__(self, driver: GpuDriver, kubelet: Kubelet, plugin: Reach | None = None) -> None:
+        """Look through the two; ``plugin``, where it is given, says whether the device plugin can be told."""
         self._driver = driver
         self._kubelet = kubelet
+        self._plugin = plugin
         self._seen: tuple[Gpu, ...] = ()
 
     async def look(self) -> NodeView:
         """The node now. Never raises for a driver or kubelet that fails; that is the view's ``problem``."""
         problems = []
+        plugin_problem, plugin_awaited = "", False
+        if self._plugin is not None:
+            await self._plugin.look()
+            # Before the rest: what is awaited is so of GPUs that are done.
+            plugin_problem, plugin_awaited = self._plugin.problem, self._plugin.awaited
         # The kubelet first: a device it calls free and that a process opens meanwhile shows in the driver's answer.
         holders: Mapping[str, Holder] | None = None
         allocatable: DeviceIds = {}
@@ -127,7 +156,13 @@ class NodeReader:
             fresh = False
             problems.append(str(error))
         return NodeView(
-            gpus=self._seen, holders=holders, allocatable=allocatable, problem="; ".join(problems), fresh=fresh
+            gpus=self._seen,
+            holders=holders,
+            allocatable=allocatable,
+            problem="; ".join(problems),
+            fresh=fresh,
+            plugin_problem=plugin_problem,
+            plugin_awaited=plugin_awaited,
         )
 
 

@@ -43,6 +43,13 @@ RESIGNAL_SECONDS: Final = 5.0
 """After this long without effect the plugin is signalled once more."""
 HALTED_SECONDS: Final = 1.5
 """For a plugin to answer after the wait was called off; it takes about a second."""
+UNTOLD_SECONDS: Final = 2.0
+"""For how long a plugin that cannot be told is searched for before that is told: it may just be starting."""
+LOOK_SECONDS: Final = 30.0
+"""Between two searches while there is nothing to tell the plugin; so its not being there is known before an order."""
+LOOK_AGAIN_SECONDS: Final = 2.0
+"""The same while it cannot be told."""
+NO_SIGNALS: Final = "the agent does not see the node's processes (chart value agent.hostPID)"
 
 _LISTENING: Final = 0x10000  # __SO_ACCEPTCON in the flags column of /proc/net/unix
 
@@ -67,8 +74,12 @@ class _Listener:
 class SignalledPlugin:
     """The device plugin of this node, told by SIGHUP.
 
-    Args of the constructor: the kubelet, the device-plugin directory as this process sees it, the proc file system,
-    and the deadline in seconds.
+    Args of the constructor: the kubelet, the device-plugin directory as this process sees it, whether the node's
+    processes are to be seen at all, the proc file system, and the deadline in seconds.
+
+    Attributes:
+        problem: Why the plugin cannot be told to look again, by the last search; empty when it can.
+        awaited: Whether :meth:`settle` waits for the plugin though it could not be told.
     """
 
     def __init__(
@@ -76,13 +87,26 @@ class SignalledPlugin:
         kubelet: Kubelet,
         directory: Path,
         *,
+        signals: bool = True,
         proc: Path = Path("/proc"),
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._kubelet = kubelet
         self._directory = directory
+        self._signals = signals
         self._proc = proc
         self._deadline_seconds = deadline_seconds
+        self.problem = "" if signals else NO_SIGNALS
+        self.awaited = False
+        self._settling = False
+        self._look_at = 0.0
+
+    async def look(self) -> None:
+        """Find out whether the plugin can be told, unless that was found out not long ago."""
+        now = asyncio.get_running_loop().time()
+        if self._signals and not self._settling and now >= self._look_at:
+            self._note(await asyncio.to_thread(self._reach))
+            self._look_at = now + (LOOK_AGAIN_SECONDS if self.problem else LOOK_SECONDS)
 
     async def settle(self, devices: Callable[[], Awaitable[DeviceIds]], halt: asyncio.Event) -> str:
         """Wait until the kubelet shows exactly ``devices``, having the plugin look again where it does not.
@@ -95,9 +119,17 @@ class SignalledPlugin:
         Returns:
             Empty when the kubelet shows them; else what is missing, for people.
         """
+        self._settling = True
+        try:
+            return await self._settle(devices, halt)
+        finally:
+            self._settling = self.awaited = False
+
+    async def _settle(self, devices: Callable[[], Awaitable[DeviceIds]], halt: asyncio.Event) -> str:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._deadline_seconds
         search_at = loop.time()
+        untold_at = search_at + (UNTOLD_SECONDS if self._signals else 0.0)
         while True:
             wanted = await devices()
             try:
@@ -106,8 +138,11 @@ class SignalledPlugin:
                 missing = str(error)  # a kubelet that does not answer is no reason to take the plugin's devices away
             else:
                 if missing and loop.time() >= search_at:
-                    signalled = [pid for pid in await asyncio.to_thread(self.find) if self._signal(pid)]
-                    search_at = loop.time() + (RESIGNAL_SECONDS if signalled else SEARCH_SECONDS)
+                    problem = await asyncio.to_thread(self._tell)
+                    search_at = loop.time() + (SEARCH_SECONDS if problem else RESIGNAL_SECONDS)
+                    if not problem or loop.time() >= untold_at:
+                        self._note(problem)
+                        self.awaited = bool(problem)
             if halt.is_set():
                 deadline = min(deadline, loop.time() + HALTED_SECONDS)
             if not missing or loop.time() >= deadline:
@@ -160,17 +195,42 @@ class SignalledPlugin:
                     names.add(listener.path.name)
         return names
 
-    def _signal(self, pid: int) -> bool:
-        """Send SIGHUP to a process that handles it; one that is still starting would die of it."""
-        try:
-            if not _handles_hangup(self._proc / str(pid)):
-                return False
-            os.kill(pid, signal.SIGHUP)
-        except OSError as error:
-            logger.warning("cannot signal the device plugin", extra={"pid": pid, "problem": str(error)})
-            return False
-        logger.info("device plugin told to look again", extra={"pid": pid})
-        return True
+    def _note(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            logger.warning("cannot have the device plugin look again", extra={"problem": problem})
+        self.problem = problem
+
+    def _reach(self) -> str:
+        """Why the plugin cannot be told; empty when it can. Tells it nothing."""
+        return self._send(0)
+
+    def _tell(self) -> str:
+        """Have the plugin look again; why that cannot be, or empty when it was told."""
+        return self._send(signal.SIGHUP) if self._signals else NO_SIGNALS
+
+    def _send(self, number: int) -> str:
+        """Send a signal (0: none, but see whether one may be sent) to the plugin's processes.
+
+        One that does not handle SIGHUP yet would die of it, so it gets none.
+
+        Returns:
+            Empty when one was sent; else why none was.
+        """
+        problem = "no process of the device plugin is seen on the node"
+        sent = False
+        for pid in self.find():
+            try:
+                if not _handles_hangup(self._proc / str(pid)):
+                    problem = f"the device plugin's process {pid} does not handle SIGHUP"
+                    continue
+                os.kill(pid, number)
+            except OSError as error:
+                problem = f"the device plugin's process {pid} cannot be signalled ({error.strerror})"
+                continue
+            sent = True
+            if number:
+                logger.info("device plugin told to look again", extra={"pid": pid})
+        return "" if sent else problem
 
 
 def _difference(wanted: DeviceIds, shown: DeviceIds) -> str:

@@ -94,8 +94,8 @@ class Reporter:
             # The results that are told after this look are of orders that ended before it.
             results, self._results = self._results, []
             view = await self._reader.look()
-            self._note(view)
             state = view.state(self._orders.applying)
+            self._note(view, state)
             asked, self._asked = self._asked, False
             if asked or results or state != self._last_state:
                 self._last_state = state
@@ -111,7 +111,7 @@ class Reporter:
             self._line.pop()
         self._line.append(agent_pb2.AgentMessage(state=state))
 
-    def _note(self, view: NodeView) -> None:
+    def _note(self, view: NodeView, state: agent_pb2.NodeState) -> None:
         if view.problem != self.problem:
             if view.problem:
                 logger.warning("cannot see the whole node", extra={"problem": view.problem})
@@ -119,7 +119,7 @@ class Reporter:
                 logger.info("kubelet and driver answer", extra={"gpus": len(view.gpus)})
         self.problem, self.ready = view.problem, not view.problem
         metrics.READY.set(self.ready)
-        states = Counter(instance.state for gpu in view.state(0).gpus for instance in gpu.instances)
+        states = Counter(instance.state for gpu in state.gpus for instance in gpu.instances)
         for value in gpu_pb2.InstanceState.values():
             if value != gpu_pb2.INSTANCE_STATE_UNSPECIFIED:
                 name = gpu_pb2.InstanceState.Name(value).removeprefix("INSTANCE_STATE_").lower()

@@ -100,6 +100,7 @@ def connect(address: str, authorities: Path, token: Path) -> grpc.aio.Channel:
         options=[
             ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),  # gRPC 1.85 heeds this one alone
             ("grpc.http2.max_pings_without_data", 0),  # else pings stop where there is nothing to say
             # gRPC's own back-off starts at a second, and a connection shared with an earlier channel leads to the
             # brain that has just turned us away.
@@ -121,6 +122,15 @@ def _content(file: Path, setting: str) -> bytes:
     return found
 
 
+def pause_seconds(failures: int, chance: float) -> float:
+    """For how long to leave the brain alone after so many failures in a row, in seconds.
+
+    ``chance``, from 0 to 1, keeps those that lost the same brain at one moment from coming back at one moment.
+    """
+    ceiling = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10))
+    return ceiling * (1.0 + chance) / 2.0
+
+
 class Sessions:
     """Keeps a session with the brain."""
 
@@ -138,8 +148,7 @@ class Sessions:
             began = loop.time()
             ended = await self._session()
             failures = 1 if loop.time() - began >= LASTING_SECONDS else failures + 1
-            ceiling = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10))
-            pause = ceiling * random.uniform(0.5, 1.0)  # noqa: S311, jitter is no secret
+            pause = pause_seconds(failures, random.random())  # noqa: S311, jitter is no secret
             logger.info("session ended", extra={"reason": ended, "retry_seconds": round(pause, 2)})
             await asyncio.sleep(pause)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from brain.model.mig import Gpu, Holder, Instance, InstanceState, Profile
 from brain.model.node import Agent, Node
-from brain.model.pod import Pod
+from brain.model.pod import Daemon, Pod, Toleration
 from n8s import catalogue, names
 
 _LETTERS = {"f": InstanceState.FREE, "u": InstanceState.USED, "?": InstanceState.UNKNOWN, "b": InstanceState.BROKEN}
@@ -63,6 +63,13 @@ def node(name: str, gpus: Sequence[Gpu] = (), agent_changes: Mapping[str, Any] |
     labels = {names.AUTO_MIG_LABEL: "true", "kubernetes.io/hostname": name}
     plain = Node(name, f"uid-{name}", labels, allocatable=amounts | devices, agent=spoken)
     return replace(plain, **changes)
+
+
+def plugin(node_name: str, **changes: Any) -> Pod:
+    """The device plugin's pod on a node, as the GPU operator makes it; it tolerates everything."""
+    daemon = Daemon("nvidia-device-plugin-daemonset", ("nvidia-device-plugin",))
+    plain = Pod("gpu-operator", "plugin-x", "uid-plugin-x", node=node_name, phase="Running", daemon=daemon, ready=True)
+    return replace(replace(plain, tolerations=(Toleration(operator="Exists"),)), **changes)
 
 
 def pod(name: str, mig: Mapping[str, int] | None = None, namespace: str = "team", **changes: Any) -> Pod:

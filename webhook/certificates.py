@@ -58,12 +58,16 @@ class Certificates:
         return True
 
     async def follow(self) -> None:
-        """Looks for changes, for ever."""
+        """Looks for changes, for ever.
+
+        On the event loop, where handshakes begin too: while the context takes a pair up it has the new certificate
+        without its key, and a handshake that began then would fail.
+        """
         complained = ""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
-                if await asyncio.to_thread(self.refresh):
+                if self.refresh():
                     logger.info("certificate taken up", extra={"directory": self._directory})
                 complained = ""
             except CertificateError as error:

@@ -50,7 +50,7 @@ async def validate(api: Api, kind: Kind, request: review.Request, seconds: float
     if forbidden:
         problems.append(
             f"{request.user_info.username} may not create ElasticQuotas in {', '.join(forbidden)}; who writes a "
-            "CompositeElasticQuota must be allowed to in each namespace that it adds"
+            "CompositeElasticQuota must be allowed to in each namespace that it lists"
         )
     if problems:
         return Answer(403, "; ".join(problems))
@@ -63,14 +63,8 @@ async def _ask(api: Api, quota: Quota, request: review.Request) -> tuple[list[Qu
         singles, composites = await asyncio.gather(api.quotas(Kind.SINGLE, quota.namespace), api.quotas(Kind.COMPOSITE))
         return singles + composites, []
     singles, composites, forbidden = await asyncio.gather(
-        api.quotas(Kind.SINGLE), api.quotas(Kind.COMPOSITE), _forbidden(api, quota, request)
+        api.quotas(Kind.SINGLE),
+        api.quotas(Kind.COMPOSITE),
+        api.may_not_create_quotas(request.user_info, quota.namespaces),
     )
     return singles + composites, forbidden
-
-
-async def _forbidden(api: Api, quota: Quota, request: review.Request) -> list[str]:
-    """Of the namespaces that a composite did not list before, those that its writer may not give a quota to."""
-    old = request.old_object
-    listed = review.quota(quota.kind, old).namespaces if old is not None else ()
-    new = [namespace for namespace in quota.namespaces if namespace not in listed]
-    return await api.may_not_create_quotas(request.user_info, new) if new else []

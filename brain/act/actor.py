@@ -1,4 +1,4 @@
-"""Carries the decisions of one round out: orders at once, writes side by side, events in their own time.
+"""Carries the decisions of one round out: orders and writes side by side, events in their own time.
 
 Objects that are gone or have changed since the snapshot are normal: the next round sees them. Everything else
 that fails is logged, once while it lasts, and makes the round count as incomplete.
@@ -14,7 +14,17 @@ from typing import Final, Protocol
 
 from brain.act.events import Teller
 from brain.act.writes import JSON, Write, Written, node_path, taint, write
-from brain.decide.decisions import AskState, Decision, EmitEvent, Evict, LetIn, OrderGeometry, TaintNode, UntaintNode
+from brain.decide.decisions import (
+    AskState,
+    Decision,
+    EmitEvent,
+    Evict,
+    LetIn,
+    OrderGeometry,
+    ReplacePlugin,
+    TaintNode,
+    UntaintNode,
+)
 from brain.errors import ApiError, RefusedError
 from brain.metrics import Metrics
 from brain.model.mig import Geometry
@@ -76,7 +86,7 @@ class Actor:
         Returns:
             Whether all went well; where not, the same should be decided again before long.
         """
-        writes: list[Written | TaintNode | UntaintNode] = []
+        writes: list[Written | OrderGeometry | TaintNode | UntaintNode] = []
         well = True
         done, self._done = self._done, set()
         for number, decision in enumerate(decisions, 1):
@@ -84,13 +94,13 @@ class Actor:
                 await asyncio.sleep(0)  # a round of a large cluster decides 100,000 things
             self._metrics.decisions.labels(type(decision).__name__).inc()
             match decision:
-                case OrderGeometry(node, geometries):
-                    well &= self._orders.order(node, geometries)
                 case AskState(node):
                     self._orders.request_state(node)
                 case EmitEvent():
                     self._teller.tell(decision)
-                case LetIn(uid=uid) | Evict(uid=uid) if (once := (type(decision), uid)) in done:
+                case LetIn(uid=uid) | Evict(uid=uid) | ReplacePlugin(uid=uid) if (
+                    once := (type(decision), uid)
+                ) in done:
                     self._done.add(once)
                 case _:
                     writes.append(decision)
@@ -98,12 +108,27 @@ class Actor:
         results = await asyncio.gather(*(self._write_all(left) for _ in range(min(AT_ONCE, len(writes)))))
         return well and all(results)
 
-    async def _write_all(self, left: Iterator[Written | TaintNode | UntaintNode]) -> bool:
+    async def _write_all(self, left: Iterator[Written | OrderGeometry | TaintNode | UntaintNode]) -> bool:
         """Writes what is left, one after the other, while others take of the same; whether all went well."""
         well = True
         for decision in left:
-            well &= await self._write(decision)
+            well &= await (self._order(decision) if isinstance(decision, OrderGeometry) else self._write(decision))
         return well
+
+    async def _order(self, order: OrderGeometry) -> bool:
+        """Hands an order to its session, if the node is as closed as it must be."""
+        if order.closed:
+            path = node_path(order.node)
+            try:
+                node = await self._api.call("GET", path, seconds=WRITE_SECONDS)
+            except ApiError as error:
+                self._failed(type(order).__name__, error)
+                return False
+            self._told.discard(path)
+            if taint(node, wanted=True) is not None:
+                _log.info("not ordered: the node has been opened meanwhile", extra={"node": order.node})
+                return False
+        return self._orders.order(order.node, order.geometries)
 
     async def _write(self, decision: Written | TaintNode | UntaintNode) -> bool:
         kind = type(decision).__name__
@@ -120,7 +145,7 @@ class Actor:
         else:
             result = "ok"
             self._told.discard(path)
-            if isinstance(decision, LetIn | Evict):
+            if isinstance(decision, LetIn | Evict | ReplacePlugin):
                 self._done.add((type(decision), decision.uid))
             if isinstance(decision, LetIn):
                 self._metrics.admission_seconds.observe(max(0.0, self._today().timestamp() - decision.created))
@@ -128,6 +153,9 @@ class Actor:
                 self._metrics.evictions.labels(decision.cause).inc()
                 told = {"pod": f"{decision.namespace}/{decision.name}", "beneficiary": decision.beneficiary}
                 _log.info("pod evicted", extra=told | {"why": decision.reason})
+            if isinstance(decision, ReplacePlugin):
+                told = {"node": decision.node, "pod": f"{decision.namespace}/{decision.name}"}
+                _log.info("device plugin's pod evicted", extra=told)
         self._metrics.writes.labels(kind, result).inc()
         return result == "ok"
 

@@ -22,6 +22,7 @@ from brain.decide.decisions import (
     Nominate,
     OpenGate,
     PublishDevices,
+    ReplacePlugin,
     UpdateQuota,
 )
 from brain.model import resources
@@ -39,7 +40,18 @@ COMPONENT: Final = "nebulnetes"
 _EVENT_NAME: Final = 200
 """Longest part of an event's name that is taken from its object; names are at most 253 characters long."""
 
-Written = PublishDevices | AnnotateNode | LabelPod | LetIn | OpenGate | Nominate | Evict | LabelNamespace | UpdateQuota
+Written = (
+    PublishDevices
+    | ReplacePlugin
+    | AnnotateNode
+    | LabelPod
+    | LetIn
+    | OpenGate
+    | Nominate
+    | Evict
+    | LabelNamespace
+    | UpdateQuota
+)
 """Decisions that are one request each, whatever the object holds by now."""
 
 
@@ -85,16 +97,18 @@ def write(decision: Written, now: datetime) -> Write:
         case LabelPod(namespace, name, uid, label, value):
             metadata = {"uid": uid, "labels": {label: value}}
             return Write("PATCH", _pod_path(namespace, name), {"metadata": metadata})
-        case LetIn(namespace, name, uid, label, reservation):
+        case LetIn(namespace, name, uid, label, reservation, version=version):
             annotations = {names.RESERVATION_ANNOTATION: reservation}
             metadata = {"uid": uid, "labels": {names.CAPACITY_LABEL: label}, "annotations": annotations}
-            return _gate_off(namespace, name, metadata)
+            return _gate_off(namespace, name, metadata | ({"resourceVersion": version} if version else {}))
         case OpenGate(namespace, name, uid):
             return _gate_off(namespace, name, {"uid": uid})
         case Nominate(namespace, name, uid, node):
             body = {"metadata": {"uid": uid}, "status": {"nominatedNodeName": node}}
             return Write("PATCH", f"{_pod_path(namespace, name)}/status", body)
         case Evict(namespace, name, uid):
+            return _eviction(namespace, name, uid)
+        case ReplacePlugin(_, namespace, name, uid):
             return _eviction(namespace, name, uid)
         case LabelNamespace(name, value):
             return Write("PATCH", f"/api/v1/namespaces/{name}", {"metadata": {"labels": {names.QUOTA_LABEL: value}}})
@@ -127,9 +141,9 @@ def taint(node: bytes, *, wanted: bool) -> Write | None:
 
 
 def event(told: EmitEvent, now: datetime) -> Write:
-    """The Event that tells something. Its name follows from what it tells, so that the same is told once only."""
+    """The Event that tells something. Its name follows from what it is about, so that the same is told once only."""
     namespace = told.namespace or "default"
-    digest = hashlib.sha256("\0".join((told.uid, told.reason, told.message)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join((told.uid, told.reason, told.about or told.message)).encode()).hexdigest()[:16]
     when = _rfc3339(now)
     involved = {
         "apiVersion": "v1",

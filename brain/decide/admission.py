@@ -11,6 +11,7 @@ for the others (:mod:`~brain.decide.evicting`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -27,7 +28,7 @@ from brain.decide.groups import spares
 from brain.decide.holds import Holds
 from brain.decide.housing import Housing, expecting
 from brain.decide.ledger import Books
-from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome
+from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome, beneficiary
 from brain.decide.partition import Plan
 from brain.decide.passing import Passing
 from brain.decide.waiting import Entry, Waiting
@@ -52,6 +53,7 @@ class Admission:
         decisions: what to write.
         held: nodes whose order waits: a pod that room is made for there is not nominated yet.
         waits: why pods of quotas are not let in, or not bound, by key.
+        about: the same without the figures that change with every pod, by key, where there are any.
         reclaiming: keys of pods that others are evicted for, or that wait for the room of pods on their way out.
         holds: by key, the room kept for pods as others leave it.
     """
@@ -60,6 +62,7 @@ class Admission:
     decisions: tuple[AdmissionDecision, ...] = ()
     held: frozenset[str] = frozenset()
     waits: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
     reclaiming: frozenset[str] = frozenset()
     holds: Mapping[str, Hold] = field(default_factory=dict)
 
@@ -110,13 +113,15 @@ class Round:
         self._memory = memory
         self._spared = spared
         governed = governance(snapshot.quotas)
+        self._governed = governed.of
         self._accounts = accounts(snapshot, memory)
         self._books = Books(governed.counting)
         self.waiting = Waiting(snapshot, governed.of, memory)
         self.land = Land(snapshot)
         self._as_it_is = Ground(self.land, now=True)
         self._holds = Holds(snapshot)
-        self._leaving = frozenset(pod.node for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended)
+        self._going = [pod for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended]
+        self._leaving = frozenset(pod.node for pod in self._going)
         self._outcome = Outcome(snapshot, memory, self.waiting.others)
         for known in self._accounts.values():
             self._books.now.charge(known.quota, known.now)
@@ -134,11 +139,13 @@ class Round:
         accepted, plan = self._settled(passing, housing, expects)
         held = self._let_in(accepted, plan)
         self._reclaim({entry.key for entry in accepted}, passing.kept, housing, plan)
+        self._tell_whom(passing.unlent)
         outcome = self._outcome
         outcome.decisions += _nominations(self._snapshot, plan, {entry.key for entry in self.waiting.gated})
         decisions = (*opened, *outcome.decisions)
         holds = self._holds.standing({entry.key for entry in (*self.waiting.gated, *self.waiting.inside)})
-        return Admission(plan, decisions, held, outcome.waits, frozenset(outcome.reclaiming), holds)
+        reclaiming = frozenset(entry.key for entry, _ in outcome.reclaims)
+        return Admission(plan, decisions, held, outcome.waits, outcome.about, reclaiming, holds)
 
     def _settled(self, passing: Passing, housing: Housing, expects: Mapping[str, str]) -> tuple[list[Entry], Plan]:
         """Those that pass and have room, and the plan that gives it to them: made again without those without."""
@@ -210,6 +217,21 @@ class Round:
         entries = sorted([*inside, *gated], key=lambda entry: entry.rank)
         evicting = self.evicting(lambda: housing.after(plan))
         evicting.run(self.waiting.together(entries), plan.why)
+
+    def _tell_whom(self, unlent: Set[str]) -> None:
+        """Tell those that cannot borrow, and whose quota's pods must leave, whom these leave for; by rank the first."""
+        told: dict[str, str] = {}
+        for entry, found in self._outcome.reclaims:
+            leave = Counter(victim.quota.key for victim in found.victims if victim.quota is not None)
+            quotas = (self._governed.get(pod.namespace) for pod in self._going if pod.node == found.node)
+            leave.update(quota.key for quota in quotas if quota is not None)
+            for key, count in leave.items():
+                if key != entry.quota.key:
+                    told.setdefault(key, beneficiary(entry, count))
+        if told:
+            for entry in self.waiting.gated:
+                if entry.key in unlent and entry.key in self._outcome.waits and entry.quota.key in told:
+                    self._outcome.waits[entry.key] += told[entry.quota.key]
 
     def evicting(self, ground: Callable[[], Ground]) -> Evicting:
         """Reclaims by what is known; ``ground`` makes the nodes as they are without them."""

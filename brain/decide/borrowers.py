@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -35,10 +36,13 @@ class Borrowers:
         self._running: dict[str, Sequence[Victim]] = {}
         self._over: dict[str, Borrowing] = {}
         self.allowed = {budget.key: budget.allowed for budget in budgets}
+        near: defaultdict[str, list[Budget]] = defaultdict(list)
+        for budget in budgets:
+            near[budget.namespace].append(budget)
         for known in accounts:
             running, borrowing = known.standing, known.borrowing
-            if budgets:
-                running = tuple(_guarded(victim, budgets) for victim in running)
+            if not near.keys().isdisjoint(known.quota.namespaces):
+                running = tuple(_guarded(victim, near.get(victim.pod.namespace, ())) for victim in running)
                 borrowing = Borrowing(victim for victim in running if victim.pod.key in known.over)
             self._running[known.quota.key] = running
             if known.over:
@@ -90,4 +94,5 @@ class Borrowers:
 
 
 def _guarded(victim: Victim, budgets: Iterable[Budget]) -> Victim:
-    return replace(victim, budgets=tuple(budget.key for budget in budgets if budget.guards(victim.pod)))
+    covering = tuple(budget.key for budget in budgets if budget.guards(victim.pod))
+    return replace(victim, budgets=covering) if covering else victim

@@ -45,8 +45,8 @@ class Option(NamedTuple):
 
     @property
     def cost(self) -> tuple[Any, ...]:
-        """What it costs, beside options of as many pods: what it frees, then the age of the pods, then their names."""
-        return self.freed, sorted(-pod.created for pod in self.pods), sorted(pod.key for pod in self.pods)
+        """What it costs, beside options of as many pods: what it frees, then who goes first, then names."""
+        return self.freed, sorted(pod.first_out for pod in self.pods), sorted(pod.key for pod in self.pods)
 
 
 class TooManyError(Exception):

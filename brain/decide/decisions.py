@@ -31,10 +31,15 @@ class UntaintNode(msgspec.Struct, frozen=True, gc=False):
 
 
 class OrderGeometry(msgspec.Struct, frozen=True, gc=False):
-    """Send a node's agent the wanted geometry of some of its GPUs, by index, used instances included."""
+    """Send a node's agent the wanted geometry of some of its GPUs, by index, used instances included.
+
+    ``closed``: only if the node carries the repartitioning taint at that moment. The snapshot may be older than this
+    brain's own taking it off.
+    """
 
     node: str
     geometries: Mapping[int, Geometry]
+    closed: bool = True
 
 
 class AskState(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +56,18 @@ class PublishDevices(msgspec.Struct, frozen=True, gc=False):
 
     node: str
     devices: Mapping[str, int]
+
+
+class ReplacePlugin(msgspec.Struct, frozen=True, gc=False):
+    """Evict the device plugin's pod of a node: its DaemonSet makes another, which looks at the GPUs as it starts.
+
+    Within its disruption budgets, as any eviction. Holds for this uid only.
+    """
+
+    node: str
+    namespace: str
+    name: str
+    uid: str
 
 
 class AnnotateNode(msgspec.Struct, frozen=True, gc=False):
@@ -73,7 +90,15 @@ class LabelPod(msgspec.Struct, frozen=True, gc=False):
 class LetIn(msgspec.Struct, frozen=True, gc=False):
     """Let a pod in: our gate off, capacity label and reservation on, all at once or not at all. For this uid only.
 
-    ``created`` is when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+    Attributes:
+        namespace: of the pod.
+        name: of the pod.
+        uid: of the pod.
+        label: its capacity label.
+        reservation: its reservation annotation.
+        created: when the pod was, in seconds since the epoch, for the metric; 0 where that does not matter.
+        version: its resource version that this was decided for: one that has changed since is looked at again. Empty:
+            whatever it is by now.
     """
 
     namespace: str
@@ -82,6 +107,7 @@ class LetIn(msgspec.Struct, frozen=True, gc=False):
     label: str
     reservation: str
     created: int = 0
+    version: str = ""
 
 
 class OpenGate(msgspec.Struct, frozen=True, gc=False):
@@ -136,7 +162,7 @@ class UpdateQuota(msgspec.Struct, frozen=True, gc=False):
 
 
 class EmitEvent(msgspec.Struct, frozen=True, gc=False):
-    """Tell about an object by a Kubernetes event. The same one is told once.
+    """Tell about an object by a Kubernetes event. The same is told once.
 
     Attributes:
         kind: ``Pod`` or ``Node``.
@@ -146,6 +172,7 @@ class EmitEvent(msgspec.Struct, frozen=True, gc=False):
         reason: one of :mod:`brain.decide.reasons`.
         message: for people.
         warning: whether it is a Warning.
+        about: what makes it the same, where the message holds figures that change with every pod; else empty.
     """
 
     kind: str
@@ -155,6 +182,7 @@ class EmitEvent(msgspec.Struct, frozen=True, gc=False):
     reason: str
     message: str
     warning: bool
+    about: str = ""
 
 
 Decision = (
@@ -163,6 +191,7 @@ Decision = (
     | OrderGeometry
     | AskState
     | PublishDevices
+    | ReplacePlugin
     | AnnotateNode
     | LabelPod
     | LetIn
@@ -185,6 +214,8 @@ class Decisions:
         fitting: keys of waiting pods that fit as things are: the next snapshot says for how long they do.
         waits: by key, what pods of quotas wait for before they are let in or bound.
         holds: by key, the room kept for pods as others leave it: the next snapshot says for how long it is.
+        looks: by node that is ordered to change, uids of the pods that this look knows of; for the next snapshot.
+        late: how many pods were bound later than the settle time covers, and found so in this round.
         wake_seconds: after how long to decide again though nothing changed; None when time alone changes nothing.
     """
 
@@ -193,4 +224,6 @@ class Decisions:
     fitting: frozenset[str] = frozenset()
     waits: Mapping[str, str] = field(default_factory=dict)
     holds: Mapping[str, Hold] = field(default_factory=dict)
+    looks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    late: int = 0
     wake_seconds: float | None = None

@@ -5,8 +5,10 @@ Whom a pod may evict is not decided here, nor which set of those is the cheapest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from brain.decide.borrowers import Borrowers
@@ -16,7 +18,7 @@ from brain.decide.ground import Ground, PodSites
 from brain.decide.holds import RESTING, Holds
 from brain.decide.ledger import Books
 from brain.decide.outcome import NONE, Outcome
-from brain.decide.reclaim import MOST_STEPS, Case, Reclaim, cheapest
+from brain.decide.reclaim import MOST_STEPS, Case, Reclaim, Victim, cheapest
 from brain.decide.waiting import OWNER, Entry, Waiting
 from brain.decide.why import Reason
 
@@ -24,6 +26,12 @@ MOST_RECLAIMS: Final = 16
 """Pods that a round evicts others for; the next round goes on."""
 MOST_LOOKS: Final = 300_000
 """Pods and nodes that a round looks at for reclaims, about: a few tens of searches on a large cluster."""
+MOST_HELD: Final = 20_000
+"""Pods that it looks at to find out which disruption budgets hold them: enough for all that wait, on most clusters."""
+SHARE_OF_HELD: Final = 20
+"""What part of the steps of its searches a round takes for that, besides: a twentieth."""
+MOST_NAMED: Final = 3
+"""Pods that are named which a disruption budget holds."""
 
 
 class Evicting:
@@ -66,7 +74,9 @@ class Evicting:
         self._carried: list[tuple[Entry, Reclaim]] = []
         self._looks = 0
         self._steps = Steps(MOST_STEPS)
+        self._steps_of_held = Steps(MOST_STEPS // SHARE_OF_HELD)
         self._reclaims = 0
+        self._held_looks = 0
         self._full: set[object] = set()
         self._freed: set[str] = set()
 
@@ -75,7 +85,7 @@ class Evicting:
 
         ``why``: what the planner says of those for whom it has no room.
         """
-        vain: set[object] = set()
+        vain: dict[object, _Held] = {}
         for entry, members in together:
             if members:
                 self._group(members, self._needs[entry.pod.group], why)
@@ -91,9 +101,11 @@ class Evicting:
             resting = self._holds.rests(entry.pod, ever=False)
             found = None if kind in vain or resting else self.found(entry)
             if found is None and not resting:
-                vain.add(kind)
+                if kind not in vain:
+                    vain[kind] = self._held(entry)
+                vain[kind].tell(entry)
             if resting or (found is not None and not self._holds.keeps(entry.pod, found)):
-                found, entry.wait = None, RESTING
+                found, entry.wait, entry.about = None, RESTING, ""
             if found is None:
                 self._outcome.refuse(entry, reason)
                 self._without(entry)
@@ -106,13 +118,19 @@ class Evicting:
 
         ``idle``: it may be that nobody has to go.
         """
-        pod, quota, request = entry.pod, entry.quota, entry.request
-        later = self._books.later
-        sites = PodSites(self._ground, pod)
-        if (self._leaving or idle) and passes(later, quota, pod, request):
+        sites = PodSites(self._ground, entry.pod)
+        if (self._leaving or idle) and passes(self._books.later, entry.quota, entry.pod, entry.request):
             node = next((node for node in sites.nodes() if sites.fits(node, ())), None)
             if node is not None:
                 return Reclaim(node, ())
+        case = self._case(entry, sites)
+        found = cheapest(case, self._steps) if case is not None else None
+        return found if found is not None and found.victims else None
+
+    def _case(self, entry: Entry, sites: PodSites) -> Case | None:
+        """Who may have to go for a pod, and where it may go then; None where that is nobody."""
+        pod, quota, request = entry.pod, entry.quota, entry.request
+        later = self._books.later
         if pod.protected and not later.owns(quota, request):
             return None
         able = self._able()
@@ -125,9 +143,18 @@ class Evicting:
             nodes = {victim.pod.node for victim in victims}
             nodes.update(victim.pod.node for unit in units.values() for victim in unit.victims)
             sites = replace(sites, only=nodes)
-        case = Case(quota, later.refusals(quota, request), victims, sites, able.allowed, units)
-        found = cheapest(case, self._steps)
-        return found if found is not None and found.victims else None
+        return Case(quota, later.refusals(quota, request), victims, sites, able.allowed, units)
+
+    def _held(self, entry: Entry) -> _Held:
+        """Which disruption budgets keep others from leaving for a pod for whom nobody was found."""
+        if self._held_looks >= MOST_HELD or not self._able().allowed:
+            return _Held()
+        case = self._case(entry, PodSites(self._ground, entry.pod))
+        if case is None or not any(v.budgets for v in itertools.chain(case.victims, *_members(case))):
+            return _Held()
+        self._held_looks += len(case.victims)
+        found = cheapest(case, self._steps_of_held, guarded=False)
+        return _Held.by([v for v in found.victims if v.budgets], case.allowed) if found is not None else _Held()
 
     def _done(self) -> bool:
         """Whether the rest is for the next round."""
@@ -155,9 +182,12 @@ class Evicting:
         """Look for room for as many of a group as are of use together; where there is not enough, for nobody."""
         before = list(self._carried)
         got: list[tuple[Entry, Reclaim]] = []
+        held = _Held()
         for entry in members:
             able = not self._done() and not self._holds.rests(entry.pod)
             found = self.found(entry, idle=True) if able else None
+            if found is None and able and not held.text:
+                held = self._held(entry)
             if found is not None:
                 self._count(entry, found)
                 got.append((entry, found))
@@ -179,6 +209,7 @@ class Evicting:
                 self._count(entry, found, charge=False)
         for entry in members:
             if entry.key not in served:
+                held.tell(entry)
                 self._outcome.refuse(entry, why.get(entry.key))
 
     def _next(self, entry: Entry, found: Reclaim) -> None:
@@ -231,3 +262,38 @@ class Evicting:
             entry.owner = True
             self._outcome.open(entry, NONE, "")
             self._books.charge(entry.quota, entry.request, summed=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Why nobody leaves for a pod, where disruption budgets are why: in words, and without pods; else empty."""
+
+    text: str = ""
+    about: str = ""
+
+    @staticmethod
+    def by(victims: Sequence[Victim], allowed: Mapping[str, int]) -> _Held:
+        """What holds some that would leave, of whom each is covered by some budget."""
+        of: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+        for victim in victims:
+            of[victim.budgets].append(victim.pod.key)
+        said: dict[str, str] = {}
+        for budgets, pods in sorted(of.items()):
+            named = " and ".join(budgets)
+            left = allowed.get(budgets[0], len(pods))
+            goes = ", ".join(sorted(pods)[:MOST_NAMED]) + (", …" if len(pods) > MOST_NAMED else "")
+            if len(budgets) > 1:
+                said[named] = f"PodDisruptionBudgets {named} cover {goes}, and what several cover is never evicted"
+            elif left < len(pods):
+                most = "no eviction" if not left else "only 1 eviction" if left == 1 else f"only {left} evictions"
+                said[named] = f"PodDisruptionBudget {named} allows {most} of {goes}"
+        return _Held(f"waits: {'; '.join(said.values())}", f"budgets {', '.join(said)}") if said else _Held()
+
+    def tell(self, entry: Entry) -> None:
+        if self.text:
+            entry.wait, entry.about = self.text, self.about
+
+
+def _members(case: Case) -> Iterator[Sequence[Victim]]:
+    for unit in case.units.values():
+        yield unit.victims

@@ -16,6 +16,7 @@ from typing import Final
 
 from brain.decide import fit
 from brain.model import resources
+from brain.model.mig import Gpu
 from brain.model.node import Node, Taint
 from brain.model.pod import Pod
 from n8s import catalogue, names
@@ -54,6 +55,7 @@ class GpuMemory:
         self.products = {product: size for product, size in sorted(self._sizes.items()) if product in there}
         self._possible = {self._of_node[node.name] for node in self._whole}
         self._answers: dict[object, int | None] = {}
+        self._capacities: dict[str, tuple[Node, int]] = {}
 
     @staticmethod
     def of(default: int, nodes: Sequence[Node]) -> GpuMemory:
@@ -81,6 +83,24 @@ class GpuMemory:
     def shown(self) -> dict[str, int]:
         """By product, and the default, for people."""
         return {**self.products, DEFAULT: self.default}
+
+    def capacity(self, node: Node) -> int:
+        """GB that the pods of a node can have at most: of GPUs that are partitioned all they have."""
+        known = self._capacities.get(node.name)
+        if known is None or known[0] is not node:
+            known = self._capacities[node.name] = node, self._capacity(node)
+        return known[1]
+
+    def _capacity(self, node: Node) -> int:
+        devices, partitioned = node.allocatable, 0
+        if node.agent is not None and node.agent.gpus:
+            devices = {names.GPU: devices.get(names.GPU, 0)}
+            partitioned = sum(self._size(gpu) for gpu in node.agent.gpus if gpu.profiles)
+        each = self._of_node.get(node.name) or self.default
+        return partitioned + resources.with_gpu_memory(devices, each).get(names.GPU_MEMORY, 0)
+
+    def _size(self, gpu: Gpu) -> int:
+        return -(-gpu.memory_mib // MIB_PER_GB) or _catalogued(gpu.model) or self.default
 
     def _told(self, pod: Pod) -> int | None:
         """The size of the product that a pod has, or will have; None where that is not known."""

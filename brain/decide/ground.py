@@ -178,7 +178,7 @@ class Ground:
             agent = replace(agent, gpus=gpus if leaving else agent.gpus, ordered=ordered)
         room = Room.of(replace(node, agent=agent), tuple(pod for pod in pods if pod.key not in leaving), self._grids)
         if room.gpus:
-            room.fixed_reason = eligibility.unchangeable(node)
+            room.fixed_reason = eligibility.fixed(node)
         for pod in self._given.get(name, ()):
             for resource, count in sorted(pod.mig_request.items()):
                 room.keep(resource, count)

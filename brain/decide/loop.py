@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from brain.decide import governed, holds, overdue, quotas, reasons, repartition, standing
+from brain.decide import governed, holds, late, overdue, problems, quotas, reasons, repartition, standing
 from brain.decide.admission import Admission, admit
-from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict
+from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict, OrderGeometry
 from brain.decide.partition import Plan
 from brain.model.node import Node
 from brain.model.pod import Pod
@@ -46,6 +46,8 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     now = {node: wanted for node, wanted in plan.geometries.items() if node not in admission.held}
     turns = _turns(snapshot, replace(plan, geometries=now), set(as_it_is.values()), settings.settle_seconds)
     decisions: list[Decision] = [each for turn in turns for each in turn.steps]
+    belated, looks = late.late_binds(snapshot, [each.node for each in decisions if isinstance(each, OrderGeometry)])
+    decisions += [_event(pod, reasons.LATE_BIND, late.told(pod), warning=True) for pod in belated]
     decisions += governed.namespace_labels(snapshot, settings.release_namespace)
     decisions += quotas.quota_decisions(snapshot, settings.gpu_memory_gb, admission.reclaiming)
     decisions += admission.decisions
@@ -55,7 +57,16 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     fitting = plan.tried | _fitting(snapshot, as_it_is)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
     wakes += (wake for hold in admission.holds.values() if (wake := holds.wake_seconds(hold)) is not None)
-    return Decisions(tuple(decisions), plan, fitting, admission.waits, admission.holds, min(wakes, default=None))
+    return Decisions(
+        tuple(decisions),
+        plan,
+        fitting,
+        admission.waits,
+        admission.holds,
+        looks,
+        len(belated),
+        min(wakes, default=None),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,16 +122,17 @@ def _turns(snapshot: Snapshot, plan: Plan, expected: Set[str], settle_seconds: f
 
 def _turn(node: Node, bound: tuple[Pod, ...], plan: Plan, asked: tuple[bool, float]) -> _Turn:
     expected, settle_seconds = asked
-    step = repartition.step(node, plan, expected=expected, settle_seconds=settle_seconds)
+    step = repartition.step(node, bound, plan, expected=expected, settle_seconds=settle_seconds)
     question = repartition.outdated(node, bound)
-    shown = repartition.shown_geometry(node, plan)
+    wakes = [wake for wake in (step.wake_seconds, problems.wake_seconds(node)) if wake is not None]
+    shown = (repartition.shown_geometry(node, plan), problems.shown(node))
     return _Turn(
         node,
         bound,
         asked,
         step.decisions if question is None else (*step.decisions, question),
-        (*(() if shown is None else (shown,)), *repartition.node_events(node)),
-        step.wake_seconds,
+        (*(each for each in shown if each is not None), *problems.events(node)),
+        min(wakes, default=None),
     )
 
 
@@ -142,7 +154,8 @@ def _pod_events(snapshot: Snapshot, admission: Admission) -> Iterator[EmitEvent]
                 yield _event(pod, reasons.RECLAIMED, f"Evicted: {evicted[pod.key].reason}", warning=True)
     for pod in snapshot.unbound():
         if pod.key in admission.waits:
-            yield _event(pod, reasons.QUOTA_WAITS, admission.waits[pod.key], warning=False)
+            told, about = admission.waits[pod.key], admission.about.get(pod.key, "")
+            yield _event(pod, reasons.QUOTA_WAITS, told, about, warning=False)
             continue
         made = plan.made.get(pod.key)
         if made:
@@ -150,8 +163,9 @@ def _pod_events(snapshot: Snapshot, admission: Admission) -> Iterator[EmitEvent]
         elif pod.key in plan.overdue:
             yield _event(pod, reasons.SUFFICIENT, plan.why[pod.key].text, warning=True)
         elif pod.key in plan.why and not plan.why[pod.key].later:
-            yield _event(pod, reasons.NO_ROOM, plan.why[pod.key].text, warning=True)
+            why = plan.why[pod.key]
+            yield _event(pod, reasons.NO_ROOM, why.text, "; ".join(lack.text for lack in why.lacks), warning=True)
 
 
-def _event(pod: Pod, reason: str, message: str, *, warning: bool) -> EmitEvent:
-    return EmitEvent("Pod", pod.namespace, pod.name, pod.uid, reason, message, warning)
+def _event(pod: Pod, reason: str, message: str, about: str = "", *, warning: bool) -> EmitEvent:
+    return EmitEvent("Pod", pod.namespace, pod.name, pod.uid, reason, message, warning, about)

@@ -32,7 +32,8 @@ class Outcome:
     Attributes:
         decisions: what to write.
         waits: what pods wait for, by key.
-        reclaiming: keys of pods that others are evicted for, or that wait for the room of pods on their way out.
+        about: the same without figures, by key, where there are any.
+        reclaims: those that others are evicted for, or that wait for the room of pods on their way out, by rank.
     """
 
     def __init__(self, snapshot: Snapshot, memory: GpuMemory, waits: Mapping[str, str]) -> None:
@@ -41,7 +42,8 @@ class Outcome:
         self._lowest = min((pod.priority for pod in snapshot.pods if pod.node and not pod.ended), default=0)
         self.decisions: list[AdmissionDecision] = []
         self.waits = dict(waits)
-        self.reclaiming: set[str] = set()
+        self.about: dict[str, str] = {}
+        self.reclaims: list[tuple[Entry, Reclaim]] = []
 
     def hot(self, pod: Pod) -> bool:
         """Whether kube-scheduler might evict somebody for the pod: then it is let in only where it fits at once."""
@@ -50,7 +52,7 @@ class Outcome:
     def open(self, entry: Entry, how: str, node: str) -> None:
         """A pod is let in."""
         pod, value = entry.pod, reserved(entry.label, how, node, self._memory.promise(entry.pod))
-        self.decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, value, pod.created))
+        self.decisions.append(LetIn(pod.namespace, pod.name, pod.uid, entry.label, value, pod.created, pod.version))
 
     def nominate(self, pod: Pod, node: str) -> None:
         """Room is kept for a pod; on no node if that is empty."""
@@ -59,7 +61,7 @@ class Outcome:
     def refuse(self, entry: Entry, reason: Reason | None) -> None:
         """Why a pod is not let in, or not bound: its quota, or else what the planner says of the nodes."""
         if entry.wait:
-            self.waits[entry.key] = entry.wait
+            self.waits[entry.key], self.about[entry.key] = entry.wait, entry.about
         elif reason is None:
             self.waits[entry.key] = "waits: no node has room"
 
@@ -69,7 +71,7 @@ class Outcome:
         ``shut``: it keeps its gate until they have gone.
         """
         pod, key = entry.pod, entry.key
-        self.reclaiming.add(key)
+        self.reclaims.append((entry, found))
         goes = ", ".join(victim.pod.key for victim in found.victims)
         if not found.victims:
             self.waits[key] = f"waits for pods on their way out on {found.node}"
@@ -84,6 +86,13 @@ class Outcome:
                 Evict(victim.pod.namespace, victim.pod.name, victim.pod.uid, key, *_why(entry, victim))
                 for victim in found.victims
             )
+
+
+def beneficiary(entry: Entry, count: int) -> str:
+    """What one is told that wants to borrow again once pods of its quota must leave for another's."""
+    due = "owner of min" if entry.owner else "borrower within its guaranteed share"
+    leave = "1 pod leave" if count == 1 else f"{count} pods leave"
+    return f"; {due} in {entry.quota.name} has {leave} to make room for {entry.key}"
 
 
 def _why(entry: Entry, victim: Victim) -> tuple[str, str]:

@@ -86,9 +86,10 @@ def plan(snapshot: Snapshot) -> Plan:
     moment keep the free instances they would take.
     """
     with _uncollected():
-        result = _plan(snapshot)
-        forget_changed()
-        return result
+        try:
+            return _plan(snapshot)
+        finally:
+            forget_changed()
 
 
 def _plan(snapshot: Snapshot) -> Plan:
@@ -305,16 +306,17 @@ class _Planning:
         return outcome.bound if share is None else share.bound
 
     def _mend(self, pods: Sequence[Pod]) -> None:
-        """Make halved groups whole, or give what they have to others: where some are served, but not enough."""
+        """Make halved groups whole, or give what they have to others: where some are served, but not enough.
+
+        Pods that may be bound at any moment keep what they have.
+        """
         members: dict[str, list[Pod]] = {}
         for pod in pods:
             if self._groups.binds(pod):
                 members.setdefault(pod.group, []).append(pod)
         dropped: set[str] = set()
-        while halved := self._halved(members):
-            for group in halved:
-                if group in dropped or not self._complete(members[group]):
-                    dropped.add(group)
+        while halved := [group for group in self._halved(members) if group not in dropped]:
+            dropped |= {group for group in halved if not self._complete(members[group])}
             self._support()
         if not self._freed:
             return

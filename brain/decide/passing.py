@@ -20,6 +20,7 @@ class Passing:
 
     Attributes:
         kept: keys of those that are charged without passing, since they get the room of pods on their way out.
+        unlent: keys of those that do not pass because quotas have too little left to lend.
     """
 
     def __init__(self, books: Books, waiting: Waiting, expects: Mapping[str, str]) -> None:
@@ -29,6 +30,7 @@ class Passing:
         self._expects = expects
         self._ahead = Ahead()
         self.kept: set[str] = set()
+        self.unlent: set[str] = set()
 
     def accepted(self, without: Set[str]) -> list[Entry]:
         """Those whose quota lets them pass, owners first; they are charged. Of groups all that are of use, or none."""
@@ -88,9 +90,9 @@ class Passing:
         for entry in taken:
             self._books.discharge(entry.quota, entry.request)
         for entry in members:
-            entry.wait = (
-                entry.wait or f"waits: {need} pods of its group go in together, and the quota lets {len(taken)}"
-            )
+            if not entry.wait:
+                entry.wait = f"waits: {need} pods of its group go in together, and the quota lets {len(taken)}"
+                entry.about = "its group"
         return []
 
     def _charged(self, entry: Entry, tier: int) -> bool:
@@ -101,7 +103,7 @@ class Passing:
         may = passes(now, entry.quota, entry.pod, entry.request)
         expects = entry.key in self._expects and not may
         own = natural(entry, now)
-        entry.owner, entry.wait = own == OWNER, ""
+        entry.owner, entry.wait, entry.about = own == OWNER, "", ""
         if expects:
             own = natural(entry, later)
         entry.tier = self._ahead.tier(entry, own)
@@ -110,25 +112,32 @@ class Passing:
         if entry.tier > tier:
             return False
         if not may:
-            entry.wait = self._refused(entry)
+            self._refuse(entry)
             if expects:
                 self.kept.add(entry.key)
         if may or expects:
             self._books.charge(entry.quota, entry.request)
         return may
 
-    def _refused(self, entry: Entry) -> str:
+    def _refuse(self, entry: Entry) -> None:
+        """Says what a pod waits for that does not pass."""
         for refusal in self._books.now.refusals(entry.quota, entry.request):
-            return _told(refusal, entry.quota.name)
-        return f"waits: it is not preemptible, so it may not borrow, and {entry.quota.name} has no min left for it"
+            entry.wait = _told(refusal, entry.quota.name)
+            entry.about = f"{refusal.rule} {refusal.resource}"
+            if refusal.rule != "max":
+                self.unlent.add(entry.key)
+            return
+        quota = entry.quota.name
+        entry.wait = f"waits: it is not preemptible, so it may not borrow, and {quota} has no min left for it"
 
 
 @lru_cache(maxsize=1_000)
 def _told(refusal: Refusal, quota: str) -> str:
     """A quota's refusal in words; most of those that wait are refused for the same things."""
-    used, limit, asked = (
-        resources.quantity(refusal.resource, value) for value in (refusal.used, refusal.limit, refusal.asked)
+    used, limit, left, asked = (
+        resources.quantity(refusal.resource, value)
+        for value in (refusal.used, refusal.limit, max(0, refusal.limit - refusal.used), refusal.asked)
     )
     if refusal.rule == "max":
         return f"waits: {quota} uses {used} of max {limit} {refusal.resource}, and this asks for {asked}"
-    return f"waits: quotas use {used} of {limit} {refusal.resource} in all, and this asks for {asked}"
+    return f"waits: quotas lend {left} of {limit} {refusal.resource}, and this asks for {asked}"

@@ -25,6 +25,8 @@ _OPTIONS: Final[Mapping[str, bool | int | float | str]] = {
     "mip_rel_gap": 0.0,
     "mip_abs_gap": 0.999,  # objectives are integers: a gap below one is none
 }
+_EXPECTED: Final = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kSolutionLimit)
+"""What a search may end with: the optimum, or as many nodes as it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,11 @@ class Solver:
         self._highs.changeColsCost(count, self._columns, costs)
         # No start is given: HiGHS 1.16 sometimes hands a start back in place of the better solution that it found.
         self._highs.run()
+        if self._highs.getModelStatus() not in _EXPECTED:
+            # There is a solution, self.values: where HiGHS 1.16 calls a program infeasible, its presolve is at fault.
+            self._highs.setOptionValue("presolve", "off")
+            self._highs.run()
+            self._highs.setOptionValue("presolve", "choose")
         info = self._highs.getInfo()
         if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
             found = [round(value) for value in self._highs.getSolution().col_value]
@@ -99,7 +106,9 @@ class Solver:
                 self.values = found
         # Without any bound of the solver's own, the columns' bounds are one.
         most = sum(max(0, weight) * self._program.upper[column] for column, weight in objective.items())
-        return max(value_of(objective, self.values), math.floor(min(info.mip_dual_bound, most) + 1e-6))
+        sure = self._highs.getModelStatus() in _EXPECTED and math.isfinite(info.mip_dual_bound)
+        bound = math.floor(min(info.mip_dual_bound, most) + 1e-6) if sure else most
+        return max(value_of(objective, self.values), bound)
 
     def settle(self, columns: Iterable[int]) -> None:
         """Let columns keep their values: later objectives get less good, and are found much sooner."""

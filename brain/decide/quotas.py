@@ -32,11 +32,12 @@ def quota_decisions(
     of pods that others must leave for.
     """
     governed = governance(snapshot.quotas)
-    books = accounts(snapshot, GpuMemory.of(gpu_memory_gb, snapshot.nodes))
+    memory = GpuMemory.of(gpu_memory_gb, snapshot.nodes)
+    books = accounts(snapshot, memory)
     ordered = sorted(snapshot.quotas, key=lambda quota: quota.key)
     conditions = {quota.key: _conditions(governed.verdicts[quota.key]) for quota in ordered}
     counting = sorted(governed.counting, key=lambda quota: quota.key)
-    for name, said in (_reclaims(ordered, reclaiming), _exceeding(counting, snapshot.nodes)):
+    for name, said in (_reclaims(ordered, reclaiming), _exceeding(counting, snapshot.nodes, memory)):
         for quota in ordered:
             message = said.get(quota.key, "") if quota.key in books else ""
             reason = name if message else f"Not{name}"
@@ -116,22 +117,22 @@ def _reclaims(quotas: Iterable[Quota], reclaiming: Set[str]) -> tuple[str, dict[
     return RECLAIMING, said
 
 
-def _exceeding(active: Iterable[Quota], nodes: Iterable[Node]) -> tuple[str, dict[str, str]]:
+def _exceeding(active: Iterable[Quota], nodes: Sequence[Node], memory: GpuMemory) -> tuple[str, dict[str, str]]:
     """The condition that says that more is guaranteed than there is, with its message by quota key where it holds.
 
-    MIG devices and GPU memory are not judged: how much of them there can be is for the planner to find.
+    MIG devices by profile are not judged: how many of them there can be is for the planner to find.
     """
     guaranteed: Counter[str] = Counter()
     whose: defaultdict[str, list[str]] = defaultdict(list)
     for quota in active:
         for name, value in quota.min.items():
-            if name != names.GPU_MEMORY and not name.startswith(names.MIG_PREFIX):
+            if not name.startswith(names.MIG_PREFIX):
                 guaranteed[name] += value
                 whose[name].append(quota.key)
     there = dict.fromkeys(guaranteed, 0)
     for node in nodes:
         for name in there:
-            there[name] += node.allocatable.get(name, 0)
+            there[name] += memory.capacity(node) if name == names.GPU_MEMORY else node.allocatable.get(name, 0)
     said: dict[str, str] = {}
     for name, value in sorted(guaranteed.items()):
         if value > there[name]:

@@ -1,8 +1,8 @@
 """Whom to evict so that a pod finds room: the smallest set that makes its quota and a node fit, or nobody.
 
-Among sets that work, in this order: fewest pods; lowest highest priority; least freed of what the pod lacks; newest;
-name. Pods of a group that are of no use without those that go are counted, and go, with them. Who may be evicted at all
-is not decided here, nor what a node can hold.
+Among sets that work, in this order: fewest pods; lowest highest priority; least freed of what the pod lacks; newest,
+those before them that came in past the gate; name. Pods of a group that are of no use without those that go are
+counted, and go, with them. Who may be evicted at all is not decided here, nor what a node can hold.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Victim:
         request: what it asks for, as quotas count it.
         quota: the quota it counts in; None outside quotas.
         budgets: the disruption budgets that cover it.
-        newest: sorts by age, the newest first.
+        newest: sorts by :attr:`Pod.first_out`, then by key.
         kind: the same object for most of those that ask for the same and whose quotas' ``min`` name the same.
     """
 
@@ -56,7 +56,7 @@ class Victim:
 
     def __post_init__(self) -> None:
         named = frozenset(self.quota.min) if self.quota is not None else frozenset[str]()
-        object.__setattr__(self, "newest", (-self.pod.created, self.pod.key))
+        object.__setattr__(self, "newest", (self.pod.first_out, self.pod.key))
         object.__setattr__(self, "kind", _kind(tuple(sorted(self.request.items())), named))
 
 
@@ -315,7 +315,7 @@ class _Search:
         exact = not (any(self._short) or spot.whole)
         lowest = min([v.pod.priority for v in spot.local], default=0) if exact else self._levels[0]
         freed = sum(_frees(v, spot.lacked) for v in first) if exact else -1
-        return size, lowest, freed, sorted(-v.pod.created for v in first), sorted(v.newest[1] for v in first)
+        return size, lowest, freed, sorted(v.pod.first_out for v in first), sorted(v.newest[1] for v in first)
 
     def _chosen(self, spot: _Spot, size: int, level: int, *, rough: bool) -> Option | None:
         """The best set of so many pods of a priority at most; ``rough``: some set where that takes too many steps."""

@@ -232,15 +232,16 @@ class Room:
         free = fit.free_resources(node, bound)
         unshown = eligibility.unshown(node)
         if agent is None or not node.enabled or unshown:
-            left = Counter({name: n for name, n in node.allocatable.items() if name.startswith(names.MIG_PREFIX)})
+            devices = {} if unshown == eligibility.SHOWS_GONE else node.allocatable
+            left = Counter({name: n for name, n in devices.items() if name.startswith(names.MIG_PREFIX)})
             for pod in bound:
                 left.subtract(pod.mig_request)
-            return Room(node, bound, free, [], unshown or eligibility.unchangeable(node), left)
+            return Room(node, bound, free, [], unshown or eligibility.fixed(node), left)
         ordered = agent.ordered or {}
         gpus = [GpuRoom.of(gpu, grids.of(gpu.profiles), ordered.get(gpu.index)) for gpu in agent.gpus]
-        room = Room(node, bound, free, gpus, eligibility.unchangeable(node), Counter(), _sizes(gpus))
+        room = Room(node, bound, free, gpus, eligibility.fixed(node), Counter(), _sizes(gpus))
         promised = [pod for pod in bound if pod.mig_request]
-        shown = agent.held if promised else {}
+        shown = agent.held_in_reach if promised else {}
         for pod in promised:
             missing = Counter(pod.mig_request) - Counter(shown.get(pod.key, {}))
             for resource, count in sorted(missing.items()):

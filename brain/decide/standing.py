@@ -5,14 +5,16 @@ Decides nothing. What it says of a pod is what the pod's event says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from brain.decide.decisions import Decisions
+from brain.decide.ledger import by_namespace
 from brain.decide.why import Reason
 from brain.model.mig import Placement
 from brain.model.pod import Pod
+from brain.model.quota import Quota, active
 
 
 class Standing(Enum):
@@ -40,6 +42,7 @@ class Explanation:
         node: the node that it is bound to, fits on, or that room is being made on; empty where there is none.
         made: what is made for it: ``(GPU index, placement)``; empty once the order is given.
         reason: why it waits; None where it does not.
+        quota: the quota that governs its namespace; None where none does, and once the pod has ended.
     """
 
     pod: Pod
@@ -48,10 +51,18 @@ class Explanation:
     node: str = ""
     made: tuple[tuple[int, Placement], ...] = ()
     reason: Reason | None = None
+    quota: Quota | None = None
 
 
-def explain(pod: Pod, decisions: Decisions) -> Explanation:
-    """How a pod of the snapshot stands, from which the decisions follow."""
+def explain(pod: Pod, decisions: Decisions, quotas: Iterable[Quota] = ()) -> Explanation:
+    """How a pod of the snapshot stands, from which the decisions follow; ``quotas`` are those of the snapshot."""
+    found = _stands(pod, decisions)
+    if found.standing is Standing.ENDED:
+        return found
+    return replace(found, quota=by_namespace(active(quotas)).get(pod.namespace))
+
+
+def _stands(pod: Pod, decisions: Decisions) -> Explanation:
     plan = decisions.plan
     node = plan.assigned.get(pod.key, "")
     if pod.ended:
@@ -66,7 +77,7 @@ def explain(pod: Pod, decisions: Decisions) -> Explanation:
     if pod.gated and pod.key not in plan.why:
         return Explanation(pod, Standing.GATED, "has scheduling gates left: no room is looked for before they are gone")
     if not pod.mig_request:
-        return Explanation(pod, Standing.NO_MIG, "asks for no MIG devices")
+        return Explanation(pod, Standing.NO_MIG, "asks for no MIG devices: kube-scheduler alone finds it a node")
     if pod.key in plan.overdue:
         return Explanation(pod, Standing.OVERDUE, plan.why[pod.key].text, plan.overdue[pod.key])
     if pod.key in plan.why:

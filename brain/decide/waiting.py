@@ -39,6 +39,7 @@ class Entry:
         owner: whether its quota stays within ``min`` with it.
         tier: in which tier its turn is.
         wait: what its quota keeps it waiting for; empty where it passes.
+        about: the same without the figures that change with every pod; empty where it holds none.
         key: the pod's key.
     """
 
@@ -48,6 +49,7 @@ class Entry:
     owner: bool = False
     tier: int = OWNER
     wait: str = ""
+    about: str = ""
     key: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from brain import wire
 from brain.model.mig import Geometry, Gpu
@@ -17,6 +17,16 @@ REMEMBERED_SECONDS: Final = 600.0
 """An order applied longer ago than this counts as one never applied: no taint stands for so long because of it."""
 
 
+class _Report(NamedTuple):
+    """What an agent last said of its node; see :class:`~brain.model.node.Agent`."""
+
+    gpus: tuple[Gpu, ...]
+    allocatable: Mapping[str, frozenset[str]]
+    problem: str
+    plugin_problem: str
+    plugin_awaited: bool
+
+
 class Record:
     """One node's agent: its last report, the order in flight, how the last order ended.
 
@@ -27,7 +37,8 @@ class Record:
         self.connected = False
         self.heard = now
         self._hello = hello
-        self._reported: tuple[tuple[Gpu, ...], Mapping[str, frozenset[str]], str] | None = None
+        self._reported: _Report | None = None
+        self._awaited_at: float | None = None
         self._fresh = False
         self._sent: tuple[int, int] | None = None
         self._ordered: Mapping[int, Geometry] | None = None
@@ -48,6 +59,7 @@ class Record:
         self._at_rest = None
         self._hello = hello
         self._fresh = False
+        self._awaited_at = None
         self._sent = self._ordered = None
         self._applying = 0
 
@@ -55,7 +67,11 @@ class Record:
         """The agent reports. Returns whether that says anything new."""
         gpus = tuple(sorted(map(wire.gpu_from, state.gpus), key=lambda gpu: gpu.index))
         allocatable = {entry.name: frozenset(entry.device_ids) for entry in state.allocatable}
-        report = (gpus, allocatable, state.problem)
+        report = _Report(gpus, allocatable, state.problem, state.plugin_problem, state.plugin_awaited)
+        if not state.plugin_awaited:
+            self._awaited_at = None
+        elif self._awaited_at is None:
+            self._awaited_at = now
         new = not self._fresh or report != self._reported or state.applying != self._applying
         self.heard = now
         if new:
@@ -122,19 +138,26 @@ class Record:
         if applied > REMEMBERED_SECONDS:
             applied = float("inf")
         connected = self.connected and self._fresh
-        gpus, allocatable, problem = self._reported
+        report = self._reported
         agent = Agent(
             connected=connected,
             silent_seconds=0.0 if connected else now - self.heard,
-            gpus=gpus,
-            allocatable=allocatable,
-            problem=problem,
+            gpus=report.gpus,
+            allocatable=report.allocatable,
+            problem=report.problem,
+            plugin_problem=report.plugin_problem,
+            awaited_seconds=None if self._awaited_at is None else now - self._awaited_at,
             ordered=ordered,
             failure=failure,
             applied_seconds=applied,
             version=self._hello.agent_version,
             driver=self._hello.driver,
         )
-        if connected and applied == float("inf") and (failure is None or failure.retry_seconds == 0.0):
+        if (
+            connected
+            and applied == float("inf")
+            and self._awaited_at is None
+            and (failure is None or failure.retry_seconds == 0.0)
+        ):
             self._at_rest = agent
         return agent

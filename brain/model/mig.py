@@ -11,8 +11,12 @@ import enum
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from n8s import names
+
+LOST: Final = "gpu-lost"
+"""The agent's word for a GPU that its driver does not reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,8 @@ class Gpu:
         instances: what exists, by start.
         uuid: the driver's UUID.
         memory_mib: memory of the whole GPU in MiB.
-        problem: why it cannot be partitioned; empty when it can.
+        problem: why it cannot be partitioned, and what to do about it; empty when it can.
+        problem_code: which problem that is, in the agent's word; empty where there is none.
     """
 
     index: int
@@ -133,6 +138,12 @@ class Gpu:
     uuid: str = ""
     memory_mib: int = 0
     problem: str = ""
+    problem_code: str = ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether its driver does not reach it any more; what it holds is as it was seen last."""
+        return self.problem_code == LOST
 
     @property
     def geometry(self) -> Geometry:

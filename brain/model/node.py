@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from brain.model.mig import Geometry, Gpu, InstanceState
+from brain.model.mig import Geometry, Gpu
+from brain.model.pod import Pod
 from brain.model.resources import Resources
 from n8s import names
 
@@ -44,6 +46,9 @@ class Agent:
         gpus: the GPUs as last reported, by index.
         allocatable: device ids by resource, as the kubelet shows them.
         problem: what keeps the agent from its work; empty when nothing does.
+        plugin_problem: why it cannot have the device plugin look again; empty when it can.
+        awaited_seconds: for how long its order, whose GPUs are done, has waited for the device plugin, which it could
+            not have look again; None where it does not.
         ordered: geometry by GPU index of an order that is sent and not confirmed; None when none is.
         failure: how the last order ended, unless it was applied.
         applied_seconds: since the agent last said that it had applied an order; infinite where it did not.
@@ -56,6 +61,8 @@ class Agent:
     gpus: tuple[Gpu, ...]
     allocatable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     problem: str = ""
+    plugin_problem: str = ""
+    awaited_seconds: float | None = None
     ordered: Mapping[int, Geometry] | None = None
     failure: Failure | None = None
     applied_seconds: float = float("inf")
@@ -64,11 +71,14 @@ class Agent:
 
     @property
     def devices(self) -> dict[str, frozenset[str]]:
-        """Device ids by resource that the device plugin should show: the UUIDs of all whole instances."""
+        """Device ids by resource that the device plugin should show: the UUIDs of all whole instances.
+
+        Those of lost GPUs are none of them: the plugin does not reach them either.
+        """
         result: dict[str, set[str]] = {}
         for gpu in self.gpus:
             for instance in gpu.instances:
-                if instance.state is not InstanceState.BROKEN:
+                if instance.uuid and not gpu.lost:
                     result.setdefault(names.mig_resource(instance.profile), set()).add(instance.uuid)
         return {name: frozenset(ids) for name, ids in result.items()}
 
@@ -80,20 +90,58 @@ class Agent:
     @property
     def held(self) -> dict[str, dict[str, int]]:
         """Devices that containers hold by the kubelet's account: count by resource, by pod key."""
-        result: dict[str, dict[str, int]] = {}
-        for gpu in self.gpus:
-            for instance in gpu.instances:
-                if instance.holder is not None:
-                    pod = result.setdefault(instance.holder.key, {})
-                    resource = names.mig_resource(instance.profile)
-                    pod[resource] = pod.get(resource, 0) + 1
-        return result
+        return _held(self.gpus)
+
+    @property
+    def held_in_reach(self) -> dict[str, dict[str, int]]:
+        """The same without those of lost GPUs: for these the scheduler takes others, which are there, as taken."""
+        return _held(gpu for gpu in self.gpus if not gpu.lost)
 
     @property
     def plugin_current(self) -> bool:
-        """Whether the kubelet knows exactly the MIG devices that exist."""
-        shown = {name: ids for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX) and ids}
-        return shown == self.devices
+        """Whether the kubelet knows exactly the MIG devices that exist; those of lost GPUs it may know or not."""
+        lost = {instance.uuid for gpu in self.gpus if gpu.lost for instance in gpu.instances}
+        mig = {name: ids - lost for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX)}
+        return {name: ids for name, ids in mig.items() if ids} == self.devices
+
+    @property
+    def shows_gone(self) -> bool:
+        """Whether the kubelet shows MIG devices that do not exist: it fails a pod that it would give one of them."""
+        known = {instance.uuid for gpu in self.gpus for instance in gpu.instances}
+        return any(ids - known for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX))
+
+
+def _held(gpus: Iterable[Gpu]) -> dict[str, dict[str, int]]:
+    """Devices of some GPUs that containers hold: count by resource, by pod key."""
+    result: dict[str, dict[str, int]] = {}
+    for gpu in gpus:
+        for instance in gpu.instances:
+            if instance.holder is not None:
+                pod = result.setdefault(instance.holder.key, {})
+                resource = names.mig_resource(instance.profile)
+                pod[resource] = pod.get(resource, 0) + 1
+    return result
+
+
+NEW_SECONDS: Final = 5.0
+"""A device plugin that has been Ready for less is new: the agent, which looks every 2 s, may not have noticed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """NVIDIA's device plugin on a node, as far as it is a DaemonSet's pod.
+
+    Attributes:
+        pod: its pod.
+        known_seconds: for how long this brain has known of that pod; infinite as ``ready_seconds`` is.
+        ready_seconds: for how long this brain has seen that pod Ready; 0 where it has not. Infinite where it was
+            before this brain looked, and where it is no longer new and the node is without our taint: time does not
+            matter then.
+    """
+
+    pod: Pod
+    known_seconds: float
+    ready_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +159,7 @@ class Node:
         capacity: ``status.capacity``.
         allocatable: ``status.allocatable``.
         agent: what its agent says; None where none has ever spoken to this brain.
+        plugin: the pod of NVIDIA's device plugin; None where there is none.
         tainted_seconds: for how long this brain has seen our taint on it; 0 when it does not carry it.
         untainted_seconds: since this brain saw our taint go; infinite where it did not.
     """
@@ -125,10 +174,13 @@ class Node:
     capacity: Resources = field(default_factory=dict)
     allocatable: Resources = field(default_factory=dict)
     agent: Agent | None = None
+    plugin: Plugin | None = None
     tainted_seconds: float = 0.0
     untainted_seconds: float = float("inf")
 
-    def seen(self, agent: Agent | None, tainted_seconds: float, untainted_seconds: float) -> Node:
+    def seen(
+        self, agent: Agent | None, plugin: Plugin | None, tainted_seconds: float, untainted_seconds: float
+    ) -> Node:
         """The node with what this brain sees of it besides; takes half as long as ``dataclasses.replace``."""
         return Node(
             self.name,
@@ -141,6 +193,7 @@ class Node:
             self.capacity,
             self.allocatable,
             agent,
+            plugin,
             tainted_seconds,
             untainted_seconds,
         )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from brain.model.affinity import AffinityTerm, Requirement, SpreadConstraint
 from brain.model.resources import Resources
 from n8s import names
+
+_PAST_THE_GATE: Final = 1 << 40
+"""More than any age in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,14 @@ class Toleration:
     operator: str = "Equal"
     value: str = ""
     effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What a DaemonSet's pod is known by: the name of the DaemonSet, and those of the containers."""
+
+    name: str
+    containers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +70,13 @@ class Pod:
         spread: topology spread constraints that its scheduling depends on.
         group: what it stands and falls with, e.g. ``job/<namespace>/<uid>``; empty where it stands alone.
         group_min: how many pods of its group are of use only together; 0 means all that have not ended.
+        daemon: what it is known by where it belongs to a DaemonSet; else None.
+        ready: whether it is Ready, where it belongs to a DaemonSet: of others, nothing follows from that.
+        version: its resource version while it has our gate, so that it is let in only as it was seen; empty without.
         key: ``namespace/name``; kept, as what follows, since both are asked for so often.
         mig_request: MIG devices it asks for: count by resource name, without zeros.
+        first_out: sorts pods that are worth as much to those who need their room: who came in past the gate goes first,
+            then the newest.
     """
 
     namespace: str
@@ -87,13 +104,18 @@ class Pod:
     spread: tuple[SpreadConstraint, ...] = ()
     group: str = ""
     group_min: int = 0
+    daemon: Daemon | None = None
+    ready: bool = False
+    version: str = ""
     key: str = field(init=False, compare=False, repr=False)
     mig_request: Resources = field(init=False, compare=False, repr=False)
+    first_out: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         devices = {name: n for name, n in self.request.items() if name.startswith(names.MIG_PREFIX) and n > 0}
         object.__setattr__(self, "key", f"{self.namespace}/{self.name}")
         object.__setattr__(self, "mig_request", devices)
+        object.__setattr__(self, "first_out", -self.created if self.reservation else -self.created - _PAST_THE_GATE)
 
     @property
     def ended(self) -> bool:

@@ -116,7 +116,7 @@ class Quota:
 RECLAIMING: Final = "Reclaiming"
 """Condition: pods are evicted for one of the quota's, or it waits for the room of pods on their way out."""
 EXCEEDS: Final = "MinExceedsCapacity"
-"""Condition: of a resource that the quota's ``min`` names, quotas guarantee more than the nodes have."""
+"""Condition: of a resource that the quota's ``min`` names, quotas guarantee more than there is; MIG profiles aside."""
 
 
 class Standing(enum.Enum):

@@ -59,9 +59,10 @@ def pod_request(
     request = resources.larger(resources.total([together, sidecars]), first)
     if pod_level is not None:
         own = {**{name: n for name, n in pod_level.limits.items() if name not in request}, **pod_level.requests}
-        request |= {name: n for name, n in own.items() if _pod_level(name)}
+        request |= {name: n for name, n in own.items() if is_pod_level(name)}
     return {name: n for name, n in resources.total([request, overhead or {}]).items() if n}
 
 
-def _pod_level(resource: str) -> bool:
+def is_pod_level(resource: str) -> bool:
+    """Whether a pod can ask for a resource as a whole, beside its containers."""
     return resource in {resources.CPU, resources.MEMORY} or resource.startswith(_HUGEPAGES)

@@ -41,6 +41,8 @@ class Snapshot:
         jobs: how many pods each Job wants at once, by the group of its pods; Jobs of one pod may be left out.
         budgets: the PodDisruptionBudgets.
         holds: by pod key, the room that this brain has kept for a waiting pod as others leave it.
+        looks: by node that this brain has ordered to change under the taint that it carries, the uids of the pods with
+            MIG devices that were bound to it at the last look.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -51,6 +53,7 @@ class Snapshot:
     jobs: Mapping[str, int] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
     holds: Mapping[str, Hold] = field(default_factory=dict)
+    looks: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""
@@ -91,11 +94,16 @@ class Snapshot:
         """The pods that carry a capacity label, by key."""
         return _grouped(self.pods).traits.get(_LABELLED, ())
 
+    def failed(self) -> tuple[Pod, ...]:
+        """The pods that are bound, ask for MIG devices and have failed, by key."""
+        return _grouped(self.pods).traits.get(_FAILED, ())
+
 
 _UNBOUND: Final = "unbound"
 _GROUPED: Final = "grouped"
 _AVOIDING: Final = "avoiding"
 _LABELLED: Final = "labelled"
+_FAILED: Final = "failed"
 
 
 def _traits(pod: Pod) -> Iterator[str]:
@@ -104,6 +112,8 @@ def _traits(pod: Pod) -> Iterator[str]:
         yield _UNBOUND
     elif pod.anti_affinity and not pod.ended:
         yield _AVOIDING
+    if pod.phase == "Failed" and pod.node and pod.mig_request:
+        yield _FAILED
     if pod.group:
         yield _GROUPED
     if names.CAPACITY_LABEL in pod.labels:

@@ -19,7 +19,7 @@ from brain.model import resources
 from brain.model.affinity import AffinityTerm, LabelSelector, Requirement, SpreadConstraint
 from brain.model.budget import Budget
 from brain.model.node import Node, Taint
-from brain.model.pod import NodeSelectorTerm, Pod, Toleration
+from brain.model.pod import Daemon, NodeSelectorTerm, Pod, Toleration
 from brain.model.quota import Condition, Kind, Quota, QuotaStatus, spec_problems
 from brain.model.request import Container, pod_request
 from brain.observe import schema
@@ -101,6 +101,8 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
     unschedulable = refusal is not None and refusal.status == "False" and refusal.reason == "Unschedulable"
     others = spec.affinity or schema.Affinity()
     group, group_min = _group(decoded.metadata)
+    daemon = _daemon(decoded)
+    gates = tuple(gate.name for gate in spec.scheduling_gates)
     return Pod(
         namespace=decoded.metadata.namespace,
         name=decoded.metadata.name,
@@ -117,7 +119,7 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         node=spec.node_name,
         nominated=decoded.status.nominated_node_name,
         terminating=decoded.metadata.deletion_timestamp is not None,
-        gates=_shared(tuple(gate.name for gate in spec.scheduling_gates)),
+        gates=_shared(gates),
         unschedulable=unschedulable,
         scheduler_message=refusal.message if refusal is not None and unschedulable else "",
         priority=spec.priority or 0,
@@ -132,6 +134,10 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         spread=_spread(spec.topology_spread_constraints, decoded.metadata.labels),
         group=group,
         group_min=group_min,
+        daemon=daemon,
+        ready=daemon is not None
+        and any(held.type == "Ready" and held.status == "True" for held in decoded.status.conditions),
+        version=decoded.metadata.resource_version if names.QUOTA_GATE in gates else "",
     )
 
 
@@ -321,6 +327,13 @@ def _group(metadata: schema.Metadata) -> tuple[str, int]:
         if owner.controller and owner.kind == "Job" and owner.api_version.startswith("batch/"):
             return _job_group(metadata.namespace, owner.uid), 0
     return "", 0
+
+
+def _daemon(pod: schema.Pod) -> Daemon | None:
+    for owner in pod.metadata.owner_references:
+        if owner.controller and owner.kind == "DaemonSet" and owner.api_version.startswith("apps/"):
+            return _shared(Daemon(owner.name, tuple(container.name for container in pod.spec.containers)))
+    return None
 
 
 def _job_group(namespace: str, uid: str) -> str:

@@ -22,6 +22,7 @@ class OwnerReference(_Struct, frozen=True):
 
     api_version: str = ""
     kind: str = ""
+    name: str = ""
     uid: str = ""
     controller: bool | None = None
 
@@ -127,6 +128,7 @@ class Port(_Struct, frozen=True):
 class Container(_Struct, frozen=True):
     """A container or init container."""
 
+    name: str = ""
     resources: ResourceRequirements = ResourceRequirements()
     restart_policy: str = ""
     ports: list[Port] = []

@@ -7,14 +7,15 @@ leaves the model's value as it was (most of a kubelet's heart-beats) wakes nobod
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, Generic, Protocol, TypeVar
 
 from brain.model.budget import Budget
-from brain.model.node import Agent, Node
+from brain.model.node import NEW_SECONDS, Agent, Node, Plugin
 from brain.model.pod import Pod
 from brain.model.quota import Quota
 from brain.model.snapshot import Snapshot
+from brain.observe.plugins import CONTAINERS, Plugins
 
 T = TypeVar("T")
 
@@ -72,20 +73,21 @@ class Store:
         changed: set at each change; who waits for it clears it.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """``clock`` is monotonic, in seconds."""
+    def __init__(self, clock: Callable[[], float], plugin_containers: Collection[str] = CONTAINERS) -> None:
+        """``clock`` is monotonic, in seconds; ``plugin_containers`` are names of the device plugin's container."""
         self.changed = asyncio.Event()
         self.namespaces: Table[Mapping[str, str]] = Table(self._wake)
         self.jobs: Table[tuple[str, int]] = Table(self._wake)
         self.budgets: Table[Budget] = Table(self._wake)
         self.nodes: Table[Node] = Table(self._node_changed)
-        self.pods: Table[Pod] = Table(self._wake)
+        self.pods: Table[Pod] = Table(self._pod_changed)
         self.elastic_quotas: Table[Quota] = Table(self._wake)
         self.composites: Table[Quota] = Table(self._wake)
         self._clock = clock
         self._tainted_since: dict[str, float] = {}
         self._untainted_since: dict[str, float] = {}
-        self._at_rest: dict[str, tuple[Node, Agent | None, Node]] = {}
+        self._plugins = Plugins(plugin_containers)
+        self._at_rest: dict[str, tuple[Node, Agent | None, Pod | None, Node]] = {}
 
     async def synced(self) -> None:
         """Returns once each resource has been listed."""
@@ -128,16 +130,22 @@ class Store:
         if untainted is not None and now - untainted > OPENED_SECONDS:
             del self._untainted_since[node.name]
             untainted = None
-        if tainted is not None or untainted is not None:
+        pod = self._plugins.on(node.name)
+        plugin = None if pod is None else self._plugins.seen(pod, now)
+        new = plugin is not None and plugin.pod.ready and plugin.ready_seconds < NEW_SECONDS
+        if tainted is not None or untainted is not None or new:
             return node.seen(
                 agent,
+                plugin,
                 0.0 if tainted is None else now - tainted,
                 float("inf") if untainted is None else now - untainted,
             )
         known = self._at_rest.get(node.name)
-        if known is None or known[0] is not node or known[1] is not agent:
-            known = self._at_rest[node.name] = (node, agent, node.seen(agent, 0.0, float("inf")))
-        return known[2]
+        if known is None or known[0] is not node or known[1] is not agent or known[2] is not pod:
+            if pod is not None:
+                plugin = Plugin(pod, float("inf"), float("inf") if pod.ready else 0.0)
+            known = self._at_rest[node.name] = (node, agent, pod, node.seen(agent, plugin, 0.0, float("inf")))
+        return known[3]
 
     def _node_changed(self, name: str, node: Node | None) -> None:
         if node is None:
@@ -149,6 +157,11 @@ class Store:
             self._untainted_since.pop(name, None)
         elif self._tainted_since.pop(name, None) is not None:
             self._untainted_since[name] = self._clock()
+        self.changed.set()
+
+    def _pod_changed(self, key: str, pod: Pod | None) -> None:
+        # What is Ready as the pods are listed first has been so for nobody knows how long.
+        self._plugins.changed(key, pod, self._clock() if self.pods.synced.is_set() else float("-inf"))
         self.changed.set()
 
     def _wake(self, _key: str, _value: object) -> None:

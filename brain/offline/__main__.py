@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import sys
@@ -55,11 +56,11 @@ over-quota, what a request counts for, whether a quota may be written. MIG devic
 
 A FILE holds a question (a JSON object with name, quotas, running, nodes, and pending or what else is asked), several
 of them under cases, or one a line. Names that end in .gz are unpacked; - is standard input.
-Prints one JSON object a question."""
+Prints one JSON object a question, and on standard error which questions cannot be read: then the exit code is 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 2 where a file cannot be planned, 1 where a brain cannot tell of a pod."""
+    """Run the command; the exit code is 2 where a file cannot be read, 1 where a brain cannot tell of a pod."""
     parser = commandline.parser("n8s", "Nebulnetes from the command line.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shown = argparse.RawTextHelpFormatter
@@ -82,14 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "pod" in arguments:
             _explain(arguments, console)
         elif arguments.command == "quota":
-            _decide(arguments)
+            return _decide(arguments)
         else:
             _plan(arguments, console)
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InputError as error:
-        asked = "plan" if arguments.command == "plan" else f"quota {arguments.asked}"
-        print(f"n8s {asked}: {error}", file=sys.stderr)
+        print(f"n8s plan: {error}", file=sys.stderr)
         return 2
     except (NoAnswerError, client.AccessError) as error:
         print(f"n8s explain: {error}", file=sys.stderr)
@@ -128,11 +128,37 @@ def _plan(arguments: argparse.Namespace, console: Console) -> None:
                 console.print(report.page(name, snapshot, result))
 
 
-def _decide(arguments: argparse.Namespace) -> None:
-    for file in arguments.files:
-        for document, where in _documents(file):
-            for case, path in question.cases(document, where):
-                print(json.dumps(quotas.answer(case, where, path)), flush=True)
+def _decide(arguments: argparse.Namespace) -> int:
+    """Answers all questions that can be read, and says which cannot; the exit code."""
+    code = 0
+    for answer in itertools.chain.from_iterable(map(_answers, arguments.files)):
+        if isinstance(answer, InputError):
+            print(f"n8s quota decide: {answer}", file=sys.stderr, flush=True)
+            code = 2
+        else:
+            print(json.dumps(answer), flush=True)
+    return code
+
+
+def _answers(file: str) -> Iterator[dict[str, Any] | InputError]:
+    """What follows for each question of a file, or why it cannot be read."""
+    try:
+        parts = [*_parts(file)]
+    except InputError as error:
+        yield error
+        return
+    for text, where in parts:
+        try:
+            asked = [*question.cases(_document(text, where), where)]
+        except InputError as error:
+            yield error
+            continue
+        for case, path in asked:
+            name = case.get("name") if isinstance(case, dict) and path != WHOLE else None
+            try:
+                yield quotas.answer(case, f"{where}, case {name!r}" if name else where, path)
+            except InputError as error:
+                yield error
 
 
 def _explain(arguments: argparse.Namespace, console: Console) -> None:
@@ -169,14 +195,19 @@ def _worlds(file: str) -> Iterator[tuple[str, Snapshot]]:
 
 
 def _documents(file: str) -> Iterator[tuple[Any, str]]:
-    """The documents of a file, one a line where they are so, each with how messages name its place."""
+    """The documents of a file, each with how messages name its place."""
+    return ((_document(text, where), where) for text, where in _parts(file))
+
+
+def _parts(file: str) -> Iterator[tuple[str, str]]:
+    """The texts of a file's documents, one a line where they are so, each with how messages name its place."""
     text = _text(file)
     if not file.removesuffix(".gz").endswith(".jsonl") and not _by_line(text):
-        yield _document(text, file), file
+        yield text, file
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield _document(line, f"{file}, line {number}"), f"{file}, line {number}"
+            yield line, f"{file}, line {number}"
 
 
 def _by_line(text: str) -> bool:

@@ -8,7 +8,7 @@ are counted like any other resource.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,18 +22,17 @@ from brain.model import resources
 from brain.model.node import Node
 from brain.model.pod import Pod
 from brain.model.quota import Quota, Standing, active, standings
-from brain.model.request import Container, pod_request
 from brain.model.snapshot import Snapshot
+from brain.offline import asked, written
 from brain.offline.errors import WHOLE
-from brain.offline.question import Input, Part, Question, Request, StatedNode, StatedPod, StatedQuota, read
+from brain.offline.question import Amounts, Question, Request, StatedNode, StatedPod, StatedQuota, read, titles
 from n8s import names
-from webhook import rules
 
 _ANY: Final = 10**18
 """As good as no limit."""
 
 
-_EVERYWHERE: Final = StatedNode("", Request())
+_EVERYWHERE: Final = StatedNode("", Amounts())
 """Stands for all nodes where a document has none: every pod fits."""
 
 
@@ -47,46 +46,22 @@ def answer(document: object, file: str, path: str = WHOLE) -> dict[str, Any]:
     found: dict[str, Any] = {"name": question.name}
     if question.input is not None:
         found |= _counted(question.input, question.gpu_memory_gb)
-    elif question.object is not None:
-        found |= _written(question, question.object)
+    elif question.written is not None:
+        found |= written.answer(question, question.written)
     else:
         found |= _World(question).answer()
     return found
 
 
-def _counted(asked: Input, gpu_memory_gb: int) -> dict[str, Any]:
+def _counted(request: Request, gpu_memory_gb: int) -> dict[str, Any]:
     """What quotas count for a request."""
-    if asked.resources is not None:
-        request: Mapping[str, int] = asked.resources
-    else:
-        request = pod_request(map(_container, asked.containers), map(_container, asked.init_containers), asked.overhead)
     whole = resources.with_gpu_memory(request, gpu_memory_gb)
     return {"request": dict(sorted(whole.items())), "gpu_memory": whole.get(names.GPU_MEMORY, 0)}
 
 
-def _container(part: Part) -> Container:
-    asked = part.resources
-    requests, limits = {**asked.requests, **part.requests}, {**asked.limits, **part.limits}
-    return Container(requests, limits, part.restart_policy == "Always")
-
-
-def _written(question: Question, written: StatedQuota) -> dict[str, Any]:
-    """Whether a quota may be written, and what becomes of the others."""
-    existing = [_quota(each, age) for age, each in enumerate(question.quotas)]
-    new = _quota(written, len(existing))
-    updated = question.operation == "UPDATE"
-    judgement = rules.judge(new, existing, exists=updated)
-    if judgement.problems:
-        return {"allowed": False, "message": "; ".join(judgement.problems)}
-    kept = [quota for quota in existing if quota.key != new.key]
-    verdicts = standings([*kept, new])
-    counting = [quota.name for quota in kept if verdicts[quota.key].standing is Standing.ACTIVE]
-    superseded = [quota.name for quota in kept if verdicts[quota.key].standing is Standing.SUPERSEDED]
-    return {"allowed": True, "kept_quotas": sorted(counting), "superseded": sorted(superseded)}
-
-
 def _quota(stated: StatedQuota, age: int) -> Quota:
-    least, most = stated.min, stated.max
+    """A quota of a world. Its resources may have any name, and it may limit only."""
+    least, most = asked.amounts(stated.min), asked.amounts(stated.max)
     problems = [f"min[{name}]: {value} is negative" for name, value in least.items() if value < 0]
     problems += [f"max[{name}]: {value} is negative" for name, value in most.items() if value < 0]
     problems += [
@@ -94,19 +69,9 @@ def _quota(stated: StatedQuota, age: int) -> Quota:
         for name, value in least.items()
         if name in most and value > most[name]
     ]
-    namespaces = tuple(stated.namespaces)
-    if not namespaces:
+    if not stated.namespaces:
         problems.append("namespaces: name at least one namespace")
-    return Quota(
-        stated.kind,
-        namespaces[0] if namespaces else "",
-        stated.name,
-        namespaces,
-        least,
-        most,
-        age,
-        problems=tuple(problems),
-    )
+    return replace(stated.quota(age, problems), min=least, max=most)
 
 
 class _World:
@@ -115,9 +80,13 @@ class _World:
     def __init__(self, question: Question) -> None:
         self._question = question
         stated = [_quota(each, age) for age, each in enumerate(question.quotas)]
+        self._titles = {quota.key: title for quota, title in zip(stated, titles(question.quotas), strict=True)}
+        self._verdicts = standings(stated)
         self._quotas = active(stated)
         self._of = by_namespace(self._quotas)
         self._running = [self._pod(each) for each in question.running]
+        waiting = {f"{each.ns}/{each.name}" for each in self._waiting}
+        self._nominated = [pod for each in question.nominated if (pod := self._pod(each)).key not in waiting]
         named = {name for each in (*question.running, *question.nominated, *self._waiting) for name in each.request}
         self._nodes = [
             Node(each.name, allocatable={**dict.fromkeys([*named, resources.PODS], _ANY), **each.allocatable})
@@ -135,15 +104,22 @@ class _World:
         found: dict[str, Any] = {}
         if self._running or self._question.used_override:
             found["labels"] = self._labels()
+        running = self._ledger(nominated=False)
         found["used"] = {
-            quota.name: {name: ledger.used[quota.key][name] for name in sorted(quota.named)} for quota in self._quotas
+            self._titles[quota.key]: {name: running.used[quota.key][name] for name in sorted(quota.named)}
+            for quota in self._quotas
         }
         found["guaranteed_overquota"] = {
-            quota.name: dict(sorted(ledger.share(quota).items())) for quota in self._quotas
+            self._titles[quota.key]: dict(sorted(ledger.share(quota).items())) for quota in self._quotas
         }
         found["available_overquota"] = {
             name: ledger.lendable(name) for name in sorted({name for quota in self._quotas for name in quota.min})
         }
+        idle = {key: verdict for key, verdict in self._verdicts.items() if verdict.standing is not Standing.ACTIVE}
+        if idle:
+            found["not_active"] = {
+                self._titles[key]: f"{verdict.standing.value}: {verdict.reason}" for key, verdict in idle.items()
+            }
         if self._question.pending is not None:
             found |= self._one(self._pod(self._question.pending))
         elif self._question.pending_sequence is not None:
@@ -166,21 +142,31 @@ class _World:
     def _request(self, pod: Pod) -> dict[str, int]:
         return resources.with_gpu_memory(pod.request, self._question.gpu_memory_gb)
 
-    def _ledger(self) -> Ledger:
-        """What is used; of a quota whose totals the document gives, those."""
+    def _ledger(self, *, nominated: bool = True) -> Ledger:
+        """What is used; of a quota whose totals the document gives, those.
+
+        Nominated pods count in their own quota and, while it is within ``min`` of what they ask for, in the sums.
+        """
         ledger = Ledger(self._quotas)
         given = self._question.used_override
         for pod in self._running:
             quota = self._of.get(pod.namespace)
-            if quota is not None and quota.name not in given:
+            if quota is not None and self._titles[quota.key] not in given:
                 ledger.charge(quota, self._request(pod))
         for quota in self._quotas:
-            ledger.charge(quota, given.get(quota.name, {}))
-        for stated in self._question.nominated:
-            quota = self._of.get(stated.ns)
-            if quota is not None:
-                request = self._request(self._pod(stated))
-                ledger.charge(quota, request, summed=ledger.owns(quota, request))
+            ledger.charge(quota, given.get(self._titles[quota.key], {}))
+        if not nominated:
+            return ledger
+        counted = [
+            (quota, self._request(pod)) for pod in self._nominated if (quota := self._of.get(pod.namespace)) is not None
+        ]
+        for quota, request in counted:
+            ledger.charge(quota, request, summed=False)
+        over = {quota.key: ledger.over_min(quota) for quota, _ in counted}
+        for quota, request in counted:
+            if not over[quota.key] & {name for name, value in request.items() if value}:
+                ledger.discharge(quota, request, summed=False)
+                ledger.charge(quota, request)
         return ledger
 
     def _labels(self) -> dict[str, str]:
@@ -200,9 +186,9 @@ class _World:
         found: dict[str, Any] = {"admitted": admitted is not None}
         if admitted is None:
             found["admitted_after_eviction"] = reclaim is not None
-            found["victims"] = [victim.pod.key for victim in reclaim.victims] if reclaim is not None else []
-            if refused:
-                found["rejected_by"] = refused
+        found["victims"] = sorted(victim.pod.key for victim in reclaim.victims) if reclaim is not None else []
+        if refused:
+            found["rejected_by"] = refused
         return found
 
     def _all(self, waiting: list[Pod]) -> dict[str, Any]:

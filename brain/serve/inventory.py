@@ -106,7 +106,7 @@ class Inventory(inventory_pb2_grpc.InventoryServiceServicer):
         snapshot, decisions = self._round or (Snapshot(), Decisions())
         for pod in snapshot.pods:
             if pod.name == request.name and pod.namespace == request.namespace:
-                return wire.explanation_to(explain(pod, decisions), decisions.plan)
+                return wire.explanation_to(explain(pod, decisions, snapshot.quotas), decisions.plan)
         key = f"{request.namespace}/{request.name}"
         await context.abort(grpc.StatusCode.NOT_FOUND, f"the last round of decisions saw no pod {key!r}")
         raise AssertionError  # abort does not return

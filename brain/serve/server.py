@@ -22,6 +22,7 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two servers on one port would share its clients
     ("grpc.keepalive_time_ms", 20_000),  # a node that died without a word is noticed within half a minute
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # gRPC 1.85 heeds this one alone; without it, 60 s
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.max_receive_message_length", 16 * 2**20),

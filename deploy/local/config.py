@@ -43,10 +43,17 @@ class Gpus:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node: its name, and its GPUs or None."""
+    """One node.
+
+    Attributes:
+        name: its name.
+        gpus: its GPUs, or None.
+        status_seconds: how often its kubelet reports its status; None: as the cluster's others.
+    """
 
     name: str
     gpus: Gpus | None
+    status_seconds: float | None = None
 
 
 def load(path: Path = DEFAULT, *, inotify_instances: int | None = None) -> tuple[NodeSpec, ...]:
@@ -83,12 +90,15 @@ def load(path: Path = DEFAULT, *, inotify_instances: int | None = None) -> tuple
 
 
 def _node(entry: object, where: str) -> NodeSpec:
-    fields = _mapping(entry, where, {"name", "gpus"})
+    fields = _mapping(entry, where, {"name", "gpus", "statusSeconds"})
     name = fields.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
         raise ConfigError(f"{where}.name", f"{name!r} is no node name: small letters, digits and '-'")
+    seconds = fields.get("statusSeconds")
+    if seconds is not None and not (type(seconds) in {int, float} and seconds > 0):
+        raise ConfigError(f"{where}.statusSeconds", f"{seconds!r} is not a number of seconds above 0")
     if "gpus" not in fields:
-        return NodeSpec(name, None)
+        return NodeSpec(name, None, seconds)
     gpus = _mapping(fields["gpus"], f"{where}.gpus", {"model", "count"})
     model = catalogue.lookup(str(gpus.get("model")))
     if model is None:
@@ -97,7 +107,7 @@ def _node(entry: object, where: str) -> NodeSpec:
     count = gpus.get("count")
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_GPUS:
         raise ConfigError(f"{where}.gpus.count", f"{count!r} is not a number from 1 to {MOST_GPUS}")
-    return NodeSpec(name, Gpus(model, count))
+    return NodeSpec(name, Gpus(model, count), seconds)
 
 
 def _mapping(value: object, where: str, known: set[str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Stands in for NVIDIA's device plugin, with mixed strategy, on simulated GPUs.
 
-It copies the habit that matters here: it looks at the hardware when it starts, and not again until it restarts, which
-SIGHUP makes it do in process, and a new ``kubelet.sock`` too. In between it lists what it saw, even when that is gone.
-Resources without devices are not served. It knows no GPU models and no health checks.
+It copies the habits that matter here: it looks at the hardware when it starts, and not again until it restarts, which
+SIGHUP makes it do in process, and a new ``kubelet.sock`` too. In between it lists what it saw, even when that is gone;
+devices of a GPU that is lost meanwhile (Xid 79) as unhealthy. Where a GPU is lost when it looks, it ends: one that does
+not answer keeps it from all of them. Resources without devices are not served. It knows no GPU models.
 """
 # ruff: noqa: N802, ARG002 -- names and signatures are those of the protocol
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from n8s import names
+from nodeagent.errors import GpuLostError
 from nodeagent.gpu.simulated import SimulatedNode
 
 from .pb import deviceplugin_pb2 as pb
@@ -34,7 +36,11 @@ log = logging.getLogger("deviceplugin")
 
 API_VERSION: Final = "v1beta1"
 LOOK_SECONDS: Final = 0.1
-"""How often the kubelet's socket is looked at."""
+"""How often the kubelet's socket and the GPUs' health are looked at."""
+RESTART_SECONDS: Final = 0.1
+"""For which nothing is served when it restarts; NVIDIA's takes longer. A kubelet of that version (1.36) that hears of a
+resource's new server before it has seen the old one's connection end forgets the new one in its place, and shows that
+one's devices for ever (kubernetes/kubernetes#127803)."""
 OPTIONS: Final = pb.DevicePluginOptions(get_preferred_allocation_available=True)
 
 
@@ -54,7 +60,9 @@ class Plugin(rpc.DevicePluginServicer):
         self._directory = directory
         self._socket = directory / f"nvidia-{resource.rpartition('/')[2]}.sock"
         self._server = grpc.aio.server()
-        self._stopped = asyncio.Event()
+        self._lost: frozenset[str] = frozenset()
+        self._news = asyncio.Event()
+        self._stopped = False
         rpc.add_DevicePluginServicer_to_server(self, self._server)
 
     async def start(self) -> None:
@@ -76,18 +84,32 @@ class Plugin(rpc.DevicePluginServicer):
 
     async def stop(self) -> None:
         """Ends serving and removes the socket; the kubelet sees the connection break."""
-        self._stopped.set()
+        self._stopped = True
+        self._news.set()
         await self._server.stop(0)
         self._socket.unlink(missing_ok=True)
+
+    def lost(self, devices: frozenset[str]) -> None:
+        """These devices, of all that exist, are on lost GPUs."""
+        if devices & {*self._devices} != self._lost:
+            self._lost = devices & {*self._devices}
+            self._news.set()
 
     async def GetDevicePluginOptions(self, request: pb.Empty, context: object) -> pb.DevicePluginOptions:
         """What the kubelet may ask."""
         return OPTIONS
 
     async def ListAndWatch(self, request: pb.Empty, context: object) -> AsyncIterator[pb.ListAndWatchResponse]:
-        """One list, which stays until the restart."""
-        yield pb.ListAndWatchResponse(devices=[pb.Device(ID=device, health="Healthy") for device in self._devices])
-        await self._stopped.wait()
+        """One list, which stays until the restart; told again when the health of its devices changes."""
+        while not self._stopped:
+            self._news.clear()
+            yield pb.ListAndWatchResponse(
+                devices=[
+                    pb.Device(ID=device, health="Unhealthy" if device in self._lost else "Healthy")
+                    for device in self._devices
+                ]
+            )
+            await self._news.wait()
 
     async def GetPreferredAllocation(
         self, request: pb.PreferredAllocationRequest, context: object
@@ -120,7 +142,14 @@ class Plugin(rpc.DevicePluginServicer):
 
 
 def enumerate_devices(hardware: SimulatedNode) -> dict[str, list[str]]:
-    """The UUIDs of all MIG devices by resource, each list by GPU and slot."""
+    """The UUIDs of all MIG devices by resource, each list by GPU and slot.
+
+    Raises:
+        GpuLostError: a GPU does not answer.
+    """
+    for gpu in hardware.gpus():
+        if gpu.lost:
+            raise GpuLostError(gpu.index, "error getting device handle: GPU is lost")
     found: defaultdict[str, list[str]] = defaultdict(list)
     for device in hardware.mig_devices():
         found[names.mig_resource(device.profile)].append(device.uuid)
@@ -128,10 +157,15 @@ def enumerate_devices(hardware: SimulatedNode) -> dict[str, list[str]]:
 
 
 async def run(directory: Path, hardware: SimulatedNode, again: asyncio.Event, end: asyncio.Event) -> None:
-    """Serves; when ``again`` is set it ends if ``end`` is set too, else it looks at the hardware anew."""
+    """Serves; when ``again`` is set it ends if ``end`` is set too, else it looks at the hardware anew.
+
+    Raises:
+        GpuLostError: it looked, and a GPU does not answer.
+    """
     while not end.is_set():
         again.clear()
         kubelet = _identity(directory / "kubelet.sock")
+        on_gpu = {device.uuid: device.gpu for device in hardware.mig_devices()}
         plugins = [Plugin(directory, resource, ids) for resource, ids in enumerate_devices(hardware).items()]
         try:
             if kubelet is None:
@@ -149,8 +183,13 @@ async def run(directory: Path, hardware: SimulatedNode, again: asyncio.Event, en
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await again.wait()
+            gone = {gpu.index for gpu in hardware.gpus() if gpu.lost}
+            for plugin in plugins:
+                plugin.lost(frozenset(uuid for uuid, gpu in on_gpu.items() if gpu in gone))
         for plugin in plugins:
             await plugin.stop()
+        if not end.is_set():
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -8,6 +8,8 @@ kubelet would write are covered by files: the machine stays as it is.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +25,7 @@ from .pb import cri_pb2, cri_pb2_grpc
 from .process import Process, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from .config import Gpus, NodeSpec
@@ -81,10 +83,11 @@ class Node:
         """Lays the node's directory and hardware down; :meth:`start` runs it.
 
         Args:
-            spec: name and GPUs.
+            spec: name, GPUs and what is particular.
             directory: of this node; made here.
             network: first three parts of its addresses, e.g. ``127.5.1``: the kubelet has .1, pods the rest.
-            status_seconds: how often the kubelet reports its status (``nodeStatusUpdateFrequency``).
+            status_seconds: how often the kubelet reports its status (``nodeStatusUpdateFrequency``), unless ``spec``
+                says it.
             kubelet: the program.
             authority: signs the kubelet's client certificate, and is whom the kubelet trusts.
             server: URL of the API server.
@@ -94,7 +97,7 @@ class Node:
         self.spec = spec
         self.directory = directory
         self._network = network
-        self._status_seconds = status_seconds
+        self._status_seconds = spec.status_seconds or status_seconds
         for private in ("varlib", "varlog"):
             (directory / private).mkdir(parents=True)
         for name, value in SYSCTLS.items():
@@ -142,6 +145,8 @@ class Node:
         Raises:
             StartError: the namespace could not be made.
         """
+        for stale in (self._namespace, self.directory / "mounted", self.on_machine(CRI_SOCKET)):
+            stale.unlink(missing_ok=True)
         self._holder.start()
         self._holder.wait_until((self.directory / "mounted").exists, "set up", START_SECONDS)
         self._namespace.symlink_to(f"/proc/{self._holder.pid}/ns/mnt")
@@ -156,6 +161,12 @@ class Node:
         self.runtime.wait_until(self.on_machine(CRI_SOCKET).exists, "serving", START_SECONDS)
         self.kubelet.start()
 
+    def cut_power(self) -> None:
+        """Everything on the node is dead at once, and with it the GPU instances and all mounts; its disk stays."""
+        for process in reversed(self.processes):
+            process.stop(sig=signal.SIGKILL)
+        self.hardware.reboot()
+
     def on_machine(self, path: str) -> Path:
         """Where the machine has a path that the node sees below ``/var/lib`` or ``/var/log``."""
         for private, seen in (("varlib", "/var/lib/"), ("varlog", "/var/log/")):
@@ -169,14 +180,25 @@ class Node:
         Raises:
             StartError: the kubelet does not answer.
         """
-        socket = self._seen_from_outside("/var/lib/kubelet/pod-resources/kubelet.sock")
-        with grpc.insecure_channel(f"unix://{socket}") as channel:
-            stub = podresources_pb2_grpc.PodResourcesListerStub(channel)
-            try:
-                answer = stub.GetAllocatableResources(podresources_pb2.AllocatableResourcesRequest(), timeout=2)
-            except grpc.RpcError as error:
-                raise StartError(self.kubelet.name, f"does not answer on PodResources: {error}") from error
+        with self._pod_resources() as stub:
+            answer = stub.GetAllocatableResources(podresources_pb2.AllocatableResourcesRequest(), timeout=2)
         return {uuid for device in answer.devices for uuid in device.device_ids}
+
+    def held_devices(self) -> list[tuple[str, str, str]]:
+        """What the kubelet has given to pods, by its PodResources API: pod (``namespace/name``), resource, UUID.
+
+        Raises:
+            StartError: the kubelet does not answer.
+        """
+        with self._pod_resources() as stub:
+            answer = stub.List(podresources_pb2.ListPodResourcesRequest(), timeout=2)
+        return [
+            (f"{pod.namespace}/{pod.name}", device.resource_name, uuid)
+            for pod in answer.pod_resources
+            for container in pod.containers
+            for device in container.devices
+            for uuid in device.device_ids
+        ]
 
     def pids(self, namespace: str, pod: str) -> list[int]:
         """Ids of the processes that a pod's running containers are; records have none.
@@ -200,6 +222,16 @@ class Node:
         """Log files of a pod's containers, by container and then by restart."""
         directory = self.on_machine("/var/log/pods") / f"{namespace}_{pod}_{uid}"
         return sorted(directory.glob("*/*.log"), key=lambda path: (path.parent.name, int(path.stem)))
+
+    @contextlib.contextmanager
+    def _pod_resources(self) -> Iterator[podresources_pb2_grpc.PodResourcesListerStub]:
+        """The kubelet's PodResources API; errors of calls come out as StartError."""
+        socket = self._seen_from_outside("/var/lib/kubelet/pod-resources/kubelet.sock")
+        with grpc.insecure_channel(f"unix://{socket}") as channel:
+            try:
+                yield podresources_pb2_grpc.PodResourcesListerStub(channel)
+            except grpc.RpcError as error:
+                raise StartError(self.kubelet.name, f"does not answer on PodResources: {error}") from error
 
     def _seen_from_outside(self, path: str) -> str:
         """A path of the node, as a name that is short enough for a unix socket wherever the node's directory lies."""

@@ -1,8 +1,9 @@
 """A container runtime for the kubelet, without containers: the stand-in for containerd.
 
 It keeps what the kubelet tells it and answers as a runtime would. Images of this repository run as real processes
-(:mod:`.images`, :mod:`.workload`), all others as records. A container that was given MIG devices holds them in the
-simulated hardware from its start until it has really ended, as CUDA programs do.
+(:mod:`.images`, :mod:`.workload`), all others as records. A container that was given MIG devices has a process, whose
+environment names them, and holds them in the simulated hardware from when it opens them, mostly at its start, until it
+has really ended, as CUDA programs do.
 
 It refuses to remember: a runtime that starts anew knows no containers, and the kubelet makes them again. It shows no
 images, networks, cgroups, users or limits.
@@ -31,7 +32,7 @@ from . import images, mounts
 from .errors import MountError
 from .pb import cri_pb2 as pb
 from .pb import cri_pb2_grpc as rpc
-from .workload import REPOSITORY, Behaviour, RealProcess, Record, Workload, python_environment
+from .workload import REPOSITORY, Behaviour, RealProcess, Record, Sleeper, Workload, python_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("runtime")
 
-FIRST_FAKE_PID: Final = 1 << 22
-"""Records hold devices under numbers from here: above every process id that Linux gives out."""
 LAST_HOST: Final = 254
 USER: Final = 65532
 """User that all images claim to run as, so that ``runAsNonRoot`` passes; nobody changes to it."""
@@ -98,7 +97,6 @@ class Runtime(rpc.RuntimeServiceServicer):
         self._hardware = hardware
         self._sandboxes: dict[str, Sandbox] = {}
         self._containers: dict[str, Container] = {}
-        self._next_fake_pid = FIRST_FAKE_PID
         self._watchers: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -219,17 +217,21 @@ class Runtime(rpc.RuntimeServiceServicer):
         return pb.CreateContainerResponse(container_id=container.id)
 
     async def StartContainer(self, request: pb.StartContainerRequest, context: Context) -> pb.StartContainerResponse:
-        """Starts it, and opens the MIG devices that it was given."""
+        """Starts it, with the MIG devices that it was given."""
         container = await self._container(request.container_id, context)
+        given = _given(container.environ)
+        known = {device.uuid for device in self._hardware.mig_devices()} if given else set()
+        missing = next((device for device in given if device not in known), None)
+        if missing is not None:
+            await context.abort(grpc.StatusCode.UNKNOWN, f"nvidia-container-runtime: no MIG device {missing}")
         await container.workload.start()
-        try:
-            holder = self._hold(container)
-        except KeyError as error:
-            container.workload.kill()
-            await container.workload.wait()
-            await context.abort(grpc.StatusCode.UNKNOWN, f"nvidia-container-runtime: {error.args[0]}")
         container.started, container.state = time.time_ns(), pb.CONTAINER_RUNNING
-        watcher = asyncio.create_task(self._watch(container, holder))
+        opens = Behaviour.of(container.environ).open_seconds
+        if opens:
+            asyncio.get_running_loop().call_later(opens, self._open, container)
+        else:
+            self._open(container)
+        watcher = asyncio.create_task(self._watch(container))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return pb.StartContainerResponse()
@@ -348,28 +350,27 @@ class Runtime(rpc.RuntimeServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no container {container_id}")
         return container
 
-    def _hold(self, container: Container) -> int | None:
-        """Opens the container's MIG devices and returns under which number; None where it has none."""
-        given = [d for d in container.environ.get("NVIDIA_VISIBLE_DEVICES", "").split(",") if d.startswith("MIG-")]
-        if not given:
-            return None
-        holder = container.workload.pid
-        if holder is None:
-            holder, self._next_fake_pid = self._next_fake_pid, self._next_fake_pid + 1
-        for device in given:
-            self._hardware.hold(device, holder)
-        return holder
+    def _open(self, container: Container) -> None:
+        """Opens the container's MIG devices, unless it has ended; without one of them it ends."""
+        pid = container.workload.pid
+        if pid is None or container.ended.is_set():
+            return
+        try:
+            for device in _given(container.environ):
+                self._hardware.hold(device, pid)
+        except KeyError as error:
+            log.warning("%s: %s", _name(container), error.args[0])
+            container.workload.kill()
 
-    async def _watch(self, container: Container, holder: int | None) -> None:
+    async def _watch(self, container: Container) -> None:
         """Waits for the container's end; only then are its devices free."""
         code = await container.workload.wait()
-        if holder is not None:
-            self._hardware.release(holder)
+        if container.workload.pid is not None:
+            self._hardware.release(container.workload.pid)
+            log.info("%s ended with %d", _name(container), code)
         container.exit_code, container.reason = code, "Error" if code else "Completed"
         container.finished, container.state = time.time_ns(), pb.CONTAINER_EXITED
         container.ended.set()
-        if container.workload.pid is not None:
-            log.info("%s ended with %d", _name(container), code)
 
     async def _end(self, containers: list[Container]) -> None:
         for container in containers:
@@ -428,7 +429,8 @@ def _workload(pod: pb.PodSandboxConfig, config: pb.ContainerConfig, environ: Map
     path = log_path(pod, config)
     entry = images.entry_point(config.image.image)
     if entry is None:
-        return Record(Behaviour.of(environ), Path(path) if path else None)
+        behaviour, log_file = Behaviour.of(environ), Path(path) if path else None
+        return Sleeper(behaviour, log_file, environ) if _given(environ) else Record(behaviour, log_file)
     argv = list(config.command) or [sys.executable, "-m", entry.module]
     wanted = [
         mounts.Mount(m.host_path, m.container_path, m.readonly, Path(m.host_path).is_dir()) for m in config.mounts
@@ -441,6 +443,11 @@ def _workload(pod: pb.PodSandboxConfig, config: pb.ContainerConfig, environ: Map
         cwd=config.working_dir or str(REPOSITORY),
         log=Path(path or os.devnull),
     )
+
+
+def _given(environ: Mapping[str, str]) -> list[str]:
+    """UUIDs of the MIG devices that a container was given."""
+    return [device for device in environ.get("NVIDIA_VISIBLE_DEVICES", "").split(",") if device.startswith("MIG-")]
 
 
 def _status(container: Container) -> pb.ContainerStatus:

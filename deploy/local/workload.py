@@ -1,6 +1,6 @@
-"""What runs in a container: a record that only pretends, or a real process of this repository.
+"""What runs in a container: a record that only pretends, a process that only sleeps, or a real one of this repository.
 
-The runtime sees both through one Protocol and does not care which it has. A workload knows how to start and how to
+The runtime sees them through one Protocol and does not care which it has. A workload knows how to start and how to
 end; it keeps no state that Kubernetes would ask for.
 """
 
@@ -64,11 +64,15 @@ class Behaviour:
         run_seconds: ``FAKE_RUN_SECONDS``: ends by itself after this time; None runs until stopped.
         exit_code: ``FAKE_EXIT_CODE``: exit code when it ends by itself.
         stop_seconds: ``FAKE_STOP_SECONDS``: time from SIGTERM to its end.
+        kill_seconds: ``FAKE_KILL_SECONDS``: time from SIGKILL to its end, as of one that is held up in the kernel.
+        open_seconds: ``FAKE_OPEN_SECONDS``: time from its start until it opens its MIG devices.
     """
 
     run_seconds: float | None
     exit_code: int
     stop_seconds: float
+    kill_seconds: float
+    open_seconds: float
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Behaviour:
@@ -82,6 +86,8 @@ class Behaviour:
             None if run is None else float(run),
             int(environ.get("FAKE_EXIT_CODE", "0")),
             float(environ.get("FAKE_STOP_SECONDS", "0")),
+            float(environ.get("FAKE_KILL_SECONDS", "0")),
+            float(environ.get("FAKE_OPEN_SECONDS", "0")),
         )
 
 
@@ -111,8 +117,11 @@ class Record:
         self._end_after(self._behaviour.stop_seconds, 0)
 
     def kill(self) -> None:
-        """Ends at once."""
-        self._end(KILLED)
+        """Ends at once, or after its kill time."""
+        if self._behaviour.kill_seconds:
+            self._end_after(self._behaviour.kill_seconds, KILLED)
+        else:
+            self._end(KILLED)
 
     async def wait(self) -> int:
         """Waits for its end."""
@@ -131,6 +140,41 @@ class Record:
     def _end(self, code: int) -> None:
         if not self._exit.done():
             self._exit.set_result(code)
+
+
+class Sleeper(Record):
+    """A record with a process that does nothing but carry the container's environment, for as long as it runs."""
+
+    def __init__(self, behaviour: Behaviour, log: Path | None, environ: Mapping[str, str]) -> None:
+        super().__init__(behaviour, log)
+        self._environ = {**environ, "PATH": os.environ.get("PATH", ""), MARKER: os.environ.get(MARKER, "")}
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Starts it; it dies with the runtime."""
+        argv = ["setpriv", "--pdeathsig", "KILL", "sleep", "infinity"]
+        null = asyncio.subprocess.DEVNULL
+        self._process = await asyncio.create_subprocess_exec(
+            *argv, stdin=null, stdout=null, stderr=null, env=self._environ, start_new_session=True
+        )
+        await super().start()
+
+    async def wait(self) -> int:
+        """Waits for its end; only a process that is gone has ended. One that somebody else kills ends the record."""
+        assert self._process is not None  # noqa: S101 start() comes first
+        gone = asyncio.create_task(self._process.wait())
+        told = asyncio.create_task(super().wait())
+        await asyncio.wait([gone, told], return_when=asyncio.FIRST_COMPLETED)
+        self._end(KILLED)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await gone
+        return await told
 
 
 class RealProcess:

@@ -78,6 +78,7 @@ class Gpu:
         profiles: What it can make; empty where MIG is off or not supported, or the GPU cannot be read.
         instances: What it holds, by start; as last seen where the GPU cannot be read.
         problem: Why it cannot be partitioned, and what to do about it; empty when it can.
+        problem_code: Which problem that is, in a word; see ``n8s/v1/gpu.proto``. Empty where there is none.
     """
 
     index: int
@@ -88,6 +89,7 @@ class Gpu:
     profiles: tuple[Profile, ...]
     instances: tuple[Instance, ...]
     problem: str = ""
+    problem_code: str = ""
 
     def profile(self, name: str) -> Profile | None:
         """The profile of that name; None where this GPU cannot make it."""

@@ -14,6 +14,7 @@ Reading and changing exclude each other on one GPU: an instance that goes while 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -28,6 +29,7 @@ from nodeagent.errors import (
     GpuLostError,
     InUseError,
     InvalidArgumentError,
+    NoPermissionError,
     NotFoundError,
     NotSupportedError,
 )
@@ -48,6 +50,12 @@ _MIG_PENDING: Final = "its MIG mode changes at the next reset; reset the GPU or 
 _NO_MIG: Final = "this GPU has no MIG and is left as it is"
 _NO_PROFILES: Final = "MIG mode is on, but the driver tells no profile; update NVIDIA's driver on the node"
 _VGPU_GUEST: Final = "this is a virtual GPU of a virtual machine; its host decides how the GPU is partitioned"
+_CODES: Final = {_MIG_OFF: "mig-off", _NO_MIG: "no-mig"}
+"""Words for problems that others tell apart."""
+_CAPABILITIES: Final = Path("driver/nvidia/capabilities")
+"""In the proc file system, the driver's capabilities. One is to configure MIG (MIG user guide, device nodes)."""
+_CAP_SYS_ADMIN: Final = 1 << 21
+"""Who has it has all capabilities of the driver."""
 _VGPU_HOST: Final = "the GPU serves virtual machines, whose use of its instances cannot be seen from here"
 
 logger = logging.getLogger(__name__)
@@ -56,9 +64,10 @@ logger = logging.getLogger(__name__)
 class NvmlDriver:
     """A :class:`nodeagent.gpu.driver.GpuDriver` on NVML. May be called from several threads."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        """Speak to the node's driver; ``proc`` is the node's proc file system."""
+    def __init__(self, proc: Path = Path("/proc"), devices: Path = Path("/dev")) -> None:
+        """Speak to the node's driver; ``proc`` is the node's proc file system, ``devices`` where device files are."""
         self._proc = proc
+        self._forbidden = forbidden(proc, devices)
         self._library = _Library()
         self._gpus: dict[int, threading.Lock] = {}
         self._profiles: dict[str, tuple[nvml.GpuProfile, ...]] = {}
@@ -122,11 +131,17 @@ class NvmlDriver:
 
     @contextmanager
     def _changing(self, gpu: int) -> Iterator[nvml.Device]:
-        """The GPU alone; where it is in use and NVML names nobody, the error tells who has it open."""
+        """The GPU alone; where it is in use and NVML names nobody, the error tells who has it open.
+
+        That changes are not permitted is kept in mind: a pod's rights do not change while it runs.
+        """
         with self._library.use(), self._alone(gpu):
             device = nvml.Device(gpu)
             try:
                 yield device
+            except NoPermissionError as error:
+                self._forbidden = error.reason
+                raise
             except InUseError as error:
                 if error.processes:
                     raise
@@ -144,21 +159,26 @@ class NvmlDriver:
     def _read(self, index: int) -> Gpu:
         """One GPU; what cannot be read is as it was seen last, with nobody knowing who uses it."""
         seen = self._seen.get(index) or Gpu(index, "", "", 0, 0, (), ())
-        known = replace(seen, profiles=(), instances=tuple(replace(one, processes=None) for one in seen.instances))
+        unknown = tuple(replace(one, processes=None) for one in seen.instances)
+        known = replace(seen, profiles=(), instances=unknown)
+        reached = False
         try:
             device = nvml.Device(index)
             uuid = device.uuid()
+            reached = True
             if uuid != known.uuid:
                 known = Gpu(index, uuid, label(device.name()), device.memory_mib(), 0, (), ())
             on, obstacle = _mode(device)
             if not on:
                 self._profiles.pop(uuid, None)
-                return self._keep(replace(known, profiles=(), instances=(), problem=obstacle))
+                code = _CODES.get(obstacle, "other")
+                return self._keep(replace(known, profiles=(), instances=(), problem=obstacle, problem_code=code))
             return self._keep(self._with_instances(device, known, obstacle))
         except DriverError as error:
             if isinstance(error, GpuLostError | DriverMissingError):
                 self._library.doubt()
-            return replace(known, problem=error.reason)
+            # A GPU that fell off the bus is "lost" to some drivers, and to others an unknown error in finding it.
+            return replace(known, problem=error.reason, problem_code=error.code if reached else GpuLostError.code)
 
     def _keep(self, gpu: Gpu) -> Gpu:
         self._seen[gpu.index] = gpu
@@ -168,6 +188,8 @@ class NvmlDriver:
         """A GPU with MIG on, as it is now."""
         profiles = self._known(device, known.uuid)
         problems = [problem] if problem else []
+        if self._forbidden:
+            problems.append(self._forbidden)
         if not profiles:
             problems.append(_NO_PROFILES)
         instances = []
@@ -194,6 +216,7 @@ class NvmlDriver:
             profiles=tuple(Profile(one.name, one.size, one.starts, one.max_count, one.memory_mib) for one in profiles),
             instances=tuple(sorted(instances, key=lambda instance: instance.placement)),
             problem="; ".join(problems),
+            problem_code=NoPermissionError.code if self._forbidden else "other" if problems else "",
         )
 
     def _known(self, device: nvml.Device, uuid: str | None = None) -> tuple[nvml.GpuProfile, ...]:
@@ -300,6 +323,33 @@ def _mode(device: nvml.Device) -> tuple[bool, str]:
     if virtualization in nvml.VGPU_HOSTS:
         return on, _VGPU_HOST
     return on, "" if on else _MIG_OFF
+
+
+def forbidden(proc: Path, devices: Path) -> str:
+    """Why this process may not make or destroy MIG instances, and what to do; empty where it may or nobody can tell.
+
+    Args:
+        proc: The node's proc file system.
+        devices: Where its device files are.
+    """
+    if not (proc / _CAPABILITIES.parent).exists() or _is_admin(proc):
+        return ""
+    capability = proc / _CAPABILITIES / "mig" / "config"
+    try:
+        minor = re.search(r"^DeviceFileMinor:\s*(\d+)", capability.read_text(encoding="ascii"), re.MULTILINE)
+        if minor is not None:
+            with suppress(FileNotFoundError):  # the driver's own helper makes it
+                os.close(os.open(devices / "nvidia-caps" / f"nvidia-cap{minor[1]}", os.O_RDONLY))
+    except OSError as error:
+        return NoPermissionError(None, f"the agent may not configure MIG ({error.filename}: {error.strerror})").reason
+    return ""
+
+
+def _is_admin(proc: Path) -> bool:
+    for line in (proc / "self" / "status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
+    return False
 
 
 def _gpu_instances(device: nvml.Device, profile: nvml.GpuProfile) -> Sequence[nvml.GpuInstance]:

@@ -100,13 +100,15 @@ class SimulatedGpu:
         index: Number on its node, from 0.
         uuid: ``GPU-...``.
         model: Entry of the catalogue.
-        instances: By id.
+        instances: By id; none while it is lost.
+        lost: Whether it fell off the bus: every call that means it fails.
     """
 
     index: int
     uuid: str
     model: catalogue.GpuModel
     instances: tuple[SimulatedInstance, ...]
+    lost: bool
 
 
 class _Instance(TypedDict):
@@ -120,6 +122,7 @@ class _Gpu(TypedDict):
     uuid: str
     model: str
     instances: list[_Instance]
+    lost: bool
 
 
 class _Fault(TypedDict):
@@ -183,7 +186,9 @@ class SimulatedNode:
             "boot_id": str(uuid.uuid4()),
             "create_seconds": 0.0,
             "destroy_seconds": 0.0,
-            "gpus": [{"uuid": f"GPU-{uuid.uuid4()}", "model": model.key, "instances": []} for model in parts],
+            "gpus": [
+                {"uuid": f"GPU-{uuid.uuid4()}", "model": model.key, "instances": [], "lost": False} for model in parts
+            ],
             "processes": {},
             "faults": [],
         }
@@ -228,7 +233,9 @@ class SimulatedNode:
                         processes=_holders(state, instance["uuid"]),
                     )
                     for instance in gpu["instances"]
+                    if not gpu["lost"]
                 ),
+                lost=gpu["lost"],
             )
             for index, gpu in enumerate(state["gpus"])
         )
@@ -251,7 +258,7 @@ class SimulatedNode:
             InvalidArgumentError: No such GPU, profile id or start.
             InsufficientResourcesError: Slots taken, or no more of this profile.
         """
-        time.sleep(self._load()["create_seconds"] / 2)
+        self._take_half("create_seconds")
         with self._change() as state:
             model, instances = _part(state, gpu)
             _fail_if_injected(state, "create_gpu_instance", gpu)
@@ -279,7 +286,7 @@ class SimulatedNode:
             NotFoundError: No such GPU instance.
             InsufficientResourcesError: It has one already.
         """
-        time.sleep(self._load()["create_seconds"] / 2)
+        self._take_half("create_seconds")
         with self._change() as state:
             instance = _instance(state, gpu, gpu_instance)
             _fail_if_injected(state, "create_compute_instance", gpu)
@@ -295,7 +302,7 @@ class SimulatedNode:
             NotFoundError: No such GPU instance, or it has no compute instance.
             InUseError: A process holds it.
         """
-        time.sleep(self._load()["destroy_seconds"] / 2)
+        self._take_half("destroy_seconds")
         with self._change() as state:
             instance = _instance(state, gpu, gpu_instance)
             _fail_if_injected(state, "destroy_compute_instance", gpu)
@@ -313,7 +320,7 @@ class SimulatedNode:
             NotFoundError: No such GPU instance.
             InUseError: Its compute instance exists.
         """
-        time.sleep(self._load()["destroy_seconds"] / 2)
+        self._take_half("destroy_seconds")
         with self._change() as state:
             instance = _instance(state, gpu, gpu_instance)
             _fail_if_injected(state, "destroy_gpu_instance", gpu)
@@ -340,7 +347,8 @@ class SimulatedNode:
             KeyError: There is no MIG device of that UUID.
         """
         with self._change() as state:
-            if not any(instance["uuid"] == device for gpu in state["gpus"] for instance in gpu["instances"]):
+            there = [gpu for gpu in state["gpus"] if not gpu["lost"]]
+            if not any(instance["uuid"] == device for gpu in there for instance in gpu["instances"]):
                 raise KeyError(f"no MIG device {device}")
             held = state["processes"].setdefault(str(pid), [])
             if device not in held:
@@ -351,13 +359,19 @@ class SimulatedNode:
         with self._change() as state:
             state["processes"].pop(str(pid), None)
 
+    def lose(self, gpu: int) -> None:
+        """A GPU falls off the bus, until the next reboot; the processes on it go on, and get nothing from it."""
+        with self._change() as state:
+            state["gpus"][gpu]["lost"] = True
+
     def reboot(self) -> None:
-        """All processes and instances are gone, and the boot id is a new one. Faults stay."""
+        """All processes and instances are gone, lost GPUs are back, and the boot id is a new one. Faults stay."""
         with self._change() as state:
             state["boot_id"] = str(uuid.uuid4())
             state["processes"] = {}
             for gpu in state["gpus"]:
                 gpu["instances"] = []
+                gpu["lost"] = False
 
     def set_times(self, *, create_seconds: float, destroy_seconds: float) -> None:
         """Set how long it takes to make and to destroy one instance, in seconds."""
@@ -374,6 +388,12 @@ class SimulatedNode:
         """Take back all injected faults."""
         with self._change() as state:
             state["faults"] = []
+
+    def _take_half(self, times: Literal["create_seconds", "destroy_seconds"]) -> None:
+        """Let pass what one of two steps takes; a sleep of no time would still give the processor away."""
+        seconds = self._load()[times] / 2
+        if seconds:
+            time.sleep(seconds)
 
     def _load(self) -> _State:
         state: _State = json.loads(self._state.read_text(encoding="utf-8"))
@@ -414,6 +434,8 @@ def _by_id(model: catalogue.GpuModel, profile_id: int) -> catalogue.GpuProfile:
 def _part(state: _State, gpu: int) -> tuple[catalogue.GpuModel, list[_Instance]]:
     if not 0 <= gpu < len(state["gpus"]):
         raise InvalidArgumentError(gpu, f"the node has {len(state['gpus'])} GPUs")
+    if state["gpus"][gpu]["lost"]:
+        raise GpuLostError(gpu, "GPU is lost")
     return catalogue.models()[state["gpus"][gpu]["model"]], state["gpus"][gpu]["instances"]
 
 

@@ -6,9 +6,10 @@ It adds nothing to what the hardware can do.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nodeagent.errors import DriverError, InvalidArgumentError, NotFoundError
+from nodeagent.errors import DriverError, GpuLostError, InvalidArgumentError, NotFoundError
 from nodeagent.gpu.driver import Gpu, Instance, Placement, Profile
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class SimulatedDriver:
 
     def __init__(self, node: SimulatedNode) -> None:
         self._node = node
+        self._seen: dict[int, Gpu] = {}
 
     @property
     def name(self) -> str:
@@ -33,7 +35,16 @@ class SimulatedDriver:
 
     def read(self) -> tuple[Gpu, ...]:
         """See :class:`GpuDriver`. Memory of a whole GPU is that of its largest profile."""
-        return tuple(_gpu(gpu) for gpu in self._node.gpus())
+        gpus = self._node.gpus()
+        self._seen |= {gpu.index: _gpu(gpu) for gpu in gpus if not gpu.lost}
+        return tuple(self._lost(gpu.index) if gpu.lost else self._seen[gpu.index] for gpu in gpus)
+
+    def _lost(self, index: int) -> Gpu:
+        """A lost GPU as it was seen last, with nobody knowing who uses it; all but its index if it never was."""
+        seen = self._seen.get(index) or Gpu(index, "", "", 0, 0, (), ())
+        instances = tuple(replace(one, processes=None) for one in seen.instances)
+        problem = GpuLostError(index, "GPU is lost").reason
+        return replace(seen, profiles=(), instances=instances, problem=problem, problem_code=GpuLostError.code)
 
     def create(self, gpu: int, placement: Placement) -> None:
         """See :class:`GpuDriver`."""

@@ -37,6 +37,10 @@ POD_GROUP_MIN_ANNOTATION: Final = "n8s.nebuly.ai/pod-group-min"
 REPARTITIONING_TAINT: Final = "n8s.nebuly.ai/repartitioning"
 """Taint key (effect NoSchedule) a node carries while its GPUs are being repartitioned."""
 
+PROBLEM_ANNOTATION: Final = "n8s.nebuly.ai/problem"
+"""Node annotation that the brain keeps while something is wrong with the node that a person can put right: one problem
+a line, ``<Reason>: <what is wrong and what to do>``."""
+
 GPU_MEMORY: Final = "n8s.nebuly.ai/gpu-memory"
 """Derived resource that quotas may name, in GB; never written in a pod."""
 GPU: Final = "nvidia.com/gpu"
@@ -47,6 +51,9 @@ GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 GPU_MEMORY_LABEL: Final = "nvidia.com/gpu.memory"
 """Node label beside it: the memory of one GPU, in MiB."""
 MIG_STRATEGY_LABEL: Final = "nvidia.com/mig.strategy"
+"""Node label of GPU feature discovery, with the strategy by which MIG devices become resources."""
+MIG_STRATEGY: Final = "mixed"
+"""The one strategy with a resource for each profile."""
 MIG_CONFIG_LABEL: Final = "nvidia.com/mig.config"
 """Node label that NVIDIA's mig-manager acts on; a node that carries it is mig-manager's."""
 

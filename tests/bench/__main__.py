@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import admissions, fragmentation, latency, planner, quotas, replan, stall
+from tests.bench import admissions, agent, chaos, fragmentation, latency, planner, quotas, replan, stall, storm
 
 BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "latency": latency.main,
@@ -17,6 +17,9 @@ BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "fragmentation": fragmentation.main,
     "quotas": quotas.main,
     "admissions": admissions.main,
+    "agent": agent.main,
+    "storm": storm.main,
+    "chaos": chaos.main,
 }
 
 

@@ -171,7 +171,7 @@ async def _ceiling(cluster: Cluster, kube: Kube) -> float:
     cluster.kubectl("scale", "deployment/nebulnetes-brain", "-n", NAMESPACE, "--replicas=0")
     cluster.wait_for("the brain is gone", lambda: not _brains(cluster), LIMIT_SECONDS)
     items = cluster.api.items("pods", namespace=TEAM, labels="bench=admissions")
-    uids = {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
+    found = {item["metadata"]["name"]: item["metadata"] for item in items}
     token = cluster.kubectl("create", "token", "nebulnetes-brain", "-n", NAMESPACE).strip()
     path = cluster.state / "brain.kubeconfig"
     document = yaml.safe_load(cluster.kubeconfig.read_text())
@@ -183,7 +183,8 @@ async def _ceiling(cluster: Cluster, kube: Kube) -> float:
 
         async def let_in(name: str) -> None:
             value = f"{names.IN_QUOTA}/free/{NODE}"
-            request = write(LetIn(TEAM, name, uids[name], names.IN_QUOTA, value), datetime.now(UTC))
+            uid, version = found[name]["uid"], found[name]["resourceVersion"]
+            request = write(LetIn(TEAM, name, uid, names.IN_QUOTA, value, version=version), datetime.now(UTC))
             assert request.content_type == STRATEGIC
             await brain.call(
                 request.method, request.path, body=request.body, content_type=request.content_type, seconds=60.0

@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import time
+import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +63,10 @@ class Lab:
         if missing := {*nodes} - labelled:
             self.cluster.kubectl("label", "node", *sorted(missing), f"{names.AUTO_MIG_LABEL}=true")
         self.disable(*sorted(labelled - {*nodes}))
+        self.at_rest(*nodes)
+
+    def at_rest(self, *nodes: str) -> None:
+        """Waits until nodes have their agents, no order and no taint."""
         for node in nodes:
             self.until(f"the agent of {node} is connected and {node} at rest", partial(self._rests, node))
 
@@ -200,6 +206,14 @@ class Lab:
                     killed += 1
         assert killed, f"no process runs {module} {arguments}"
 
+    def metric(self, sample: str) -> float:
+        """A figure of the brain's metrics, by name and labels as Prometheus writes them; 0 where it is not there."""
+        chosen = "app.kubernetes.io/component=brain"
+        (brain,) = self.cluster.api.items("pods", namespace=NEBULNETES, labels=chosen)
+        with urllib.request.urlopen(f"http://{brain['status']['podIP']}:8080/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == sample), 0.0)
+
     # Time.
 
     def until(self, what: str, condition: Callable[[], object], seconds: float = 40.0) -> None:
@@ -238,6 +252,28 @@ def _refused(pod: dict[str, Any]) -> bool:
     """Whether the scheduler has found no room for it."""
     conditions = pod["status"].get("conditions", ())
     return any((each["type"], each["status"]) == ("PodScheduled", "False") for each in conditions)
+
+
+@contextlib.contextmanager
+def slow(lab: Lab, node: str, seconds: float = 1.0) -> Iterator[None]:
+    """A node's GPUs take so many seconds for each step while this lasts."""
+    hardware = lab.hardware(node)
+    hardware.set_times(create_seconds=seconds, destroy_seconds=seconds)
+    try:
+        yield
+    finally:
+        hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
+
+
+def advertised(lab: Lab, node: str) -> dict[str, int]:
+    """MIG devices that the API server says a node has."""
+    allocatable = lab.raw_node(node)["status"]["allocatable"]
+    return {name: int(n) for name, n in allocatable.items() if name.startswith(names.MIG_PREFIX) and n != "0"}
+
+
+def existing(lab: Lab, node: str) -> dict[str, int]:
+    """MIG devices that a node's hardware has."""
+    return dict(Counter(names.mig_resource(device.profile) for device in lab.hardware(node).mig_devices()))
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ def test_a_team_borrows_and_gives_back_with_a_repartition(lab: Lab, teams: tuple
     lab.until("one of the borrower's is left", count(lab, borrower, "large", 1))
     lab.until("the other waits behind the gate", lambda: len(waiting(lab, borrower, "large")) == 1)
     (again,) = waiting(lab, borrower, "large")
-    lab.event(borrower, again, "QuotaWaiting", "quotas use 35 of 40")
+    lab.event(borrower, again, "QuotaWaiting", "of 40 n8s.nebuly.ai/gpu-memory, and this asks for 20")
     lab.cluster.kubectl("scale", "-n", owner, "deployment/small", "--replicas=0")
     lab.until("it borrows again", count(lab, borrower, "large", 2))
 
@@ -127,7 +127,8 @@ def test_a_budget_holds(lab: Lab, teams: tuple[str, str]) -> None:
     lab.create(borrower, budget, deployment("large", "3g.20gb", 2, "a100"))
     lab.until("it borrows", count(lab, borrower, "large", 2))
     lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
-    lab.event(owner, "owner", "QuotaWaiting")
+    held = f"waits: PodDisruptionBudget {borrower}/all allows no eviction of {borrower}/large-"
+    lab.event(owner, "owner", "QuotaWaiting", held)
     assert len(running(lab, borrower, "large")) == 2
     lab.cluster.kubectl("delete", "pdb", "all", "-n", borrower)
     lab.running(owner, "owner")
@@ -146,6 +147,54 @@ def test_the_brain_dies_between_eviction_and_admission(lab: Lab, teams: tuple[st
     )
     lab.kill("brain")
     lab.running(owner, "owner", seconds=60)
+
+
+def test_the_brain_dies_while_the_gate_stays_shut(lab: Lab, teams: tuple[str, str]) -> None:
+    """kube-scheduler would preempt for the owner, so its gate is there until its room is: another brain opens it."""
+    owner, borrower = teams
+    lab.enable("a100")
+    borrow_all(lab, borrower, stop_seconds=3)
+    high = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": owner}, "value": 1000}
+    lab.cluster.kubectl("create", "-f", "-", stdin=json.dumps(high))
+    try:
+        lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100", priorityClassName=owner))
+        lab.until("the newest must go", lambda: "deletionTimestamp" in lab.pod(borrower, "second")["metadata"])
+        lab.kill("brain")
+        spec = lab.pod(owner, "owner")["spec"]
+        assert (spec["preemptionPolicy"], spec["priority"]) == ("PreemptLowerPriority", 1000)
+        assert spec["schedulingGates"] == [{"name": names.QUOTA_GATE}]
+        lab.running(owner, "owner", seconds=60)
+        lab.running(borrower, "first")
+    finally:
+        lab.cluster.kubectl("delete", "priorityclass", owner)
+
+
+def test_a_quota_that_comes_after_its_pods_which_take_5_s_to_stop(lab: Lab, namespace: str) -> None:
+    lab.until("quotas of earlier tests are gone", lambda: not lab.cluster.api.items("elasticquotas"))
+    lab.enable("a100")
+    with fresh_namespace(lab.cluster, f"{namespace}-b") as borrower:
+        slow = {"environ": {"FAKE_STOP_SECONDS": "5"}, "terminationGracePeriodSeconds": 30}
+        lab.create(borrower, deployment("large", "3g.20gb", 2, "a100", **slow))
+        lab.until("they run", count(lab, borrower, "large", 2))
+        for each in (borrower, namespace):
+            lab.create(each, json.loads(quota("team", HALF)))
+        lab.until("new pods get the gate", lambda: gated(lab, borrower) and gated(lab, namespace))
+
+        def labels() -> list[str | None]:
+            return sorted(each["metadata"]["labels"].get(names.CAPACITY_LABEL) for each in pods(lab, borrower, "large"))
+
+        lab.until("what they have borrowed is told", lambda: labels() == [names.IN_QUOTA, names.OVER_QUOTA])
+        lab.create(namespace, pod("owner", {"3g.20gb": 1}, node="a100"))
+        lab.until("the next pod waits", lambda: len(waiting(lab, borrower, "large")) == 1)
+        (again,) = waiting(lab, borrower, "large")
+        told = f"and this asks for 20; owner of min in team has 1 pod leave to make room for {namespace}/owner"
+        lab.event(borrower, again, "QuotaWaiting", told)
+        leaving = [each for each in pods(lab, borrower, "large") if "deletionTimestamp" in each["metadata"]]
+        assert [each["metadata"]["labels"][names.CAPACITY_LABEL] for each in leaving] == [names.OVER_QUOTA]
+        assert "nodeName" not in lab.pod(namespace, "owner")["spec"], "its room is not there yet"
+        lab.running(namespace, "owner")
+        assert len(running(lab, borrower, "large")) == 1
+        assert waiting(lab, borrower, "large") == [again]
 
 
 def test_gates_come_off_with_the_quota(lab: Lab, teams: tuple[str, str]) -> None:
@@ -191,7 +240,7 @@ def test_a_victim_that_keeps_a_finalizer(lab: Lab, teams: tuple[str, str]) -> No
         lab.create(borrower, kept)
         lab.running(borrower, name)
     lab.create(borrower, pod("rival", {"1g.5gb": 1}, node="a100"))
-    lab.event(borrower, "rival", "QuotaWaiting", "quotas use 40 of 40")
+    lab.event(borrower, "rival", "QuotaWaiting", "quotas lend 0 of 40")
     lab.create(owner, pod("owner", {"3g.20gb": 1}, node="a100"))
     try:
         lab.until("the newest must go", lambda: "deletionTimestamp" in lab.pod(borrower, "second")["metadata"])

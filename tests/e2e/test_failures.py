@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from n8s import names
 from n8s.v1 import gpu_pb2
-from tests.e2e.lab import NEBULNETES, Lab, fresh_namespace, pod
+from tests.e2e.lab import NEBULNETES, Lab, advertised, existing, fresh_namespace, pod, slow
 
 pytestmark = pytest.mark.e2e
-
-
-@contextlib.contextmanager
-def slow(lab: Lab, node: str, seconds: float = 1.0) -> Iterator[None]:
-    """A node's GPUs take so many seconds for each step while this lasts."""
-    hardware = lab.hardware(node)
-    hardware.set_times(create_seconds=seconds, destroy_seconds=seconds)
-    try:
-        yield
-    finally:
-        hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
-
-
-def advertised(lab: Lab, node: str) -> dict[str, int]:
-    """MIG devices that the API server says a node has."""
-    allocatable = lab.raw_node(node)["status"]["allocatable"]
-    return {name: int(n) for name, n in allocatable.items() if name.startswith(names.MIG_PREFIX) and n != "0"}
 
 
 def leaders(lab: Lab) -> list[str]:
@@ -47,11 +29,6 @@ def ours(lab: Lab, component: str, node: str = "") -> list[dict[str, Any]]:
     on_node = f"spec.nodeName={node}" if node else ""
     chosen = f"app.kubernetes.io/component={component}"
     return lab.cluster.api.items("pods", namespace=NEBULNETES, labels=chosen, fields=on_node)
-
-
-def existing(lab: Lab, node: str) -> dict[str, int]:
-    """MIG devices that a node's hardware has."""
-    return dict(Counter(names.mig_resource(device.profile) for device in lab.hardware(node).mig_devices()))
 
 
 def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
@@ -143,6 +120,52 @@ def test_a_label_taken_off_in_the_middle_of_an_order(lab: Lab, namespace: str) -
     assert "MigApplyFailed" not in lab.events("default", "h100")
 
 
+def test_a_pod_deleted_by_force_keeps_its_instance_while_its_process_runs(lab: Lab, namespace: str) -> None:
+    """The kubelet calls both free at once; only one process has opened its device, the other is seen in /proc alone."""
+    slow = {"FAKE_STOP_SECONDS": "99"}  # the kubelet kills them after 2 s
+    slower = slow | {"FAKE_KILL_SECONDS": "4", "FAKE_OPEN_SECONDS": "99"}
+    lab.enable("a100")
+    lab.create(
+        namespace,
+        pod("opened", {"3g.20gb": 1}, node="a100", environ=slow),
+        pod("started", {"3g.20gb": 1}, node="a100", environ=slower),
+    )
+    lab.running(namespace, "opened", "started")
+    device = {name: lab.held(namespace, name).uuid for name in ("opened", "started")}
+    process = {name: only(lab.cluster.nodes["a100"].pids(namespace, name)) for name in device}
+    for name in device:
+        lab.cluster.api.delete("pods", name, namespace=namespace, grace_seconds=0)
+    lab.create(namespace, pod("next", {"7g.40gb": 1}, node="a100"))
+    seen = set()
+
+    def over() -> bool:
+        there = {each.uuid for each in lab.hardware("a100").mig_devices()}
+        running = {name for name, pid in process.items() if runs(pid)}  # after the look at the hardware
+        assert {device[name] for name in running} <= there
+        if running == {"started"}:
+            shown = {each.uuid: each.state for gpu in lab.gpus("a100") for each in gpu.instances}
+            seen.add(("free", shown.get(device["started"]) == gpu_pb2.INSTANCE_STATE_FREE))
+            seen.add(("ordered", bool(lab.node("a100").ordered)))
+        return not running
+
+    lab.until("both processes have ended", over)
+    assert {("free", True), ("ordered", True)} <= seen, "nobody wanted what was used"
+    lab.running(namespace, "next")
+
+
+def only(pids: list[int]) -> int:
+    (pid,) = pids
+    return pid
+
+
+def runs(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for yet has no environment."""
+    try:
+        return bool(Path(f"/proc/{pid}/environ").read_bytes())
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class Devices:
     """MIG devices of a node: those that the API server says it has, and those of its hardware."""
@@ -155,11 +178,21 @@ def devices(lab: Lab, node: str) -> Devices:
     return Devices(advertised(lab, node), existing(lab, node))
 
 
+def destroy_one(lab: Lab, node: str) -> None:
+    """An instance of a node goes, as in the last moment of an agent's life."""
+    hardware = lab.hardware(node)
+    hardware.set_times(create_seconds=0.0, destroy_seconds=0.0)
+    instance = hardware.gpus()[0].instances[0]
+    hardware.destroy_compute_instance(0, instance.id)
+    hardware.destroy_gpu_instance(0, instance.id)
+
+
 @pytest.fixture(scope="module")
 def abandoned(lab: Lab) -> Iterator[Future[Devices]]:
     """What a node has when it opens whose agent died in the middle of an order and stays away, as no brain saw.
 
-    It stays closed for half a minute after the next brain's start; other tests run meanwhile, none that ends a brain.
+    An instance has gone by then, and nobody is there to tell the device plugin, which must look again first. The node
+    stays closed for about 50 s after the next brain's start; other tests run meanwhile, none that ends a brain.
     """
 
     def opened() -> Devices:
@@ -177,6 +210,7 @@ def abandoned(lab: Lab) -> Iterator[Future[Devices]]:
         lab.cluster.kubectl("label", "node", "a30", f"{names.AUTO_MIG_LABEL}-")
         lab.kill("nodeagent", "--node-name=a30")
         lab.until("agent and brain are gone", lambda: not ours(lab, "agent", "a30") and not ours(lab, "brain"))
+        destroy_one(lab, "a30")
         lab.cluster.kubectl(*scale, "--replicas=1")
         assert not lab.open("a30")
         pool = ThreadPoolExecutor(1)
@@ -209,4 +243,5 @@ def test_a_node_without_its_device_plugin_serves_nobody_and_others_do(lab: Lab, 
 
 def test_an_agent_that_stays_away_does_not_keep_its_node_closed(abandoned: Future[Devices]) -> None:
     seen = abandoned.result()
+    assert seen.existing
     assert seen.advertised == seen.existing

@@ -282,6 +282,16 @@ def test_the_agent_runs_where_the_label_is_and_tolerates_the_taint(helm: Path) -
     assert pod["hostPID"] is True
 
 
+def test_an_agent_that_may_not_see_its_nodes_processes_leaves_the_device_plugin_to_the_brain(helm: Path) -> None:
+    chart = Rendered(helm, agent={"hostPID": False}, brain={"devicePluginContainers": ["own"]})
+    assert "hostPID" not in chart.pod("DaemonSet", "agent")
+    assert not agent_config.parse(arguments(chart.container("DaemonSet", "agent")), {}).signals
+    assert agent_config.parse(arguments(Rendered(helm).container("DaemonSet", "agent")), {}).signals
+    assert brain_config.parse(arguments(chart.container("Deployment", "brain"))).plugin_containers == ("own",)
+    default = brain_config.parse(arguments(Rendered(helm).container("Deployment", "brain")))
+    assert default.plugin_containers == brain_config.parse([]).plugin_containers
+
+
 def test_a_brain_goes_when_another_is_ready_to_take_over(helm: Path) -> None:
     spec = Rendered(helm).get("Deployment", "brain")["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}

@@ -25,31 +25,31 @@ _sym_db = _symbol_database.Default()
 from n8s.v1 import gpu_pb2 as n8s_dot_v1_dot_gpu__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12n8s/v1/agent.proto\x12\x06n8s.v1\x1a\x10n8s/v1/gpu.proto\"\x81\x01\n\x0c\x41gentMessage\x12\x1e\n\x05hello\x18\x01 \x01(\x0b\x32\r.n8s.v1.HelloH\x00\x12\"\n\x05state\x18\x02 \x01(\x0b\x32\x11.n8s.v1.NodeStateH\x00\x12%\n\x06result\x18\x03 \x01(\x0b\x32\x13.n8s.v1.OrderResultH\x00\x42\x06\n\x04\x62ody\"\\\n\x05Hello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\"{\n\tNodeState\x12\x19\n\x04gpus\x18\x01 \x03(\x0b\x32\x0b.n8s.v1.Gpu\x12\x30\n\x0b\x61llocatable\x18\x02 \x03(\x0b\x32\x1b.n8s.v1.AllocatableResource\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x10\n\x08\x61pplying\x18\x04 \x01(\x04\"7\n\x13\x41llocatableResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\"e\n\x0c\x42rainMessage\x12\x1e\n\x05order\x18\x01 \x01(\x0b\x32\r.n8s.v1.OrderH\x00\x12-\n\rstate_request\x18\x02 \x01(\x0b\x32\x14.n8s.v1.StateRequestH\x00\x42\x06\n\x04\x62ody\"\x0e\n\x0cStateRequest\"B\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x1e\n\x04gpus\x18\x03 \x03(\x0b\x32\x10.n8s.v1.Geometry\"[\n\x0bOrderResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12 \n\x07outcome\x18\x03 \x01(\x0e\x32\x0f.n8s.v1.Outcome\x12\x0f\n\x07message\x18\x04 \x01(\t*\xa3\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_APPLIED\x10\x01\x12\x13\n\x0fOUTCOME_REFUSED\x10\x02\x12\x12\n\x0eOUTCOME_IN_USE\x10\x03\x12\x12\n\x0eOUTCOME_FAILED\x10\x04\x12\x17\n\x13OUTCOME_PLUGIN_LATE\x10\x05\x12\x14\n\x10OUTCOME_REPLACED\x10\x06\x32I\n\x0c\x41gentService\x12\x39\n\x07Session\x12\x14.n8s.v1.AgentMessage\x1a\x14.n8s.v1.BrainMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12n8s/v1/agent.proto\x12\x06n8s.v1\x1a\x10n8s/v1/gpu.proto\"\x81\x01\n\x0c\x41gentMessage\x12\x1e\n\x05hello\x18\x01 \x01(\x0b\x32\r.n8s.v1.HelloH\x00\x12\"\n\x05state\x18\x02 \x01(\x0b\x32\x11.n8s.v1.NodeStateH\x00\x12%\n\x06result\x18\x03 \x01(\x0b\x32\x13.n8s.v1.OrderResultH\x00\x42\x06\n\x04\x62ody\"\\\n\x05Hello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\"\xab\x01\n\tNodeState\x12\x19\n\x04gpus\x18\x01 \x03(\x0b\x32\x0b.n8s.v1.Gpu\x12\x30\n\x0b\x61llocatable\x18\x02 \x03(\x0b\x32\x1b.n8s.v1.AllocatableResource\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x10\n\x08\x61pplying\x18\x04 \x01(\x04\x12\x16\n\x0eplugin_problem\x18\x05 \x01(\t\x12\x16\n\x0eplugin_awaited\x18\x06 \x01(\x08\"7\n\x13\x41llocatableResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\"e\n\x0c\x42rainMessage\x12\x1e\n\x05order\x18\x01 \x01(\x0b\x32\r.n8s.v1.OrderH\x00\x12-\n\rstate_request\x18\x02 \x01(\x0b\x32\x14.n8s.v1.StateRequestH\x00\x42\x06\n\x04\x62ody\"\x0e\n\x0cStateRequest\"B\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x1e\n\x04gpus\x18\x03 \x03(\x0b\x32\x10.n8s.v1.Geometry\"[\n\x0bOrderResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12 \n\x07outcome\x18\x03 \x01(\x0e\x32\x0f.n8s.v1.Outcome\x12\x0f\n\x07message\x18\x04 \x01(\t*\xa3\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_APPLIED\x10\x01\x12\x13\n\x0fOUTCOME_REFUSED\x10\x02\x12\x12\n\x0eOUTCOME_IN_USE\x10\x03\x12\x12\n\x0eOUTCOME_FAILED\x10\x04\x12\x17\n\x13OUTCOME_PLUGIN_LATE\x10\x05\x12\x14\n\x10OUTCOME_REPLACED\x10\x06\x32I\n\x0c\x41gentService\x12\x39\n\x07Session\x12\x14.n8s.v1.AgentMessage\x1a\x14.n8s.v1.BrainMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'n8s.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=737
-  _globals['_OUTCOME']._serialized_end=900
+  _globals['_OUTCOME']._serialized_start=786
+  _globals['_OUTCOME']._serialized_end=949
   _globals['_AGENTMESSAGE']._serialized_start=49
   _globals['_AGENTMESSAGE']._serialized_end=178
   _globals['_HELLO']._serialized_start=180
   _globals['_HELLO']._serialized_end=272
-  _globals['_NODESTATE']._serialized_start=274
-  _globals['_NODESTATE']._serialized_end=397
-  _globals['_ALLOCATABLERESOURCE']._serialized_start=399
-  _globals['_ALLOCATABLERESOURCE']._serialized_end=454
-  _globals['_BRAINMESSAGE']._serialized_start=456
-  _globals['_BRAINMESSAGE']._serialized_end=557
-  _globals['_STATEREQUEST']._serialized_start=559
-  _globals['_STATEREQUEST']._serialized_end=573
-  _globals['_ORDER']._serialized_start=575
-  _globals['_ORDER']._serialized_end=641
-  _globals['_ORDERRESULT']._serialized_start=643
-  _globals['_ORDERRESULT']._serialized_end=734
-  _globals['_AGENTSERVICE']._serialized_start=902
-  _globals['_AGENTSERVICE']._serialized_end=975
+  _globals['_NODESTATE']._serialized_start=275
+  _globals['_NODESTATE']._serialized_end=446
+  _globals['_ALLOCATABLERESOURCE']._serialized_start=448
+  _globals['_ALLOCATABLERESOURCE']._serialized_end=503
+  _globals['_BRAINMESSAGE']._serialized_start=505
+  _globals['_BRAINMESSAGE']._serialized_end=606
+  _globals['_STATEREQUEST']._serialized_start=608
+  _globals['_STATEREQUEST']._serialized_end=622
+  _globals['_ORDER']._serialized_start=624
+  _globals['_ORDER']._serialized_end=690
+  _globals['_ORDERRESULT']._serialized_start=692
+  _globals['_ORDERRESULT']._serialized_end=783
+  _globals['_AGENTSERVICE']._serialized_start=951
+  _globals['_AGENTSERVICE']._serialized_end=1024
 # @@protoc_insertion_point(module_scope)

@@ -135,10 +135,18 @@ class NodeState(_message.Message):
     ALLOCATABLE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     APPLYING_FIELD_NUMBER: _builtins.int
+    PLUGIN_PROBLEM_FIELD_NUMBER: _builtins.int
+    PLUGIN_AWAITED_FIELD_NUMBER: _builtins.int
     problem: _builtins.str
     """What keeps the agent from its work (kubelet not answering, driver failing); empty when nothing does."""
     applying: _builtins.int
     """Id of the order that is being applied; 0 when none is."""
+    plugin_problem: _builtins.str
+    """Why the agent cannot have the device plugin look again: it sees no process of it, or may not signal it. Empty when it can."""
+    plugin_awaited: _builtins.bool
+    """Whether the order being applied waits for the device plugin to look again, and the agent could not have it do so. Its
+    GPUs are done then; the brain replaces the plugin's pod, and the agent goes on waiting until the kubelet shows the devices.
+    """
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_gpu_pb2.Gpu]:
         """All GPUs of the node, by index."""
@@ -156,10 +164,12 @@ class NodeState(_message.Message):
         allocatable: _abc.Iterable[Global___AllocatableResource] | None = ...,
         problem: _builtins.str = ...,
         applying: _builtins.int = ...,
+        plugin_problem: _builtins.str = ...,
+        plugin_awaited: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "applying", b"applying", "gpus", b"gpus", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "applying", b"applying", "gpus", b"gpus", "plugin_awaited", b"plugin_awaited", "plugin_problem", b"plugin_problem", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,25 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10n8s/v1/gpu.proto\x12\x06n8s.v1\"\xad\x01\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nmemory_mib\x18\x04 \x01(\x04\x12\r\n\x05slots\x18\x05 \x01(\r\x12!\n\x08profiles\x18\x06 \x03(\x0b\x32\x0f.n8s.v1.Profile\x12#\n\tinstances\x18\x07 \x03(\x0b\x32\x10.n8s.v1.Instance\x12\x0f\n\x07problem\x18\x08 \x01(\t\"\\\n\x07Profile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\r\x12\x0e\n\x06starts\x18\x03 \x03(\r\x12\x11\n\tmax_count\x18\x04 \x01(\r\x12\x12\n\nmemory_mib\x18\x05 \x01(\x04\"+\n\tPlacement\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\"@\n\x08Geometry\x12\r\n\x05index\x18\x01 \x01(\r\x12%\n\nplacements\x18\x02 \x03(\x0b\x32\x11.n8s.v1.Placement\"\xb8\x01\n\x08Instance\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\r\x12\x17\n\x0fgpu_instance_id\x18\x04 \x01(\r\x12\x0c\n\x04uuid\x18\x05 \x01(\t\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.n8s.v1.InstanceState\x12\x1e\n\x06holder\x18\x07 \x01(\x0b\x32\x0e.n8s.v1.Holder\x12\x11\n\tprocesses\x18\x08 \x03(\r\";\n\x06Holder\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\x12\x11\n\tcontainer\x18\x03 \x01(\t*\x98\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13INSTANCE_STATE_FREE\x10\x01\x12\x17\n\x13INSTANCE_STATE_USED\x10\x02\x12\x1a\n\x16INSTANCE_STATE_UNKNOWN\x10\x03\x12\x19\n\x15INSTANCE_STATE_BROKEN\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10n8s/v1/gpu.proto\x12\x06n8s.v1\"\xc3\x01\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nmemory_mib\x18\x04 \x01(\x04\x12\r\n\x05slots\x18\x05 \x01(\r\x12!\n\x08profiles\x18\x06 \x03(\x0b\x32\x0f.n8s.v1.Profile\x12#\n\tinstances\x18\x07 \x03(\x0b\x32\x10.n8s.v1.Instance\x12\x0f\n\x07problem\x18\x08 \x01(\t\x12\x14\n\x0cproblem_code\x18\t \x01(\t\"\\\n\x07Profile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\r\x12\x0e\n\x06starts\x18\x03 \x03(\r\x12\x11\n\tmax_count\x18\x04 \x01(\r\x12\x12\n\nmemory_mib\x18\x05 \x01(\x04\"+\n\tPlacement\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\"@\n\x08Geometry\x12\r\n\x05index\x18\x01 \x01(\r\x12%\n\nplacements\x18\x02 \x03(\x0b\x32\x11.n8s.v1.Placement\"\xb8\x01\n\x08Instance\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\r\x12\x17\n\x0fgpu_instance_id\x18\x04 \x01(\r\x12\x0c\n\x04uuid\x18\x05 \x01(\t\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.n8s.v1.InstanceState\x12\x1e\n\x06holder\x18\x07 \x01(\x0b\x32\x0e.n8s.v1.Holder\x12\x11\n\tprocesses\x18\x08 \x03(\r\";\n\x06Holder\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\x12\x11\n\tcontainer\x18\x03 \x01(\t*\x98\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13INSTANCE_STATE_FREE\x10\x01\x12\x17\n\x13INSTANCE_STATE_USED\x10\x02\x12\x1a\n\x16INSTANCE_STATE_UNKNOWN\x10\x03\x12\x19\n\x15INSTANCE_STATE_BROKEN\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'n8s.v1.gpu_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INSTANCESTATE']._serialized_start=658
-  _globals['_INSTANCESTATE']._serialized_end=810
+  _globals['_INSTANCESTATE']._serialized_start=680
+  _globals['_INSTANCESTATE']._serialized_end=832
   _globals['_GPU']._serialized_start=29
-  _globals['_GPU']._serialized_end=202
-  _globals['_PROFILE']._serialized_start=204
-  _globals['_PROFILE']._serialized_end=296
-  _globals['_PLACEMENT']._serialized_start=298
-  _globals['_PLACEMENT']._serialized_end=341
-  _globals['_GEOMETRY']._serialized_start=343
-  _globals['_GEOMETRY']._serialized_end=407
-  _globals['_INSTANCE']._serialized_start=410
-  _globals['_INSTANCE']._serialized_end=594
-  _globals['_HOLDER']._serialized_start=596
-  _globals['_HOLDER']._serialized_end=655
+  _globals['_GPU']._serialized_end=224
+  _globals['_PROFILE']._serialized_start=226
+  _globals['_PROFILE']._serialized_end=318
+  _globals['_PLACEMENT']._serialized_start=320
+  _globals['_PLACEMENT']._serialized_end=363
+  _globals['_GEOMETRY']._serialized_start=365
+  _globals['_GEOMETRY']._serialized_end=429
+  _globals['_INSTANCE']._serialized_start=432
+  _globals['_INSTANCE']._serialized_end=616
+  _globals['_HOLDER']._serialized_start=618
+  _globals['_HOLDER']._serialized_end=677
 # @@protoc_insertion_point(module_scope)

@@ -63,6 +63,7 @@ class Gpu(_message.Message):
     PROFILES_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    PROBLEM_CODE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index on its node, from 0, as the driver counts."""
     uuid: _builtins.str
@@ -74,7 +75,12 @@ class Gpu(_message.Message):
     slots: _builtins.int
     """Number of memory slots that placements count in: 8, 4 or 12, by model."""
     problem: _builtins.str
-    """Why this GPU cannot be partitioned; empty when it can."""
+    """Why this GPU cannot be partitioned, and what to do about it; empty when it can."""
+    problem_code: _builtins.str
+    """Which problem that is, in a word: "no-mig" (the GPU has none), "mig-off" (MIG mode is off), "no-permission" (the agent
+    may not configure MIG), "gpu-lost" (the driver does not reach it; what it holds is as it was seen last), or another word
+    for any other; empty where there is none.
+    """
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Profile]:
         """What the driver can make on this GPU. Empty where MIG is off or not supported."""
@@ -94,10 +100,11 @@ class Gpu(_message.Message):
         profiles: _abc.Iterable[Global___Profile] | None = ...,
         instances: _abc.Iterable[Global___Instance] | None = ...,
         problem: _builtins.str = ...,
+        problem_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "instances", b"instances", "memory_mib", b"memory_mib", "model", b"model", "problem", b"problem", "profiles", b"profiles", "slots", b"slots", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "instances", b"instances", "memory_mib", b"memory_mib", "model", b"model", "problem", b"problem", "problem_code", b"problem_code", "profiles", b"profiles", "slots", b"slots", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from n8s.v1 import gpu_pb2 as n8s_dot_v1_dot_gpu__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16n8s/v1/inventory.proto\x12\x06n8s.v1\x1a\x10n8s/v1/gpu.proto\">\n\tGpuFilter\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0c\x66ree_profile\x18\x03 \x01(\t\"4\n\x0fListGpusRequest\x12!\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x11.n8s.v1.GpuFilter\"1\n\x10ListGpusResponse\x12\x1d\n\x04gpus\x18\x01 \x03(\x0b\x32\x0f.n8s.v1.NodeGpu\"5\n\x10WatchGpusRequest\x12!\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x11.n8s.v1.GpuFilter\"?\n\x07NodeGpu\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x18\n\x03gpu\x18\x02 \x01(\x0b\x32\x0b.n8s.v1.Gpu\x12\x0c\n\x04live\x18\x03 \x01(\x08\"L\n\x08GpuEvent\x12\"\n\x04type\x18\x01 \x01(\x0e\x32\x14.n8s.v1.GpuEventType\x12\x1c\n\x03gpu\x18\x02 \x01(\x0b\x32\x0f.n8s.v1.NodeGpu\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x9f\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x02 \x01(\x08\x12\"\n\x05\x61gent\x18\x03 \x01(\x0b\x32\x13.n8s.v1.AgentStatus\x12\x16\n\x0erepartitioning\x18\x04 \x01(\x08\x12\x19\n\x04gpus\x18\x05 \x03(\x0b\x32\x0b.n8s.v1.Gpu\x12!\n\x07ordered\x18\x06 \x03(\x0b\x32\x10.n8s.v1.Geometry\"j\n\x0b\x41gentStatus\x12\x11\n\tconnected\x18\x01 \x01(\x08\x12\x16\n\x0esilent_seconds\x18\x02 \x01(\x01\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\"4\n\x11\x45xplainPodRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x97\x03\n\x0ePodExplanation\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x34\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32#.n8s.v1.PodExplanation.DevicesEntry\x12%\n\x08standing\x18\x04 \x01(\x0e\x32\x13.n8s.v1.PodStanding\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0c\n\x04node\x18\x06 \x01(\t\x12(\n\nplacements\x18\x07 \x03(\x0b\x32\x14.n8s.v1.GpuPlacement\x12\x1f\n\x05lacks\x18\x08 \x03(\x0b\x32\x10.n8s.v1.NodeLack\x12%\n\nwould_help\x18\t \x01(\x0b\x32\x11.n8s.v1.WouldHelp\x12\x10\n\x08\x64\x65\x66\x65rred\x18\n \x01(\x08\x12\x19\n\x11scheduler_message\x18\x0b \x01(\t\x12\x1c\n\x05round\x18\x0c \x01(\x0b\x32\r.n8s.v1.Round\x1a.\n\x0c\x44\x65vicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"C\n\x0cGpuPlacement\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\tplacement\x18\x02 \x01(\x0b\x32\x11.n8s.v1.Placement\"6\n\x08NodeLack\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\r\n\x05names\x18\x03 \x03(\t\"&\n\tWouldHelp\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\"=\n\x05Round\x12\x0f\n\x07waiting\x18\x01 \x01(\r\x12\x0e\n\x06served\x18\x02 \x01(\r\x12\x13\n\x0bupper_bound\x18\x03 \x01(\r*\x9c\x01\n\x0cGpuEventType\x12\x1e\n\x1aGPU_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14GPU_EVENT_TYPE_ADDED\x10\x01\x12\x1b\n\x17GPU_EVENT_TYPE_MODIFIED\x10\x02\x12\x1a\n\x16GPU_EVENT_TYPE_REMOVED\x10\x03\x12\x19\n\x15GPU_EVENT_TYPE_SYNCED\x10\x04*\x8d\x02\n\x0bPodStanding\x12\x1c\n\x18POD_STANDING_UNSPECIFIED\x10\x00\x12\x17\n\x13POD_STANDING_NO_MIG\x10\x01\x12\x16\n\x12POD_STANDING_ENDED\x10\x02\x12\x16\n\x12POD_STANDING_GATED\x10\x03\x12\x16\n\x12POD_STANDING_BOUND\x10\x04\x12\x15\n\x11POD_STANDING_FITS\x10\x05\x12\x18\n\x14POD_STANDING_OVERDUE\x10\x06\x12\x1c\n\x18POD_STANDING_MAKING_ROOM\x10\x07\x12\x16\n\x12POD_STANDING_WAITS\x10\x08\x12\x18\n\x14POD_STANDING_UNTRIED\x10\t2\xfe\x01\n\x10InventoryService\x12=\n\x08ListGpus\x12\x17.n8s.v1.ListGpusRequest\x1a\x18.n8s.v1.ListGpusResponse\x12\x39\n\tWatchGpus\x12\x18.n8s.v1.WatchGpusRequest\x1a\x10.n8s.v1.GpuEvent0\x01\x12/\n\x07GetNode\x12\x16.n8s.v1.GetNodeRequest\x1a\x0c.n8s.v1.Node\x12?\n\nExplainPod\x12\x19.n8s.v1.ExplainPodRequest\x1a\x16.n8s.v1.PodExplanationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16n8s/v1/inventory.proto\x12\x06n8s.v1\x1a\x10n8s/v1/gpu.proto\">\n\tGpuFilter\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0c\x66ree_profile\x18\x03 \x01(\t\"4\n\x0fListGpusRequest\x12!\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x11.n8s.v1.GpuFilter\"1\n\x10ListGpusResponse\x12\x1d\n\x04gpus\x18\x01 \x03(\x0b\x32\x0f.n8s.v1.NodeGpu\"5\n\x10WatchGpusRequest\x12!\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x11.n8s.v1.GpuFilter\"?\n\x07NodeGpu\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x18\n\x03gpu\x18\x02 \x01(\x0b\x32\x0b.n8s.v1.Gpu\x12\x0c\n\x04live\x18\x03 \x01(\x08\"L\n\x08GpuEvent\x12\"\n\x04type\x18\x01 \x01(\x0e\x32\x14.n8s.v1.GpuEventType\x12\x1c\n\x03gpu\x18\x02 \x01(\x0b\x32\x0f.n8s.v1.NodeGpu\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x9f\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x02 \x01(\x08\x12\"\n\x05\x61gent\x18\x03 \x01(\x0b\x32\x13.n8s.v1.AgentStatus\x12\x16\n\x0erepartitioning\x18\x04 \x01(\x08\x12\x19\n\x04gpus\x18\x05 \x03(\x0b\x32\x0b.n8s.v1.Gpu\x12!\n\x07ordered\x18\x06 \x03(\x0b\x32\x10.n8s.v1.Geometry\"j\n\x0b\x41gentStatus\x12\x11\n\tconnected\x18\x01 \x01(\x08\x12\x16\n\x0esilent_seconds\x18\x02 \x01(\x01\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\"4\n\x11\x45xplainPodRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xb8\x03\n\x0ePodExplanation\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x34\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32#.n8s.v1.PodExplanation.DevicesEntry\x12%\n\x08standing\x18\x04 \x01(\x0e\x32\x13.n8s.v1.PodStanding\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0c\n\x04node\x18\x06 \x01(\t\x12(\n\nplacements\x18\x07 \x03(\x0b\x32\x14.n8s.v1.GpuPlacement\x12\x1f\n\x05lacks\x18\x08 \x03(\x0b\x32\x10.n8s.v1.NodeLack\x12%\n\nwould_help\x18\t \x01(\x0b\x32\x11.n8s.v1.WouldHelp\x12\x10\n\x08\x64\x65\x66\x65rred\x18\n \x01(\x08\x12\x19\n\x11scheduler_message\x18\x0b \x01(\t\x12\x1c\n\x05round\x18\x0c \x01(\x0b\x32\r.n8s.v1.Round\x12\x1f\n\x05quota\x18\r \x01(\x0b\x32\x10.n8s.v1.PodQuota\x1a.\n\x0c\x44\x65vicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"k\n\x08PodQuota\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\t\x12\x1e\n\x04uses\x18\x05 \x03(\x0b\x32\x10.n8s.v1.QuotaUse\"D\n\x08QuotaUse\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\t\x12\x0b\n\x03min\x18\x03 \x01(\t\x12\x0b\n\x03max\x18\x04 \x01(\t\"C\n\x0cGpuPlacement\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\tplacement\x18\x02 \x01(\x0b\x32\x11.n8s.v1.Placement\"6\n\x08NodeLack\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\r\n\x05names\x18\x03 \x03(\t\"&\n\tWouldHelp\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\"=\n\x05Round\x12\x0f\n\x07waiting\x18\x01 \x01(\r\x12\x0e\n\x06served\x18\x02 \x01(\r\x12\x13\n\x0bupper_bound\x18\x03 \x01(\r*\x9c\x01\n\x0cGpuEventType\x12\x1e\n\x1aGPU_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14GPU_EVENT_TYPE_ADDED\x10\x01\x12\x1b\n\x17GPU_EVENT_TYPE_MODIFIED\x10\x02\x12\x1a\n\x16GPU_EVENT_TYPE_REMOVED\x10\x03\x12\x19\n\x15GPU_EVENT_TYPE_SYNCED\x10\x04*\x8d\x02\n\x0bPodStanding\x12\x1c\n\x18POD_STANDING_UNSPECIFIED\x10\x00\x12\x17\n\x13POD_STANDING_NO_MIG\x10\x01\x12\x16\n\x12POD_STANDING_ENDED\x10\x02\x12\x16\n\x12POD_STANDING_GATED\x10\x03\x12\x16\n\x12POD_STANDING_BOUND\x10\x04\x12\x15\n\x11POD_STANDING_FITS\x10\x05\x12\x18\n\x14POD_STANDING_OVERDUE\x10\x06\x12\x1c\n\x18POD_STANDING_MAKING_ROOM\x10\x07\x12\x16\n\x12POD_STANDING_WAITS\x10\x08\x12\x18\n\x14POD_STANDING_UNTRIED\x10\t2\xfe\x01\n\x10InventoryService\x12=\n\x08ListGpus\x12\x17.n8s.v1.ListGpusRequest\x1a\x18.n8s.v1.ListGpusResponse\x12\x39\n\tWatchGpus\x12\x18.n8s.v1.WatchGpusRequest\x1a\x10.n8s.v1.GpuEvent0\x01\x12/\n\x07GetNode\x12\x16.n8s.v1.GetNodeRequest\x1a\x0c.n8s.v1.Node\x12?\n\nExplainPod\x12\x19.n8s.v1.ExplainPodRequest\x1a\x16.n8s.v1.PodExplanationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PODEXPLANATION_DEVICESENTRY']._loaded_options = None
   _globals['_PODEXPLANATION_DEVICESENTRY']._serialized_options = b'8\001'
-  _globals['_GPUEVENTTYPE']._serialized_start=1414
-  _globals['_GPUEVENTTYPE']._serialized_end=1570
-  _globals['_PODSTANDING']._serialized_start=1573
-  _globals['_PODSTANDING']._serialized_end=1842
+  _globals['_GPUEVENTTYPE']._serialized_start=1626
+  _globals['_GPUEVENTTYPE']._serialized_end=1782
+  _globals['_PODSTANDING']._serialized_start=1785
+  _globals['_PODSTANDING']._serialized_end=2054
   _globals['_GPUFILTER']._serialized_start=52
   _globals['_GPUFILTER']._serialized_end=114
   _globals['_LISTGPUSREQUEST']._serialized_start=116
@@ -59,17 +59,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINPODREQUEST']._serialized_start=721
   _globals['_EXPLAINPODREQUEST']._serialized_end=773
   _globals['_PODEXPLANATION']._serialized_start=776
-  _globals['_PODEXPLANATION']._serialized_end=1183
-  _globals['_PODEXPLANATION_DEVICESENTRY']._serialized_start=1137
-  _globals['_PODEXPLANATION_DEVICESENTRY']._serialized_end=1183
-  _globals['_GPUPLACEMENT']._serialized_start=1185
-  _globals['_GPUPLACEMENT']._serialized_end=1252
-  _globals['_NODELACK']._serialized_start=1254
-  _globals['_NODELACK']._serialized_end=1308
-  _globals['_WOULDHELP']._serialized_start=1310
-  _globals['_WOULDHELP']._serialized_end=1348
-  _globals['_ROUND']._serialized_start=1350
-  _globals['_ROUND']._serialized_end=1411
-  _globals['_INVENTORYSERVICE']._serialized_start=1845
-  _globals['_INVENTORYSERVICE']._serialized_end=2099
+  _globals['_PODEXPLANATION']._serialized_end=1216
+  _globals['_PODEXPLANATION_DEVICESENTRY']._serialized_start=1170
+  _globals['_PODEXPLANATION_DEVICESENTRY']._serialized_end=1216
+  _globals['_PODQUOTA']._serialized_start=1218
+  _globals['_PODQUOTA']._serialized_end=1325
+  _globals['_QUOTAUSE']._serialized_start=1327
+  _globals['_QUOTAUSE']._serialized_end=1395
+  _globals['_GPUPLACEMENT']._serialized_start=1397
+  _globals['_GPUPLACEMENT']._serialized_end=1464
+  _globals['_NODELACK']._serialized_start=1466
+  _globals['_NODELACK']._serialized_end=1520
+  _globals['_WOULDHELP']._serialized_start=1522
+  _globals['_WOULDHELP']._serialized_end=1560
+  _globals['_ROUND']._serialized_start=1562
+  _globals['_ROUND']._serialized_end=1623
+  _globals['_INVENTORYSERVICE']._serialized_start=2057
+  _globals['_INVENTORYSERVICE']._serialized_end=2311
 # @@protoc_insertion_point(module_scope)

@@ -401,6 +401,7 @@ class PodExplanation(_message.Message):
     DEFERRED_FIELD_NUMBER: _builtins.int
     SCHEDULER_MESSAGE_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     standing: Global___PodStanding.ValueType
@@ -432,6 +433,10 @@ class PodExplanation(_message.Message):
     def round(self) -> Global___Round:
         """The round that all of this is from."""
 
+    @_builtins.property
+    def quota(self) -> Global___PodQuota:
+        """The quota that governs the pod's namespace; unset where none does, and of a pod that has ended."""
+
     def __init__(
         self,
         *,
@@ -447,14 +452,86 @@ class PodExplanation(_message.Message):
         deferred: _builtins.bool = ...,
         scheduler_message: _builtins.str = ...,
         round: Global___Round | None = ...,
+        quota: Global___PodQuota | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "would_help", b"would_help"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "round", b"round", "would_help", b"would_help"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred", b"deferred", "devices", b"devices", "lacks", b"lacks", "name", b"name", "namespace", b"namespace", "node", b"node", "placements", b"placements", "round", b"round", "scheduler_message", b"scheduler_message", "standing", b"standing", "text", b"text", "would_help", b"would_help"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred", b"deferred", "devices", b"devices", "lacks", b"lacks", "name", b"name", "namespace", b"namespace", "node", b"node", "placements", b"placements", "quota", b"quota", "round", b"round", "scheduler_message", b"scheduler_message", "standing", b"standing", "text", b"text", "would_help", b"would_help"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PodExplanation: _TypeAlias = PodExplanation  # noqa: Y015
+
+@_typing.final
+class PodQuota(_message.Message):
+    """A quota that counts, as one of its pods has to do with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"ElasticQuota" or "CompositeElasticQuota"."""
+    namespace: _builtins.str
+    name: _builtins.str
+    capacity: _builtins.str
+    """"in-quota" or "over-quota", as the pod's label n8s.nebuly.ai/capacity says; empty before it is let in."""
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaUse]:
+        """Of each resource that the pod asks for and the quota names, by name."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        capacity: _builtins.str = ...,
+        uses: _abc.Iterable[Global___QuotaUse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "kind", b"kind", "name", b"name", "namespace", b"namespace", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PodQuota: _TypeAlias = PodQuota  # noqa: Y015
+
+@_typing.final
+class QuotaUse(_message.Message):
+    """How much of a resource a quota's pods use. Kubernetes quantities, e.g. "1500m"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    used: _builtins.str
+    """What decisions count: status.reserved of the quota."""
+    min: _builtins.str
+    """Empty where `min` does not name the resource."""
+    max: _builtins.str
+    """Empty where `max` does not name the resource."""
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        used: _builtins.str = ...,
+        min: _builtins.str = ...,
+        max: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max", b"max", "min", b"min", "resource", b"resource", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaUse: _TypeAlias = QuotaUse  # noqa: Y015
 
 @_typing.final
 class GpuPlacement(_message.Message):

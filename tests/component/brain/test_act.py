@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from brain.act import events
@@ -26,6 +27,7 @@ from brain.decide.decisions import (
     OpenGate,
     OrderGeometry,
     PublishDevices,
+    ReplacePlugin,
     TaintNode,
     UntaintNode,
     UpdateQuota,
@@ -182,6 +184,19 @@ async def test_what_is_done_for_good_is_not_done_again_while_snapshots_are_late_
         assert it.writes("LetIn", "ok") == 2, "nothing is remembered beyond"
 
 
+async def test_who_was_not_let_in_because_it_has_changed_is_let_in_as_it_is_now() -> None:
+    async with world() as it:
+        gated = {"metadata": {"name": "p", "uid": "u"}, "spec": {"schedulingGates": [{"name": names.QUOTA_GATE}]}}
+        seen = (await it.api.put(PODS, gated))["metadata"]["resourceVersion"]
+        now = (await it.api.put(PODS, gated | {"status": {}}))["metadata"]["resourceVersion"]
+        for _ in range(2):
+            assert not await it.act(LetIn("a", "p", "u", names.IN_QUOTA, "free", version=seen)), "the round is not done"
+        assert it.writes("LetIn", "stale") == 2
+        assert it.pod()["spec"]["schedulingGates"]
+        assert await it.act(LetIn("a", "p", "u", names.IN_QUOTA, "free", version=now))
+        assert "schedulingGates" not in it.pod()["spec"]
+
+
 async def test_opening_a_gate_writes_nothing_else() -> None:
     async with world() as it:
         gated = {"metadata": {"name": "p", "uid": "u"}, "spec": {"schedulingGates": [{"name": names.QUOTA_GATE}]}}
@@ -223,6 +238,20 @@ async def test_evicting_is_for_one_uid_only(caplog: pytest.LogCaptureFixture) ->
         (record,) = told_by_actor(caplog)
         told = record.__dict__
         assert (record.message, told["pod"], told["beneficiary"]) == ("pod evicted", "a/p", "b/owner")
+
+
+async def test_the_device_plugins_pod_is_evicted_once_and_for_one_uid_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with world() as it:
+        await it.api.put(PODS, {"metadata": {"name": "p", "uid": "new"}})
+        assert not await it.act(ReplacePlugin("n1", "a", "p", "old"))
+        assert "deletionTimestamp" not in it.pod()["metadata"]
+        for _ in range(2):
+            assert await it.act(ReplacePlugin("n1", "a", "p", "new"))
+        assert "deletionTimestamp" in it.pod()["metadata"]
+        assert (it.writes("ReplacePlugin", "stale"), it.writes("ReplacePlugin", "ok")) == (1, 1)
+        (record,) = told_by_actor(caplog)
+        assert (record.__dict__["node"], record.__dict__["pod"]) == ("n1", "a/p")
 
 
 async def test_an_eviction_that_a_budget_holds_is_tried_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -287,12 +316,27 @@ async def test_a_quota_s_status_keeps_when_a_condition_changed() -> None:
 async def test_orders_go_to_the_agents() -> None:
     async with world() as it:
         geometries = {0: (Placement(0, "7g.40gb"),)}
-        assert await it.act(OrderGeometry("n1", geometries))
+        assert await it.act(OrderGeometry("n1", geometries, closed=False))
         assert it.orders.sent == [("n1", geometries)]
         it.orders.reachable = False
-        assert not await it.act(OrderGeometry("n1", geometries))
+        assert not await it.act(OrderGeometry("n1", geometries, closed=False))
         await it.act(AskState("n1"))
         assert it.orders.asked == ["n1"]
+
+
+async def test_an_order_goes_out_only_while_the_node_is_closed() -> None:
+    """The snapshot may be older than this brain's own untainting."""
+    async with world() as it:
+        order = OrderGeometry("n1", {0: (Placement(0, "7g.40gb"),)})
+        await it.act(TaintNode("n1"))
+        await it.act(UntaintNode("n1"))
+        assert not await it.act(order)
+        assert it.orders.sent == []
+        await it.act(TaintNode("n1"))
+        it.api.fail("GET", "n1", 500)
+        assert not await it.act(order), "not known is not closed"
+        assert await it.act(order)
+        assert len(it.orders.sent) == 1
 
 
 @pytest.mark.parametrize(
@@ -352,6 +396,45 @@ async def test_events_are_told_once_by_all_brains(monkeypatch: pytest.MonkeyPatc
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+WAITS = EmitEvent("Pod", "a", "w", "u", "QuotaWaiting", "uses 1 of 4", warning=False, about="max cpu")
+
+
+async def test_who_waits_for_the_same_is_not_told_new_figures() -> None:
+    async with world() as it:
+        task = asyncio.create_task(it.teller.run())
+        await it.act(WAITS)
+        await until(lambda: len(it.api.collections[EVENTS]) == 1)
+        await it.act(msgspec.structs.replace(WAITS, message="uses 2 of 4"))
+        await it.act(msgspec.structs.replace(WAITS, message="lends 0 of 4", about="sum_min cpu"))
+        await until(lambda: len(it.api.collections[EVENTS]) == 2)
+        told = [each["message"] for each in it.api.collections[EVENTS].values()]
+        assert told == ["uses 1 of 4", "lends 0 of 4"]
+        other = World(it.api, it.teller._api)  # type: ignore[arg-type]
+        task.cancel()
+        task = asyncio.create_task(other.teller.run())
+        await other.act(msgspec.structs.replace(WAITS, message="uses 3 of 4"))
+        await until(lambda: other.writes("EmitEvent", "stale") == 1)
+        assert len(it.api.collections[EVENTS]) == 2, "nor by the next brain"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_who_must_go_is_told_before_those_who_wait_and_however_many_these_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events, "_PENDING", 3)
+    async with world() as it:
+        await it.act(*(msgspec.structs.replace(WAITS, uid=str(number)) for number in range(5)))
+        await it.act(EmitEvent("Pod", "a", "victim", "v", "QuotaReclaimed", "Evicted: for b/owner", warning=True))
+        await it.act(msgspec.structs.replace(WAITS, uid="1", message="uses 9 of 9"))
+        task = asyncio.create_task(it.teller.run())
+        await until(lambda: it.writes("EmitEvent", "ok") == 4)
+        told = [(each["involvedObject"]["uid"], each["message"]) for each in it.api.collections[EVENTS].values()]
+        assert told == [("v", "Evicted: for b/owner"), ("0", "uses 1 of 4"), ("1", "uses 9 of 9"), ("2", "uses 1 of 4")]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_an_event_that_may_not_be_told_does_not_stop_the_next(caplog: pytest.LogCaptureFixture) -> None:

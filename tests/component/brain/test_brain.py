@@ -17,6 +17,7 @@ import pytest
 from brain import signpost
 from brain.__main__ import Brain
 from brain.config import Address, Config
+from brain.decide import repartition
 from brain.errors import ConfigError
 from brain.kube import Kube
 from brain.lease import NAME
@@ -194,6 +195,48 @@ async def test_from_a_waiting_pod_to_a_node_with_new_devices() -> None:
         assert asyncio.get_running_loop().time() - began < 2
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
         assert it.api.collections[LEASES][NAME]["spec"]["holderIdentity"] == ""
+
+
+async def test_whoever_leads_next_takes_the_taint_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a node whose agent is there, and of one that lost its label while no brain was there to see."""
+    monkeypatch.setattr(repartition, "SILENCE_SECONDS", 0.5)
+    ours = {"key": names.REPARTITIONING_TAINT, "effect": "NoSchedule"}
+    tainted = {**NODE, "spec": {"taints": [*NODE["spec"]["taints"], ours]}}
+    async with cluster("me") as (api, kube):
+        await api.put(NODES, tainted)
+        await api.put(NODES, {**tainted, "metadata": {"name": "n2", "uid": "u2", "labels": {}}})
+        api.tokens["agent-of-n1"] = reviewed("ns:agents", "n1")
+        async with brains(api, kube, "me") as ((it, _),):
+            address = str(it.config.grpc_listen)
+            async with grpc.aio.secure_channel(address, tls.client("agent-of-n1")) as agents:
+                call: Any = agent_pb2_grpc.AgentServiceStub(agents).Session(wait_for_ready=True)
+                await call.write(agent_pb2.AgentMessage(hello=agent_pb2.Hello(node="n1")))
+                await call.write(state(instance("7g.40gb", 0, 8)))
+                nodes = api.collections[NODES]
+                await until(lambda: all(ours not in each["spec"]["taints"] for each in nodes.values()))
+                assert nodes["n1"]["status"]["allocatable"] == ROOM | {"nvidia.com/mig-7g.40gb": "1"}
+                assert nodes["n2"]["status"]["allocatable"] == ROOM, "nobody knows what is there"
+
+
+async def test_a_pod_that_is_bound_while_an_order_is_applied_is_told_and_counted() -> None:
+    async with world() as (it, _, agents, _):
+        call: Any = agent_pb2_grpc.AgentServiceStub(agents).Session(wait_for_ready=True)
+        await call.write(agent_pb2.AgentMessage(hello=agent_pb2.Hello(node="n1")))
+        await call.write(state(instance("7g.40gb", 0, 8)))
+        await it.api.put(PODS, POD)
+        async with asyncio.timeout(8):
+            assert (await call.read()).order.gpus
+        late = {**POD, "metadata": {"name": "late", "namespace": "a", "uid": "ul"}, "status": {"phase": "Failed"}}
+        await it.api.put(PODS, late | {"spec": {**POD["spec"], "nodeName": "n1"}})
+
+        def told() -> list[str]:
+            events = it.api.collections[EVENTS].values()
+            return [e["involvedObject"]["name"] for e in events if e["reason"] == "MigLateBind"]
+
+        await until(lambda: told() == ["late"])
+        url = f"http://{it.config.http_listen}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            assert "n8s_brain_late_binds_total 1.0\n" in await response.text()
 
 
 @asynccontextmanager

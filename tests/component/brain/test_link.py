@@ -17,8 +17,12 @@ from brain.link.service import Link
 from brain.metrics import Metrics
 from brain.model.mig import Placement
 from brain.model.node import Agent
+from brain.serve import server as brain_server
 from n8s.v1 import agent_pb2, agent_pb2_grpc, gpu_pb2
+from tests import tls
 from tests.component.brain.fakeapi import until
+from tests.ports import free_port
+from tests.wire import wire
 
 WANTED = {0: (Placement(0, "3g.20gb"), Placement(4, "3g.20gb"))}
 
@@ -58,13 +62,16 @@ class World:
     def agent(self, node: str = "n1") -> Agent | None:
         return self.link.agents(self.now).get(node)
 
-    def dial(self) -> Any:
-        channel = grpc.aio.insecure_channel(self.target)
-        self.channels.append(channel)
-        return agent_pb2_grpc.AgentServiceStub(channel).Session()
+    def dial(self, channel: grpc.aio.Channel | None = None) -> Any:
+        if channel is None:
+            channel = grpc.aio.insecure_channel(self.target)
+            self.channels.append(channel)
+        return agent_pb2_grpc.AgentServiceStub(channel).Session(wait_for_ready=True)
 
-    async def connect(self, node: str = "n1", epoch: int = 0, *, state: bool = True) -> Any:
-        call = self.dial()
+    async def connect(
+        self, node: str = "n1", epoch: int = 0, *, state: bool = True, channel: grpc.aio.Channel | None = None
+    ) -> Any:
+        call = self.dial(channel)
         hello = agent_pb2.Hello(node=node, agent_version="1", driver="simulated", epoch=epoch)
         await call.write(agent_pb2.AgentMessage(hello=hello))
         if state:
@@ -218,6 +225,23 @@ async def test_a_silent_agent_keeps_its_report(tmp_path: Path) -> None:
         assert not it.link.order("n1", WANTED)
 
 
+async def test_an_agent_says_whether_it_can_tell_the_device_plugin(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        call = await it.connect()
+        told = agent_pb2.NodeState(plugin_problem="no process", plugin_awaited=True)
+        await call.write(agent_pb2.AgentMessage(state=told))
+        await until(lambda: (agent := it.agent()) is not None and agent.awaited_seconds is not None)
+        it.now += 3
+        told.applying = 4
+        await call.write(agent_pb2.AgentMessage(state=told))
+        await until(lambda: (agent := it.agent()) is not None and agent.ordered is not None)
+        agent = it.agent()
+        assert agent is not None
+        assert (agent.plugin_problem, agent.awaited_seconds) == ("no process", 3)
+        await call.write(report())
+        await until(lambda: (agent := it.agent()) is not None and agent.awaited_seconds is None)
+
+
 async def test_a_restarted_agent_has_no_order_and_counts_once_it_reports(tmp_path: Path) -> None:
     async with world(tmp_path) as it:
         await it.connect()
@@ -295,3 +319,39 @@ async def test_an_agent_speaks_for_its_own_node_only(tmp_path: Path) -> None:
         assert await call.details() == "not yours"
         assert it.agent("n2") is None
         assert it.epochs.epoch == 3, "what a stranger says has no effect"
+
+
+async def test_an_agent_that_falls_silent_is_dropped_alone_and_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = dict.fromkeys(("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"), 500)
+    options = tuple((name, soon.get(name, value)) for name, value in brain_server._OPTIONS)
+    monkeypatch.setattr(brain_server, "_OPTIONS", options)
+    it, port = World(tmp_path), free_port()
+
+    def register(serves: grpc.aio.Server) -> None:
+        agent_pb2_grpc.add_AgentServiceServicer_to_server(it.link, serves)
+
+    def connected(node: str) -> bool:
+        agent = it.agent(node)
+        return agent is not None and agent.connected
+
+    async with (
+        brain_server.serving(f"127.0.0.1:{port}", register, ["n8s.v1.AgentService"], tls.server()),
+        wire(port) as cable,
+        grpc.aio.secure_channel(f"127.0.0.1:{cable.port}", tls.client()) as far,
+        grpc.aio.secure_channel(f"127.0.0.1:{port}", tls.client()) as near,
+    ):
+        await it.connect("n1", channel=far)
+        other = await it.connect("n2", channel=near)
+        cable.cut()
+        await until(lambda: not connected("n1"))
+        assert not it.link.order("n1", WANTED)
+        assert connected("n2")
+        assert it.link.order("n2", WANTED)
+        assert (await other.read()).order.id == 1
+        cable.mend()
+        again = await it.connect("n1", channel=far)
+        assert it.link.order("n1", WANTED)
+        assert (await again.read()).order.id == 2
+        it.link.close()

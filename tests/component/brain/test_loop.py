@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -16,6 +16,7 @@ from brain.loop import Loop
 from brain.metrics import Metrics
 from brain.model.hold import Hold
 from brain.model.node import Agent, Node
+from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from n8s import names
 from tests.component.brain.fakeapi import until
@@ -38,12 +39,16 @@ class World:
         self.wake: float | None = None
         self.fitting: frozenset[str] = frozenset()
         self.holds: dict[str, Hold] = {}
+        self.late = 0
+        self.metrics = Metrics()
+        self.pods: tuple[Pod, ...] = ()
+        self.error: Callable[[Snapshot], bool] = lambda _: False
         self.seen: list[Snapshot] = []
         self.decided_from: list[Snapshot] = []
 
     def snapshot(self, now: float) -> Snapshot:
         del now
-        return Snapshot(nodes=self.nodes)
+        return Snapshot(nodes=self.nodes, pods=self.pods)
 
     def publish(self, snapshot: Snapshot) -> None:
         del snapshot
@@ -67,7 +72,12 @@ class World:
 async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     def decide(snapshot: Snapshot, _settings: Settings) -> Decisions:
         world.seen.append(snapshot)
-        return Decisions(fitting=world.fitting, holds=world.holds, wake_seconds=world.wake)
+        if world.error(snapshot):
+            raise OverflowError("cannot convert float infinity to integer")
+        looks = {"n1": frozenset({f"round {len(world.seen)}"})}
+        return Decisions(
+            fitting=world.fitting, holds=world.holds, looks=looks, late=world.late, wake_seconds=world.wake
+        )
 
     monkeypatch.setattr(module, "decide", decide)
     loop = Loop(
@@ -76,7 +86,7 @@ async def looping(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         actor=world,
         board=world,
         settings=Settings(),
-        metrics=Metrics(),
+        metrics=world.metrics,
         clock=time.monotonic,
     )
     task = asyncio.create_task(loop.run())
@@ -178,3 +188,55 @@ async def test_it_says_for_how_long_room_has_been_kept(monkeypatch: pytest.Monke
         hold = world.seen[1].holds["a/p"]
         assert hold.tries == 1
         assert 7.0 < hold.seconds < 17.0
+
+
+async def test_it_says_whom_the_last_look_knew_of_and_counts_who_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.wake, world.late = 0.05, 2
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.seen) == 3)
+        assert [each.looks for each in world.seen] == [{}, {"n1": {"round 1"}}, {"n1": {"round 2"}}]
+        assert (world.metrics.registry.get_sample_value("n8s_brain_late_binds_total") or 0.0) >= 4
+
+
+async def test_an_error_leaves_waiting_pods_out_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "FIRST_RETRY_SECONDS", 0.04)
+    world = World()
+    running = Pod("team", "runs", "u1", node="n1")
+    world.pods = (running, Pod("team", "waits", "u2"))
+    world.error = lambda snapshot: len(snapshot.pods) > 1
+    async with looping(world, monkeypatch):
+        await until(lambda: len(world.rounds) >= 3)
+        assert world.rounds[1] - world.rounds[0] < world.rounds[2] - world.rounds[1]
+        assert [held.pods for held in world.seen[:2]] == [world.pods, (running,)]
+        assert failed(world) >= 3
+        assert len(caplog.records) == 1, "an error that stays is told once"
+        assert caplog.records[0].exc_info
+        world.error = lambda _: False
+        await until(lambda: world.seen[-1].pods == world.pods)
+        await asyncio.sleep(0.4)
+        before = failed(world)
+        world.error = lambda snapshot: len(snapshot.pods) > 1
+        world.changed.set()
+        await until(lambda: failed(world) > before)
+        assert len(caplog.records) == 2, "it had gone"
+
+
+async def test_an_error_that_always_comes_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "FIRST_RETRY_SECONDS", 0.04)
+    world = World()
+    world.error = lambda _: True
+    async with looping(world, monkeypatch):
+        await until(lambda: failed(world) >= 4)
+        assert [record.levelname for record in caplog.records] == ["CRITICAL"] * len(caplog.records)
+        world.error = lambda _: False
+        world.changed.set()
+        await until(lambda: bool(world.decided_from and world.seen[-1] is world.decided_from[-1]))
+
+
+def failed(world: World) -> float:
+    return world.metrics.registry.get_sample_value("n8s_brain_failed_decisions_total") or 0.0

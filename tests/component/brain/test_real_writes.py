@@ -148,6 +148,22 @@ async def test_a_pod_that_is_let_in_has_no_gate_left(world: World) -> None:
     assert world.pod("let-in") == pod
 
 
+async def test_a_pod_that_has_changed_since_it_was_seen_is_looked_at_again(world: World) -> None:
+    uid = world.create("changed", schedulingGates=[OURS])
+    seen = world.pod("changed")
+    selector = {"spec": {"nodeSelector": {"kubernetes.io/hostname": "n2"}}}
+    world.server.done("kubectl", "patch", "pod", "changed", "-n", "team", f"--patch={json.dumps(selector)}")
+    now = world.pod("changed")
+    assert seen.version
+    assert now != seen, "the brain is woken by it"
+
+    assert await world.act(LetIn("team", "changed", uid, names.IN_QUOTA, RESERVATION, version=seen.version)) == "stale"
+    assert world.pod("changed") == now
+    assert await world.act(LetIn("team", "changed", uid, names.IN_QUOTA, RESERVATION, version=now.version)) == "ok"
+    after = world.pod("changed")
+    assert (after.gates, after.version) == ((), ""), "once it is in, its changes wake nobody for nothing"
+
+
 async def test_gates_of_others_stay(world: World) -> None:
     uid = world.create("two", schedulingGates=[OTHER, OURS])
     assert await world.act(LetIn("team", "two", uid, names.OVER_QUOTA, "")) == "ok"

@@ -23,6 +23,7 @@ from brain.metrics import Metrics
 from brain.model.mig import Gpu, Holder, Instance, InstanceState
 from brain.model.node import Agent, Node, Taint
 from brain.model.pod import Pod
+from brain.model.quota import Kind, Quota
 from brain.model.snapshot import Snapshot
 from brain.serve.http import application, serving_http
 from brain.serve.inventory import Inventory
@@ -125,12 +126,16 @@ async def test_a_pod_is_explained_from_the_last_round(tmp_path: Path) -> None:
     pods = (Pod("a", "p", "u1", node="n1"), Pod("b", "p", "u2"), Pod("b", "q", "u3", request={MIG: 1}))
     plan = Plan(why={"b/q": Reason("no room", lacks=(Lack("is small", 1, ("n1",)),))}, bound=1)
     async with inventory(tmp_path) as (board, stub, _):
-        board.decided(Snapshot(pods=pods), Decisions(plan=plan))
+        quota = Quota(Kind.SINGLE, "b", "team", ("b",), {"cpu": 1})
+        board.decided(Snapshot(pods=pods, quotas=(quota,)), Decisions(plan=plan))
         board.publish(Snapshot())
         plain = await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="b", name="p"))
         assert (plain.namespace, plain.standing) == ("b", inventory_pb2.POD_STANDING_NO_MIG)
         waits = await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="b", name="q"))
         assert (waits.standing, waits.text) == (inventory_pb2.POD_STANDING_WAITS, "no room")
+        assert (waits.quota.kind, waits.quota.namespace, waits.quota.name) == ("ElasticQuota", "b", "team")
+        elsewhere = await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="a", name="p"))
+        assert not elsewhere.HasField("quota")
         assert (waits.round.waiting, waits.round.served, waits.round.upper_bound) == (1, 0, 1)
         with pytest.raises(grpc.aio.AioRpcError, match="saw no pod 'a/q'") as caught:
             await stub.ExplainPod(inventory_pb2.ExplainPodRequest(namespace="a", name="q"))

@@ -263,11 +263,55 @@ def test_gpus_that_cannot_be_partitioned_are_shown_with_the_reason(node: StandIn
     ):
         assert part in gpu.problem
         assert bool(gpu.problem) == bool(part)
+    codes = ["mig-off", "other", "other", "other", "other", "", "no-mig"]
+    assert [gpu.problem_code for gpu in gpus] == codes
     assert [bool(gpu.profiles) for gpu in gpus] == [False, True, False, True, True, True, False]
     assert shown(gpus[1]) == [("7g.40gb at 0", True)]
     assert (gpus[6].model, gpus[6].memory_mib) == ("Tesla-T4", 15360)
     with pytest.raises(errors.InvalidArgumentError):
         driver.create(6, Placement(0, "1g.5gb"))
+
+
+CONFIG = "driver/nvidia/capabilities/mig/config"
+
+
+@pytest.mark.parametrize(
+    ("rights", "files", "problem"),
+    [
+        ("000001ffffffffff", {"driver/nvidia/version": ""}, ""),
+        ("0000000000000000", {}, ""),  # no driver of NVIDIA's to judge by
+        ("0000000000000000", {"driver/nvidia/version": ""}, "mig/config: No such file or directory"),
+        ("0000000000000000", {CONFIG: "DeviceFileMinor: 1\nDeviceFileMode: 256\n"}, ""),
+        ("0000000000000000", {CONFIG: "DeviceFileMinor: 2\nDeviceFileMode: 256\n"}, "nvidia-cap2: "),
+        ("0000000000000000", {CONFIG: "DeviceFileMinor: 3\nDeviceFileMode: 256\n"}, ""),  # the driver makes it
+    ],
+)
+def test_an_agent_that_may_not_configure_mig_says_so(
+    node: StandIn, tmp_path: Path, rights: str, files: dict[str, str], problem: str
+) -> None:
+    node.add("A100-40GB")
+    for name, text in {"self/status": f"Name:\tx\nCapEff:\t{rights}\n", **files}.items():
+        (tmp_path / "proc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "proc" / name).write_text(text)
+    (tmp_path / "dev" / "nvidia-caps").mkdir(parents=True)
+    (tmp_path / "dev" / "nvidia-caps" / "nvidia-cap1").touch()
+    (tmp_path / "dev" / "nvidia-caps" / "nvidia-cap2").symlink_to("nvidia-cap2")  # stands in for a file that is refused
+    (gpu,) = NvmlDriver(tmp_path / "proc", tmp_path / "dev").read()
+    assert problem in gpu.problem
+    assert bool(gpu.problem) == bool(problem)
+    assert gpu.problem_code == ("no-permission" if problem else "")
+    assert gpu.profiles
+
+
+def test_once_a_change_was_not_permitted_none_is_expected_to_be(node: StandIn) -> None:
+    node.add("A100-40GB")
+    driver = NvmlDriver()
+    assert driver.read()[0].problem == ""
+    node.fail("nvmlDeviceCreateGpuInstanceWithPlacement", pynvml.NVML_ERROR_NO_PERMISSION)
+    with pytest.raises(errors.NoPermissionError):
+        driver.create(0, Placement(0, "1g.5gb"))
+    (gpu,) = driver.read()
+    assert (gpu.problem_code, "NVIDIA_MIG_CONFIG_DEVICES=all" in gpu.problem) == ("no-permission", True)
 
 
 def test_a_driver_that_tells_no_profile_is_asked_again(node: StandIn) -> None:
@@ -308,7 +352,7 @@ def test_a_lost_gpu_is_shown_as_last_seen_and_leaves_the_others_alone(
     node.set(0, lost=True)
     gpu, there = driver.read()
     assert there == other
-    assert (gpu.uuid, gpu.model, gpu.profiles) == (whole.uuid, whole.model, ())
+    assert (gpu.uuid, gpu.model, gpu.profiles, gpu.problem_code) == (whole.uuid, whole.model, (), "gpu-lost")
     assert "GPU is lost" in gpu.problem
     assert "reset the GPU or reboot the node" in gpu.problem
     assert [(one.uuid, one.processes) for one in gpu.instances] == [(whole.instances[0].uuid, None)]
@@ -325,8 +369,18 @@ def test_a_gpu_that_was_lost_from_the_start_is_shown(node: StandIn) -> None:
     node.add("A100-40GB")
     node.set(0, lost=True)
     (gpu,) = NvmlDriver().read()
-    assert (gpu.uuid, gpu.model, gpu.instances) == ("", "", ())
+    assert (gpu.uuid, gpu.model, gpu.instances, gpu.problem_code) == ("", "", (), "gpu-lost")
     assert "lost" in gpu.problem
+
+
+def test_a_gpu_that_cannot_even_be_found_is_lost_and_one_that_tells_no_profile_is_not(node: StandIn) -> None:
+    node.add("A100-40GB")
+    node.fail("nvmlDeviceGetHandleByIndex_v2", pynvml.NVML_ERROR_UNKNOWN)
+    assert NvmlDriver().read()[0].problem_code == "gpu-lost"
+    node.fail("nvmlDeviceGetMigMode", pynvml.NVML_ERROR_UNKNOWN)
+    (gpu,) = NvmlDriver().read()
+    assert gpu.problem
+    assert gpu.problem_code != "gpu-lost"
 
 
 @pytest.mark.parametrize(

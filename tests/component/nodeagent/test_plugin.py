@@ -153,6 +153,83 @@ async def test_a_wait_that_is_called_off_still_tells_the_plugin(directory: Path,
         assert await kubelet.allocatable() == {}
 
 
+def refuse(pid: int, number: int) -> None:
+    raise PermissionError(number, "not permitted", str(pid))
+
+
+async def test_whether_the_plugin_can_be_told_is_known_before_an_order(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = plugin_of(directory)
+    await plugin.look()
+    assert "no process" in plugin.problem
+    async with plugin_running(directory) as process:
+        await plugin.look()
+        assert plugin.problem, "not looked for again at once"
+        monkeypatch.setattr(plugin, "_look_at", 0.0)
+        await plugin.look()
+        assert plugin.problem == ""
+        monkeypatch.setattr(plugin, "_look_at", 0.0)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "kill", refuse)
+            await plugin.look()
+        assert plugin.problem == f"the device plugin's process {process.pid} cannot be signalled (not permitted)"
+    async with named(directory, PROGRAM) as process:
+        monkeypatch.setattr(plugin, "_look_at", 0.0)
+        await plugin.look()
+        assert plugin.problem == f"the device plugin's process {process.pid} does not handle SIGHUP"
+        assert process.returncode is None
+
+
+@pytest.mark.parametrize("signals", [True, False])
+async def test_a_plugin_that_cannot_be_told_is_awaited_and_that_is_said(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, signals: bool
+) -> None:
+    monkeypatch.setattr(plugin_module, "UNTOLD_SECONDS", 0.2)
+    kubelet = MemoryKubelet()
+    plugin = SignalledPlugin(kubelet, directory, signals=signals, deadline_seconds=10)
+    wanted = {"nvidia.com/mig-1g.5gb": frozenset({"MIG-a"})}
+
+    async def devices() -> DeviceIds:
+        return wanted
+
+    assert (bool(plugin.problem), plugin.awaited) == (not signals, False)
+    settling = asyncio.create_task(plugin.settle(devices, asyncio.Event()))
+    async with asyncio.timeout(5):
+        while not plugin.awaited:
+            assert not settling.done()
+            await asyncio.sleep(0.01)
+    assert ("no process" if signals else "agent.hostPID") in plugin.problem
+    kubelet.known = wanted
+    assert await settling == ""
+    assert not plugin.awaited
+    assert plugin.problem, "it is still so"
+
+
+async def test_a_process_of_another_is_not_looked_for_where_none_can_be_seen(directory: Path) -> None:
+    async with plugin_running(directory):
+        plugin = SignalledPlugin(MemoryKubelet(), directory, signals=False)
+        await plugin.look()
+        assert "agent.hostPID" in plugin.problem
+
+
+async def test_a_plugin_that_was_told_is_not_awaited(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take its time; the agent's deadline ends that."""
+    monkeypatch.setattr(plugin_module, "UNTOLD_SECONDS", 0.0)
+
+    async def wanted() -> DeviceIds:
+        return {"nvidia.com/mig-1g.5gb": frozenset({"MIG-a"})}
+
+    async with plugin_running(directory):
+        plugin = plugin_of(directory, 0.3)
+        settling = asyncio.create_task(plugin.settle(wanted, asyncio.Event()))
+        while not settling.done():
+            assert not plugin.awaited
+            await asyncio.sleep(0.01)
+        assert "mig-1g.5gb" in await settling
+        assert plugin.problem == ""
+
+
 async def test_a_silent_kubelet_is_no_reason_to_disturb_the_plugin(directory: Path, tmp_path: Path) -> None:
     SimulatedNode.install(tmp_path / "sim", [("A100-40GB", 1)])
     devices_file = tmp_path / "devices.json"

@@ -32,6 +32,7 @@ from tests.component.nodeagent.standins import (
     plugin_running,
 )
 from tests.ports import free_port
+from tests.wire import wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -51,29 +52,36 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(path: Path, *, poll_seconds: float = 0.05, ca: Path | None = None) -> AsyncIterator[World]:
+async def world(path: Path, *, ca: Path | None = None) -> AsyncIterator[World]:
+    address = f"127.0.0.1:{free_port()}"
+    async with brain_serving(address) as brain, agent(path, address, ca=ca) as (node, kubelet):
+        yield World(node, kubelet, brain, path / "token")
+
+
+@contextlib.asynccontextmanager
+async def agent(
+    path: Path, brain_address: str, *, ca: Path | None = None
+) -> AsyncIterator[tuple[SimulatedNode, StandInKubelet]]:
     node = SimulatedNode.install(path / "sim", [("A100-40GB", 2)])
     plugins = path / "device-plugins"
     plugins.mkdir()
     driver = SimulatedDriver(node)
-    brain_address = f"127.0.0.1:{free_port()}"
     token = path / "token"
     token.write_text("token-1\n")
     async with (
         kubelet_serving(path / "k.sock", path / "devices.json") as served,
         plugin_running(plugins, simulation=path / "sim", devices_file=path / "devices.json"),
         pod_resources(str(path / "k.sock")) as kubelet,
-        brain_serving(brain_address) as brain,
     ):
         orders = Orders(Applier(driver, kubelet, SignalledPlugin(kubelet, plugins), in_use_seconds=20))
-        reporter = Reporter(NodeReader(driver, kubelet), orders, poll_seconds=poll_seconds)
+        reporter = Reporter(NodeReader(driver, kubelet), orders, poll_seconds=0.05)
         greeting = Greeting(node="n1", agent_version="0", driver=lambda: driver.name, boot_id=driver.boot_id)
         sessions = Sessions(
             partial(connect, brain_address, ca or tls.directory() / "ca.crt", token), greeting, orders, reporter
         )
         tasks = [asyncio.create_task(one) for one in (reporter.run(), sessions.run(), orders.work(reporter))]
         try:
-            yield World(node, served, brain, token)
+            yield node, served
         finally:
             for task in tasks:
                 task.cancel()
@@ -235,3 +243,52 @@ async def test_a_brain_of_another_authority_gets_no_token(
         assert w.brain.sessions == 0
         shutil.copy(tls.directory() / "ca.crt", ca)
         await w.brain.until(2)
+
+
+async def test_an_agent_that_is_there_before_its_brain_waits_for_it_and_for_the_next(tmp_path: Path) -> None:
+    port = free_port()
+    knocked = asyncio.Event()
+
+    def turn_away(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        knocked.set()
+        writer.close()
+
+    nobody = await asyncio.start_server(turn_away, "127.0.0.1", port)
+    async with agent(tmp_path, f"127.0.0.1:{port}") as (node, _):
+        await asyncio.wait_for(knocked.wait(), 10)
+        nobody.close()
+        async with brain_serving(f"127.0.0.1:{port}") as brain:
+            await brain.until(2)
+            brain.order(1, ONES, epoch=4)
+            await brain.result(1)
+        async with brain_serving(f"127.0.0.1:{port}") as brain:
+            await brain.until(2)
+            assert brain.hellos[0].epoch == 4
+            assert [(i.profile, i.start) for i in brain.states[0].gpus[0].instances] == ONES
+            brain.order(9, [], epoch=3)
+            assert outcome(await brain.result(9)) == "REFUSED"
+        assert [(d.profile, d.start) for d in node.mig_devices() if d.gpu == 0] == ONES
+
+
+async def test_a_brain_that_falls_silent_is_left_and_the_state_is_told_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "KEEPALIVE_SECONDS", 1)
+    monkeypatch.setattr(session, "KEEPALIVE_TIMEOUT_SECONDS", 1)
+    caplog.set_level(logging.INFO)
+    port = free_port()
+    async with (
+        brain_serving(f"127.0.0.1:{port}") as brain,
+        wire(port) as cable,
+        agent(tmp_path, f"127.0.0.1:{cable.port}") as (node, kubelet),
+    ):
+        await brain.until(2)
+        cable.cut()
+        await until(lambda: "session ended" in caplog.text)
+        # What happens meanwhile is in the state that is told when the brain is back.
+        device = node.mig_devices()[0]
+        kubelet.give(device.uuid, device.profile, "late")
+        cable.mend()
+        await brain.state(lambda state: state.gpus[0].instances[0].holder.pod == "late")
+        assert len(brain.hellos) == 2
+        assert node.mig_devices()[0] == device

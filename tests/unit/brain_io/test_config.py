@@ -16,6 +16,7 @@ def test_defaults() -> None:
     assert str(config.grpc_listen) == "0.0.0.0:9090"
     assert (config.gpu_memory_gb, config.settle_seconds, config.log_level) == (32, 1.0, logging.INFO)
     assert config.identity
+    assert config.plugin_containers == ("nvidia-device-plugin", "nvidia-device-plugin-ctr")
 
 
 def test_all_settings(tmp_path: Path) -> None:
@@ -23,10 +24,12 @@ def test_all_settings(tmp_path: Path) -> None:
     kubeconfig.touch()
     given = "--grpc-listen [::1]:1 --http-listen h:2 --lease-namespace ns --identity me --gpu-memory-gb 16"
     given += f" --agent-account a --settle-seconds 0.5 --log-level debug --kubeconfig {kubeconfig}"
+    given += " --device-plugin-containers own,other"
     config = parse(given.split())
     assert (config.grpc_listen, config.http_listen) == (Address("::1", 1), Address("h", 2))
     assert str(config.grpc_listen) == "[::1]:1"
     assert (config.lease_namespace, config.identity, config.gpu_memory_gb) == ("ns", "me", 16)
+    assert config.plugin_containers == ("own", "other")
     assert (config.agent_account, config.tls_dir) == ("a", Path("/run/nebulnetes/tls"))
     assert (config.settle_seconds, config.log_level, config.kubeconfig) == (0.5, logging.DEBUG, kubeconfig)
 
@@ -45,6 +48,7 @@ def test_all_settings(tmp_path: Path) -> None:
         ("--gpu-memory-gb", "1.5"),
         ("--settle-seconds", "nan"),
         ("--settle-seconds", "-1"),
+        ("--device-plugin-containers", "own,,other"),
         ("--log-level", "loud"),
         ("--kubeconfig", "/no/such/file"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from brain.model.affinity import AffinityTerm, LabelSelector, Requirement, SpreadConstraint
 from brain.model.budget import Budget
 from brain.model.node import Taint
-from brain.model.pod import NodeSelectorTerm, Pod, Toleration
+from brain.model.pod import Daemon, NodeSelectorTerm, Pod, Toleration
 from brain.model.quota import Condition, Kind
 from brain.observe import convert
 from brain.observe.convert import ConvertError
@@ -200,6 +200,20 @@ def test_topology_spread() -> None:
 
 JOB = {"apiVersion": "batch/v1", "kind": "Job", "uid": "j", "controller": True}
 GROUP = {names.POD_GROUP_LABEL: "g"}
+
+
+def test_a_daemon_sets_pod_is_known_by_its_containers_and_its_readiness_counts() -> None:
+    owner = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "plugin", "uid": "d", "controller": True}
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+
+    def read(owner: dict[str, Any], status: dict[str, Any]) -> tuple[Daemon | None, bool]:
+        found = pod({"containers": [{"name": "main"}, {"name": "sidecar"}]}, status, ownerReferences=[owner])
+        return found.daemon, found.ready
+
+    assert read(owner, ready) == (Daemon("plugin", ("main", "sidecar")), True)
+    assert read(owner, {}) == (Daemon("plugin", ("main", "sidecar")), False)
+    assert read(owner | {"kind": "ReplicaSet"}, ready) == (None, False)
+    assert read(owner | {"controller": False}, ready) == (None, False)
 
 
 @pytest.mark.parametrize(

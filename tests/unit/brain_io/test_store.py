@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from brain.model.budget import Budget
-from brain.model.node import Agent, Node, Taint
-from brain.model.pod import Pod
+from brain.model.node import Agent, Node, Plugin, Taint
+from brain.model.pod import Daemon, Pod
 from brain.observe.store import Store, Table
 from n8s import names
+from tests.worlds import plugin
 
 PLAIN = Node("n1")
 TAINTED = Node("n1", taints=(Taint(names.REPARTITIONING_TAINT),))
@@ -144,3 +145,89 @@ def test_a_node_at_rest_is_the_same_object_in_each_snapshot() -> None:
     (last,) = store.snapshot(61.0, agents).nodes
     assert last.untainted_seconds == float("inf")
     assert store.snapshot(62.0, agents).nodes[0] is last
+
+
+def test_how_long_the_device_plugin_of_a_tainted_node_is_known_and_ready(store: Store, clock: Clock) -> None:
+    def shown() -> Plugin | None:
+        (node,) = store.snapshot(clock.now, Agents()).nodes
+        return node.plugin
+
+    def put(pod: Pod) -> None:
+        store.pods.put(pod.key, pod)
+
+    old, new = plugin("n1"), plugin("n1", name="plugin-y", uid="uid-plugin-y", created=7)
+    store.nodes.put("n1", TAINTED)
+    store.pods.replace({old.key: old})
+    clock.now += 2
+    assert shown() == Plugin(old, INFINITE, INFINITE), "it was Ready before this brain looked"
+    leaving = plugin("n1", terminating=True)
+    put(leaving)
+    assert shown() == Plugin(leaving, INFINITE, INFINITE)
+    starting = plugin("n1", name="plugin-y", uid="uid-plugin-y", created=7, ready=False)
+    put(starting)
+    clock.now += 2
+    assert shown() == Plugin(starting, 2.0, 0.0), "the one that stays"
+    store.pods.remove(old.key)
+    put(new)
+    clock.now += 3
+    assert shown() == Plugin(new, 5.0, 3.0)
+    put(starting)
+    put(new)
+    clock.now += 1
+    assert shown() == Plugin(new, 6.0, 4.0), "for how long it was not, in between, does not matter"
+    put(plugin("n1", name="plugin-y", uid="another", created=7))
+    assert shown() == Plugin(plugin("n1", name="plugin-y", uid="another", created=7), 0.0, 0.0)
+    store.pods.replace({})
+    assert shown() is None
+    assert not {**store._plugins._known_since, **store._plugins._ready_since}, "nothing stays of pods that are gone"
+
+
+def test_the_device_plugin_of_a_node_at_rest_is_new_for_a_while(store: Store, clock: Clock) -> None:
+    def shown() -> Plugin | None:
+        (node,) = store.snapshot(clock.now, Agents()).nodes
+        return node.plugin
+
+    store.nodes.put("n1", PLAIN)
+    store.pods.replace({})
+    found = plugin("n1", ready=False)
+    store.pods.put(found.key, found)
+    assert shown() == Plugin(found, INFINITE, 0.0)
+    found = plugin("n1")
+    store.pods.put(found.key, found)
+    assert shown() == Plugin(found, 0.0, 0.0)
+    clock.now += 4
+    assert shown() == Plugin(found, 4.0, 4.0)
+    clock.now += 2
+    assert shown() == Plugin(found, INFINITE, INFINITE)
+    found = plugin("n1", terminating=True)
+    store.pods.put(found.key, found)
+    assert shown() == Plugin(found, INFINITE, INFINITE)
+
+
+def test_the_device_plugin_is_told_by_its_container_and_is_a_daemon_sets(clock: Clock) -> None:
+    store = Store(clock, ["own"])
+    store.nodes.put("n1", PLAIN)
+    for name, daemon in {
+        "none": None,
+        "others": Daemon("x", ("nvidia-device-plugin",)),
+        "it": Daemon("y", ("sidecar", "own")),
+    }.items():
+        store.pods.put(name, plugin("n1", name=name, uid=name, daemon=daemon))
+    store.pods.put("ended", plugin("n1", name="ended", uid="ended", daemon=Daemon("y", ("own",)), phase="Failed"))
+    store.pods.put("later", plugin("", name="later", uid="later", daemon=Daemon("y", ("own",))))
+    (node,) = store.snapshot(clock.now, Agents()).nodes
+    assert node.plugin is not None
+    assert (node.plugin.pod.name, node.plugin.ready_seconds) == ("it", INFINITE)
+    assert store.snapshot(clock.now + 1, Agents()).nodes[0] is node, "at rest"
+
+
+def test_of_several_device_plugins_the_one_of_the_highest_priority_counts_then_the_oldest(
+    store: Store, clock: Clock
+) -> None:
+    store.nodes.put("n1", PLAIN)
+    first = {"priority": 1, "created": 2}
+    for name, changes in {"a": {"created": 1}, "b": first | {"created": 3}, "c": first, "d": first}.items():
+        store.pods.put(name, plugin("n1", name=name, uid=name, **changes))
+    (node,) = store.snapshot(clock.now, Agents()).nodes
+    assert node.plugin is not None
+    assert node.plugin.pod.name == "c"

@@ -14,6 +14,7 @@ from brain.decide.why import Help, Lack, Reason
 from brain.model.mig import Gpu, Holder, Instance, InstanceState, Placement, Profile
 from brain.model.node import Agent, Node, Taint
 from brain.model.pod import Pod
+from brain.model.quota import Kind, Quota, QuotaStatus
 from n8s import names
 from n8s.v1 import agent_pb2, gpu_pb2, inventory_pb2
 
@@ -43,6 +44,7 @@ gpus = st.builds(
     ),
     text,
     small,
+    text,
     text,
 )
 geometries = st.dictionaries(
@@ -110,6 +112,24 @@ def test_an_explanation_is_told_in_full() -> None:
         "deferred": True,
         "schedulerMessage": "0/9",
         "round": {"waiting": 3, "served": 2, "upperBound": 3},
+    }
+
+
+def test_an_explanation_tells_of_the_quota_what_the_pod_asks_for() -> None:
+    least, most = {"cpu": 500, "nvidia.com/gpu": 1}, {"cpu": 2000, names.GPU_MEMORY: 9, "memory": 7}
+    quota = Quota(Kind.SINGLE, "team", "q", ("team",), least, most, status=QuotaStatus(reserved={"cpu": 1500}))
+    labels = {names.CAPACITY_LABEL: names.OVER_QUOTA}
+    asked = Pod("team", "p", "u", request={"cpu": 1, "memory": 0, "nvidia.com/mig-1g.5gb": 1}, labels=labels)
+    sent = wire.explanation_to(Explanation(asked, Standing.BOUND, "", quota=quota), Plan()).quota
+    assert json_format.MessageToDict(sent) == {
+        "kind": "ElasticQuota",
+        "namespace": "team",
+        "name": "q",
+        "capacity": "over-quota",
+        "uses": [
+            {"resource": "cpu", "used": "1500m", "min": "500m", "max": "2"},
+            {"resource": names.GPU_MEMORY, "used": "0", "max": "9"},
+        ],
     }
 
 

@@ -84,6 +84,11 @@ def test_the_gate_opens_when_the_quota_is_gone() -> None:
     assert result.decisions == (OpenGate("c", "p", "uid-c-p"),)
 
 
+def test_a_pod_is_let_in_as_it_was_seen() -> None:
+    result = decided(gated("a/p", 1000, version="7"), quotas=BOTH, nodes=FOUR)
+    assert [d.version for d in result.decisions if isinstance(d, LetIn)] == ["7"]
+
+
 def test_gates_of_others_come_first() -> None:
     result = decided(gated("a/p", 1000, gates=(names.QUOTA_GATE, OTHER_GATE)), quotas=BOTH, nodes=FOUR)
     assert result.decisions == ()
@@ -101,7 +106,7 @@ def test_a_borrower_is_let_in_up_to_the_sum_of_min_and_not_beyond() -> None:
     assert let_in(decided(*there, gated("a/p", 1000), quotas=BOTH, nodes=large)) == {"a/p": "over-quota/free"}
     result = decided(*there, gated("a/p", 1500), quotas=BOTH, nodes=large)
     assert result.decisions == ()
-    assert result.waits["a/p"] == "waits: quotas use 3 of 4 cpu in all, and this asks for 1500m"
+    assert result.waits["a/p"] == "waits: quotas lend 1 of 4 cpu, and this asks for 1500m"
 
 
 def test_max_holds() -> None:
@@ -271,16 +276,71 @@ def test_room_of_pods_that_never_go_is_not_kept_for_ever() -> None:
 def test_a_disruption_budget_that_lets_nobody_go_names_another_victim_or_none() -> None:
     budget = Budget("b", "kept", LabelSelector(), 0)
     waiting = inside("a/p", 1000, nominated="n")
-    assert evicted(decided(*BORROWED, waiting, quotas=BOTH, nodes=FOUR, budgets=(budget,))) == {}
+    result = decided(*BORROWED, waiting, quotas=BOTH, nodes=FOUR, budgets=(budget,))
+    assert evicted(result) == {}
+    assert result.waits["a/p"] == "waits: PodDisruptionBudget b/kept allows no eviction of b/z"
     kept = Budget("b", "kept", LabelSelector((Requirement("app", "In", ("kept",)),)), 0)
     more = (running("b/old", 2000, created=1), *BORROWED[1:3])
     assert evicted(decided(*more, waiting, quotas=BOTH, nodes=FOUR, budgets=(kept,))) == {"b/x": "a/p"}
 
 
+def test_of_pods_that_are_alike_one_that_came_in_past_the_gate_goes_before_newer_ones() -> None:
+    let_in = [replace(each, reservation="over-quota/free/n") for each in BORROWED]
+    past = replace(let_in[1], reservation="")
+    hot = gated("a/p", 1000, priority=9, never_preempts=False)
+    assert evicted(decided(*let_in, hot, quotas=BOTH, nodes=FOUR)) == {"b/z": "a/p"}
+    three = [let_in[0], past, *let_in[2:]]
+    assert evicted(decided(*three, hot, quotas=BOTH, nodes=FOUR)) == {"b/z": "a/p"}, "it is in-quota"
+    low = (A, replace(B, min={"cpu": 1000}), quota("c", {"cpu": 1000}))
+    assert evicted(decided(*three, hot, quotas=low, nodes=FOUR)) == {"b/x": "a/p"}
+    three[1] = replace(past, priority=1)
+    assert evicted(decided(*three, hot, quotas=low, nodes=FOUR)) == {"b/z": "a/p"}, "its priority is higher"
+
+
+def test_an_owner_is_told_which_budget_holds_and_for_how_many() -> None:
+    one = Budget("b", "kept", LabelSelector(), 1)
+    result = decided(*BORROWED, gated("a/p", 2000), gated("a/q", 2000), quotas=BOTH, nodes=FOUR, budgets=(one,))
+    told = "waits: PodDisruptionBudget b/kept allows only 1 eviction of b/y, b/z"
+    assert (result.waits["a/p"], result.waits["a/q"]) == (told, told), "also who is like it"
+    assert result.about["a/p"] == "budgets b/kept"
+    big = decided(*BORROWED, gated("a/p", 5000), quotas=BOTH, nodes=FOUR, budgets=(one,))
+    assert "PodDisruptionBudget" not in big.waits["a/p"], "it would not help if they went"
+
+
+def test_a_group_is_told_which_budget_holds() -> None:
+    one = Budget("b", "kept", LabelSelector(), 1)
+    group = [gated(f"a/g{number}", 1000, group="g") for number in range(2)]
+    result = decided(*BORROWED, *group, quotas=BOTH, nodes=FOUR, budgets=(one,))
+    assert evicted(result) == {}
+    told = "waits: PodDisruptionBudget b/kept allows no eviction of b/y"
+    assert (result.waits["a/g0"], result.waits["a/g1"]) == (told, told)
+
+
 def test_pods_that_several_budgets_cover_are_no_victims() -> None:
     budgets = (Budget("b", "one", LabelSelector(), 5), Budget("b", "two", LabelSelector(), 5))
     waiting = inside("a/p", 1000, nominated="n")
-    assert evicted(decided(*BORROWED, waiting, quotas=BOTH, nodes=FOUR, budgets=budgets)) == {}
+    result = decided(*BORROWED, waiting, quotas=BOTH, nodes=FOUR, budgets=budgets)
+    assert evicted(result) == {}
+    told = "waits: PodDisruptionBudgets b/one and b/two cover b/z, and what several cover is never evicted"
+    assert result.waits["a/p"] == told
+
+
+def test_who_comes_back_is_told_for_whom_it_had_to_go() -> None:
+    owner, again = gated("a/p", 2000, never_preempts=False, priority=1), gated("b/new", 1000, created=50)
+    told = "waits: quotas lend 0 of 4 cpu, and this asks for 1; owner of min in a has 2 pods leave to make room for a/p"
+    result = decided(*BORROWED, owner, again, quotas=BOTH, nodes=FOUR)
+    assert evicted(result) == {"b/y": "a/p", "b/z": "a/p"}
+    assert result.waits["b/new"] == told
+    assert result.about["b/new"] == "sum_min cpu"
+    leave = [replace(pod, terminating=pod.name in {"y", "z"}) for pod in BORROWED]
+    assert decided(*leave, owner, again, quotas=BOTH, nodes=FOUR).waits["b/new"] == told, "another brain says the same"
+    late = decided(*BORROWED[:2], replace(owner, gates=(), node="n", phase="Running"), again, quotas=BOTH, nodes=FOUR)
+    assert late.waits["b/new"] == "waits: quotas lend 0 of 4 cpu, and this asks for 1"
+
+
+def test_what_is_lent_is_never_less_than_nothing() -> None:
+    result = decided(*BORROWED, inside("a/p", 1000, nominated="n"), gated("b/new", 1000), quotas=BOTH, nodes=FOUR)
+    assert result.waits["b/new"].startswith("waits: quotas lend 0 of 4 cpu, and this asks for 1")
 
 
 def test_who_kube_scheduler_would_preempt_for_keeps_its_gate_until_the_room_is_real() -> None:

@@ -1,7 +1,8 @@
 """Random worlds of quotas run to rest, against a small API server, scheduler, kubelet and controllers.
 
-Pods arrive, end and are evicted; what was evicted comes back, as its controller has it. After each step, what must
-never happen has not; with no new pods, the world comes to rest, and then no owner waits whom the rules would serve.
+Pods arrive, end and are evicted; what was evicted comes back, as its controller has it. Quotas are changed, deleted and
+made again, and brains start anew. After each step, what must never happen has not; with no new pods, the world comes to
+rest, and then no owner waits whom the rules would serve.
 """
 
 from __future__ import annotations
@@ -42,11 +43,14 @@ class Cluster:
     def __init__(self, seed: int, make: Callable[[int], World] = random_world) -> None:
         """``make``: what it begins with."""
         self.stubborn = False
+        self.changing = False
         self.holds: Mapping[str, Hold] = {}
         self.rng = random.Random(seed)  # noqa: S311
         world = make(seed).snapshot
         self.jobs = world.jobs
         self.quotas: tuple[Quota, ...] = world.quotas
+        self.deleted: list[Quota] = []
+        self.namespaces = [OUTSIDE, *(namespace for quota in world.quotas for namespace in quota.namespaces)]
         self.nodes: dict[str, Node] = {item.name: _with(item, list(_gpus(item))) for item in world.nodes}
         self.pods = {pod.key: pod for pod in world.pods}
         self.ends = {pod.key: 2 for pod in world.pods if pod.terminating}
@@ -104,7 +108,8 @@ class Cluster:
                 case LetIn():
                     self._let_in(pod, decision)
                 case OpenGate():
-                    raise AssertionError("all gated pods have a quota")
+                    assert self.quota_of(pod) is None
+                    self.pods[key] = replace(pod, gates=())
                 case Nominate():
                     assert pod.unschedulable
                     assert not pod.node
@@ -238,7 +243,7 @@ class Cluster:
     def arrive(self, like: Pod) -> None:
         self.made += 1
         name = f"new{self.made}"
-        gates = () if like.namespace == OUTSIDE else (names.QUOTA_GATE,)
+        gates = () if self.quota_of(like) is None else (names.QUOTA_GATE,)
         pod = Pod(
             like.namespace,
             name,
@@ -258,18 +263,39 @@ class Cluster:
 
     def happen(self) -> None:
         """Something from outside."""
+        if self.changing:
+            if self.rng.random() < 0.2:
+                self._change_quotas()
+            if self.rng.random() < 0.2:
+                self.log.append(f"{self.now} another brain")
+                self.holds = {}
         chance = self.rng.random()
         running = sorted(key for key, pod in self.pods.items() if pod.node and not pod.terminating)
         if chance < 0.4:
             like = random_world(self.rng.randrange(1 << 30)).waiting
             like = replace(
                 like,
-                namespace=self.rng.choice([OUTSIDE, *(n for q in self.quotas for n in q.namespaces)]),
+                namespace=self.rng.choice(self.namespaces),
                 never_preempts=self.rng.random() < 0.8,
             )
             self.arrive(like)
         elif chance < 0.6 and running:
             self.end(self.rng.choice(running))
+
+    def _change_quotas(self) -> None:
+        """Somebody deletes a quota, makes it again, or guarantees more or less by it."""
+        quotas, chance = list(self.quotas), self.rng.random()
+        if self.deleted and chance < 0.4:
+            quotas.append(self.deleted.pop())
+        elif quotas and chance < 0.6:
+            self.deleted.append(quotas.pop(self.rng.randrange(len(quotas))))
+        elif quotas:
+            at = self.rng.randrange(len(quotas))
+            least = {name: value * self.rng.choice([0, 1, 2, 4]) // 2 for name, value in quotas[at].min.items()}
+            most = {name: max(value, least.get(name, 0)) for name, value in quotas[at].max.items()}
+            quotas[at] = replace(quotas[at], min=least, max=most)
+        self.quotas = tuple(quotas)
+        self.log.append(f"{self.now} {[(quota.namespaces, quota.min, quota.max) for quota in quotas]}")
 
     def unserved(self) -> list[str]:
         """Owners that wait though room could be made for them by what the rules allow."""
@@ -336,3 +362,10 @@ def test_a_world_that_refuses_evictions_comes_to_rest(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(examples(100)))
 def test_a_world_of_groups_comes_to_rest(seed: int) -> None:
     run(Cluster(seed, grouped_world))
+
+
+@pytest.mark.parametrize("seed", range(examples(100)))
+def test_a_world_whose_quotas_change_and_whose_brain_starts_anew_comes_to_rest(seed: int) -> None:
+    cluster = Cluster(seed, grouped_world if seed % 2 else random_world)
+    cluster.changing, cluster.stubborn = True, seed % 3 == 0
+    run(cluster)

@@ -75,7 +75,8 @@ def port(number: int, protocol: str = "TCP", address: str = "0.0.0.0") -> frozen
 ONE, TWO, THREE, FOUR, ALL = ({name: 1} for name in ("1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"))
 A, B = node("a", [gpu(0)]), node("b", [gpu(0)])
 TAINTED: dict[str, Any] = {"taints": (Taint(names.REPARTITIONING_TAINT),), "tainted_seconds": 2.0}
-BROKEN = replace(gpu(0, "1g.5gb@0f"), problem="lost")
+BROKEN = replace(gpu(0, "1g.5gb@0f"), problem="serves virtual machines")
+LOST = replace(gpu(0, "1g.5gb@0?:team/b 1g.5gb@1?"), profiles=(), problem="GPU is lost", problem_code="gpu-lost")
 
 # A model that only its agent knows: `1s` up to twice anywhere on four slots, `2s` at 0 and 2, `2x` at 0 only.
 PROFILES = (Profile("1s", 1, (0, 1, 2, 3), 2), Profile("2s", 2, (0, 2), 2), Profile("2x", 2, (0,), 1))
@@ -168,6 +169,21 @@ WORLDS = [
     ),
     # What the node allows.
     World("a GPU with a problem gives what it has", [node("a", [BROKEN])], several(2, ONE), {"p0": "a"}, {}),
+    World("beside a lost GPU nothing is changed", [node("a", [LOST, gpu(1)])], several(1, ONE), {}),
+    World(
+        "beside a lost GPU what is there is there",
+        [node("a", [LOST, gpu(1, "3g.20gb@0f")])],
+        several(2, THREE),
+        {"p0": "a"},
+        {},
+    ),
+    World(
+        "the scheduler takes a device as taken for a pod on a lost GPU",
+        [node("a", [LOST, gpu(1, "1g.5gb@0f 1g.5gb@1f")])],
+        [bound("b", "a", ONE), *several(2, ONE)],
+        {"p0": "a"},
+        {},
+    ),
     World(
         "a GPU with a problem leaves the others alone",
         [node("a", [BROKEN, gpu(1)])],

@@ -109,3 +109,15 @@ def test_a_node_whose_plugin_shows_nothing_serves_nobody() -> None:
     assert "has a device plugin that does not show its MIG devices (n1)" in alone.plan.unplaced["team/p"]
     other = node("n2", [gpu(0, "7g.40gb@0f")])
     assert TaintNode("n2") in decide(Snapshot((dead, other), pods), Settings()).decisions
+
+
+def test_a_node_that_is_closed_for_what_its_kubelet_shows_serves_nobody() -> None:
+    """Its status has devices for the pod; so has its GPU, where nothing may be changed now."""
+    ghosts = {"nvidia.com/mig-1g.5gb": frozenset({"MIG-0-1g.5gb-6", "MIG-old"})}
+    closed = {"allocatable": ghosts, "failure": Failure("plugin-late", "x", 60.0)}
+    taints = (Taint(names.REPARTITIONING_TAINT),)
+    item = node("n1", [gpu(0, "1g.5gb@6f")], closed, taints=taints, tainted_seconds=40.0)
+    pods = (pod("p", {"1g.5gb": 1}),)
+    alone = decide(Snapshot((item,), pods), Settings())
+    assert "is closed while its kubelet shows MIG devices that are gone (n1)" in alone.plan.unplaced["team/p"]
+    assert TaintNode("n2") in decide(Snapshot((item, node("n2", [gpu(0, "7g.40gb@0f")])), pods), Settings()).decisions

@@ -66,6 +66,14 @@ MUTATIONS = [
         "constraints:worlds",
     ),
     (
+        "lost GPUs",
+        "eligibility",
+        "any(gpu.lost for gpu in node.agent.gpus)",
+        "False",
+        "constraints:worlds",
+    ),
+    ("devices taken for pods on lost GPUs", "rooms", "agent.held_in_reach", "agent.held", "constraints:worlds"),
+    (
         "that a node may not be changed",
         "rooms",
         "if self.fixed_reason or self.settled:",

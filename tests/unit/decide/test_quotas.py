@@ -18,7 +18,7 @@ from brain.model.pod import Pod
 from brain.model.quota import AMOUNTS, Kind, Quota, QuotaStatus, Standing, standings
 from brain.model.snapshot import Snapshot
 from n8s import names
-from tests.worlds import bound, pod
+from tests.worlds import bound, gpu, node, pod
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "quota_cases.json").read_text())["cases"]
 LABELLED = [case for case in CASES if "labels" in case["expected"]]
@@ -229,6 +229,20 @@ def test_a_quota_that_takes_room_back_says_so() -> None:
 
 def test_quotas_that_guarantee_more_than_there_is_say_so() -> None:
     nodes = tuple(Node(name, allocatable={"cpu": 3900, "nvidia.com/gpu": 8}) for name in ("n1", "n2"))
-    other = quota("other", ("c",), min={"nvidia.com/gpu": 16, "nvidia.com/mig-1g.5gb": 99, names.GPU_MEMORY: 999})
+    other = quota("other", ("c",), min={"nvidia.com/gpu": 16, "nvidia.com/mig-1g.5gb": 99, names.GPU_MEMORY: 512})
     said = holding("MinExceedsCapacity", Snapshot(nodes=nodes, quotas=(LENDER, BORROWER, other)))
     assert said == dict.fromkeys(("lender", "borrower"), "quotas guarantee 8 cpu, and nodes have 7800m")
+
+
+def test_gpu_memory_that_is_guaranteed_is_held_against_all_gpus() -> None:
+    whole = {names.GPU: 2, "cpu": 1000}
+    nodes = (
+        node("split", [gpu(0, "3g.20gb@0u"), replace(gpu(1), memory_mib=81559)]),  # 40 by the catalogue, 80 as reported
+        node("both", [replace(gpu(0), profiles=(), memory_mib=40960), gpu(1)], allocatable={names.GPU: 1}),  # 32 and 40
+        Node("t4", labels={names.GPU_PRODUCT_LABEL: "T4", names.GPU_MEMORY_LABEL: "15360"}, allocatable=whole),  # 30
+        Node("unknown", allocatable=whole),  # 64
+        Node("others", allocatable={"nvidia.com/mig-3g.20gb": 2}),  # 40
+    )
+    for least, text in ((326, ""), (327, "quotas guarantee 327 n8s.nebuly.ai/gpu-memory, and nodes have 326")):
+        memory = quota("memory", ("c",), min={names.GPU_MEMORY: least})
+        assert holding("MinExceedsCapacity", Snapshot(nodes=nodes, quotas=(memory,))).get("memory", "") == text

@@ -61,8 +61,19 @@ def test_what_a_pod_behind_the_gate_waits_for_is_told() -> None:
     waits = pod("p", ONE, gates=(names.QUOTA_GATE,))
     world = Snapshot((FREE,), (waits,), (team,))
     result = explain(waits, decide(world, Settings()))
-    text = "waits: quotas use 0 of 0 n8s.nebuly.ai/gpu-memory in all, and this asks for 5"
+    text = "waits: quotas lend 0 of 0 n8s.nebuly.ai/gpu-memory, and this asks for 5"
     assert (result.standing, result.text) == (Standing.GATED, text)
+
+
+def test_the_quota_that_governs_a_pod_is_told_until_the_pod_has_ended() -> None:
+    single = Quota(Kind.SINGLE, "team", "q", ("team",), {"cpu": 1})
+    both = Quota(Kind.COMPOSITE, "x", "c", ("team", "other"), {"cpu": 1})
+    runs, done = bound("p", "n1"), replace(bound("q", "n1"), phase="Succeeded")
+    decisions = decide(Snapshot((FREE,), (runs, done), (single, both)), Settings())
+    assert explain(runs, decisions, (single,)).quota is single
+    assert explain(runs, decisions, (single, both)).quota is both
+    assert explain(runs, decisions).quota is None
+    assert explain(done, decisions, (single,)).quota is None
 
 
 def test_what_is_made_is_told_in_parts() -> None:

@@ -243,6 +243,19 @@ def test_a_group_that_was_tried_in_vain_keeps_nobody_away() -> None:
     assert result.assigned.keys() == {"team/late"}
 
 
+def test_a_group_of_which_one_may_be_bound_at_any_moment() -> None:
+    """That one keeps the instance that it would take, room for the other or not; nobody else may have it."""
+    first, second = grouped(2, {"3g.20gb": 1})
+    first = replace(first, unschedulable=False)
+    other = pod("other", {"7g.40gb": 1}, created=9)
+    full = node("n1", [gpu(0, "3g.20gb@0u 3g.20gb@4f")])
+    result = plan(Snapshot((full,), (first, second, other)))
+    assert (result.assigned, result.geometries) == ({first.key: "n1"}, {})
+    assert set(result.why) == {second.key, other.key}
+    result = plan(Snapshot((full, *empty("n2")), (first, second)))
+    assert result.assigned == {first.key: "n1", second.key: "n2"}
+
+
 def test_a_chain_of_pods_each_of_which_wants_the_next() -> None:
     pods = [
         pod(f"p{n}", {"1g.5gb": 1}, labels={"app": f"c{n}"}, affinity=term(f"c{n + 1}"), created=n) for n in range(5)

@@ -28,11 +28,12 @@ def test_the_default_has_three_nodes() -> None:
 
 
 def test_a_node_without_gpus_and_a_model_by_product_name(tmp_path: Path) -> None:
-    text = "nodes: [{name: plain}, {name: big, gpus: {model: NVIDIA-B200, count: 8}}]"
+    text = "nodes: [{name: plain}, {name: big, gpus: {model: NVIDIA-B200, count: 8}, statusSeconds: 0.5}]"
     plain, big = config.load(write(tmp_path, text))
     assert plain.gpus is None
     assert big.gpus is not None
     assert (big.gpus.model.key, big.gpus.count) == ("B200-180GB", 8)
+    assert (plain.status_seconds, big.status_seconds) == (None, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,8 @@ def test_a_node_without_gpus_and_a_model_by_product_name(tmp_path: Path) -> None
         ("nodes: [{name: a, gpus: {model: V100, count: 1}}]", "nodes[0].gpus.model", "known are A30-24GB"),
         ("nodes: [{name: a, gpus: {model: A30, count: 0}}]", "nodes[0].gpus.count", "from 1 to 16"),
         ("nodes: [{name: a, gpus: {model: A30, count: true}}]", "nodes[0].gpus.count", "from 1 to 16"),
+        ("nodes: [{name: a, statusSeconds: 0}]", "nodes[0].statusSeconds", "0 is not a number of seconds above 0"),
+        ("nodes: [{name: a, statusSeconds: 1s}]", "nodes[0].statusSeconds", "'1s' is not a number"),
         ("nodes: [{name: a, gpus: {model: A30}}]", "nodes[0].gpus.count", "None is not a number"),
     ],
 )

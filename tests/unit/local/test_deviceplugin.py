@@ -12,6 +12,7 @@ import pytest
 from deploy.local import deviceplugin
 from deploy.local.pb import deviceplugin_pb2 as pb
 from deploy.local.pb import deviceplugin_pb2_grpc as rpc
+from nodeagent.errors import GpuLostError
 from nodeagent.gpu.simulated import SimulatedNode
 
 
@@ -48,6 +49,15 @@ async def again(tmp_path: Path, hardware: SimulatedNode) -> AsyncIterator[asynci
     end.set()
     event.set()
     await plugin
+
+
+async def healths(socket: str, until: str) -> None:
+    """Waits until the plugin lists its one device with a health."""
+    async with grpc.aio.insecure_channel(f"unix://{socket}") as channel, asyncio.timeout(10):
+        stub: rpc.DevicePluginAsyncStub = rpc.DevicePluginStub(channel)
+        async for answer in stub.ListAndWatch(pb.Empty()):
+            if [device.health for device in answer.devices] == [until]:
+                return
 
 
 async def listed(socket: str) -> list[str]:
@@ -104,4 +114,20 @@ async def test_only_listed_devices_are_given(tmp_path: Path, hardware: Simulated
         with pytest.raises(grpc.aio.AioRpcError, match="unknown device MIG-other"):
             await stub.Allocate(pb.AllocateRequest(container_requests=[other]))
     await plugin.stop()
+    await server.stop(0)
+
+
+async def test_a_gpu_that_is_lost_is_unhealthy_and_keeps_it_from_looking_again(tmp_path: Path) -> None:
+    hardware = SimulatedNode.install(tmp_path / "hardware", [("A30-24GB", 2)], geometry=[[("2g.12gb", 0)], []])
+    kubelet = Kubelet(tmp_path)
+    server = await kubelet.serve()
+    again = asyncio.Event()
+    plugin = asyncio.create_task(deviceplugin.run(tmp_path, hardware, again, asyncio.Event()))
+    _, socket = await kubelet.registered.get()
+    await healths(f"{tmp_path}/{socket}", "Healthy")
+    hardware.lose(0)
+    await healths(f"{tmp_path}/{socket}", "Unhealthy")
+    again.set()
+    with pytest.raises(GpuLostError):
+        await plugin
     await server.stop(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from deploy.local.pb import cri_pb2 as pb
 from deploy.local.pb import cri_pb2_grpc as rpc
 from deploy.local.workload import KILLED, RealProcess
 from nodeagent.gpu.simulated import SimulatedNode
+from nodeagent.processes import started_with
 
 
 @dataclass
@@ -58,6 +60,12 @@ class Kubelet:
 
     async def status(self, container: str) -> pb.ContainerStatus:
         return (await self.stub.ContainerStatus(pb.ContainerStatusRequest(container_id=container))).status
+
+    async def ended(self, container: str) -> None:
+        """Waits until it has ended, at most 5 s."""
+        async with asyncio.timeout(5):
+            while (await self.status(container)).state != pb.CONTAINER_EXITED:  # noqa: ASYNC110, nobody tells
+                await asyncio.sleep(0.01)
 
     async def ip(self, pod: str) -> str:
         answer = await self.stub.PodSandboxStatus(pb.PodSandboxStatusRequest(pod_sandbox_id=pod))
@@ -127,11 +135,36 @@ async def test_a_record_that_is_slow_to_stop_is_killed(kubelet: Kubelet) -> None
 async def test_devices_are_held_until_the_container_has_really_ended(kubelet: Kubelet) -> None:
     device = kubelet.hardware.mig_devices()[0].uuid
     container = await kubelet.run(await kubelet.pod(), NVIDIA_VISIBLE_DEVICES=device, FAKE_STOP_SECONDS="0.3")
-    assert kubelet.held() == [runtime.FIRST_FAKE_PID]
+    (pid,) = kubelet.held()
+    assert started_with(device, Path("/proc")) == (pid,)
     stopping = asyncio.create_task(kubelet.stop(container, 10))
     await asyncio.sleep(0.1)
-    assert kubelet.held() == [runtime.FIRST_FAKE_PID]
+    assert kubelet.held() == [pid]
     await stopping
+    assert kubelet.held() == []
+    assert started_with(device, Path("/proc")) == ()
+
+
+async def test_a_container_may_take_its_time_to_open_its_devices(kubelet: Kubelet) -> None:
+    device = kubelet.hardware.mig_devices()[0].uuid
+    container = await kubelet.run(await kubelet.pod(), NVIDIA_VISIBLE_DEVICES=device, FAKE_OPEN_SECONDS="0.2")
+    assert kubelet.held() == []
+    (pid,) = started_with(device, Path("/proc"))
+    await until(lambda: kubelet.held() == [pid])
+    await kubelet.stop(container, 10)
+    other = await kubelet.run(await kubelet.pod(), NVIDIA_VISIBLE_DEVICES=device, FAKE_OPEN_SECONDS="0.1")
+    kubelet.hardware.reboot()
+    await kubelet.ended(other)
+    assert (await kubelet.status(other)).exit_code == KILLED, "what it was to open is gone"
+
+
+async def test_a_process_that_somebody_kills_ends_its_container(kubelet: Kubelet) -> None:
+    device = kubelet.hardware.mig_devices()[0].uuid
+    container = await kubelet.run(await kubelet.pod(), NVIDIA_VISIBLE_DEVICES=device)
+    (pid,) = kubelet.held()
+    os.kill(pid, signal.SIGKILL)
+    await kubelet.ended(container)
+    assert (await kubelet.status(container)).exit_code == KILLED
     assert kubelet.held() == []
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nodeagent.gpu.driver import Gpu
+    from nodeagent.kubelet import Holder
 
 Pairs = list[tuple[str, int]]
 ONES: Pairs = [("1g.5gb", start) for start in range(7)]
@@ -90,6 +91,24 @@ async def test_a_pod_keeps_its_instance_and_its_gpu_is_not_touched(tmp_path: Pat
     assert "pod default/trainer" in message
     assert [d for d in w.node.mig_devices() if d.gpu == 0] == [d for d in before if d.gpu == 0]
     assert w.holds(1) == [("3g.20gb", 0)]  # the other GPU is finished all the same
+
+
+async def test_a_pod_that_comes_after_the_first_look_keeps_its_instance(tmp_path: Path) -> None:
+    w = world(tmp_path, [("3g.20gb", 0), ("3g.20gb", 4)])
+    device, asked, holders = w.uuid(4), 0, w.kubelet.holders
+
+    async def late() -> dict[str, Holder]:
+        nonlocal asked
+        asked += 1
+        if asked == 4:  # after both were free, and the first is gone
+            w.kubelet.give(device, "late")
+        return await holders()
+
+    w.kubelet.holders = late  # type: ignore[method-assign]
+    outcome, message = await w.apply([("7g.40gb", 0)])
+    assert (outcome, "pod default/late" in message) == ("IN_USE", True)
+    assert w.holds() == [("3g.20gb", 0), ("3g.20gb", 4)]
+    assert w.uuid(4) == device
 
 
 async def test_a_process_is_waited_for(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from hypothesis import given, settings
@@ -34,11 +34,22 @@ FAULTY: list[Call] = [
 
 
 @dataclass(frozen=True)
-class Case:
+class World:
+    """GPUs of one model: what each holds, how those instances are used in this order, and what is ordered."""
+
     model: str
     held: list[list[Pair]]
     uses: list[Use]
     wanted: list[list[Pair]]
+
+    @property
+    def order(self) -> list[tuple[int, list[Placement]]]:
+        return [(i, [Placement(start, name) for name, start in pairs]) for i, pairs in enumerate(self.wanted)]
+
+
+@dataclass(frozen=True)
+class Case:
+    world: World
     faults: list[tuple[Call, type[DriverError], int]]
     kubelet_silent: bool
 
@@ -64,22 +75,29 @@ def fill(model: str, tries: Sequence[tuple[int, int]]) -> list[Pair]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def worlds(draw: st.DrawFn) -> World:
     model = draw(st.sampled_from(["A30-24GB", "A100-40GB", "H100-80GB", "RTX-PRO-6000-96GB"]))
     tries = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 6)), max_size=8)
     gpus = draw(st.integers(1, 2))
     held = [fill(model, draw(tries)) for _ in range(gpus)]
-    wanted = [fill(model, draw(tries)) for _ in range(gpus)]
-    if draw(st.integers(0, 15)) == 9:  # now and then what no hardware can hold
-        name = models()[model].largest.name
-        wanted[-1] = [*wanted[-1], (name, 0), (name, 0)]
     uses: st.SearchStrategy[Use] = st.sampled_from(["free", "free", "free", "free", "pod", "process", "both", "broken"])
-    errors: list[type[DriverError]] = [GpuLostError, InUseError, InsufficientResourcesError]
-    return Case(
+    return World(
         model=model,
         held=held,
         uses=[draw(uses) for geometry in held for _ in geometry],
-        wanted=wanted,
+        wanted=[fill(model, draw(tries)) for _ in range(gpus)],
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    world = draw(worlds())
+    if draw(st.integers(0, 15)) == 9:  # now and then what no hardware can hold
+        name = models()[world.model].largest.name
+        world = replace(world, wanted=[*world.wanted[:-1], [*world.wanted[-1], (name, 0), (name, 0)]])
+    errors: list[type[DriverError]] = [GpuLostError, InUseError, InsufficientResourcesError]
+    return Case(
+        world=world,
         faults=draw(
             st.lists(st.tuples(st.sampled_from(FAULTY), st.sampled_from(errors), st.integers(1, 3)), max_size=3)
             | st.just([])
@@ -96,9 +114,10 @@ def test_orders(case: Case) -> None:
 
 async def check(case: Case) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        node = SimulatedNode.install(directory, [(case.model, len(case.held))], geometry=case.held)
+        world = case.world
+        node = SimulatedNode.install(directory, [(world.model, len(world.held))], geometry=world.held)
         driver, kubelet = SimulatedDriver(node), MemoryKubelet()
-        used = arrange(case, node, kubelet)
+        used = arrange(world, node, kubelet)
         if case.kubelet_silent:
             used |= {device.uuid for device in node.mig_devices()}
             kubelet.silent = True
@@ -106,7 +125,7 @@ async def check(case: Case) -> None:
         for call, error, times in case.faults:
             node.inject(call, error, times=times)
         applier = Applier(driver, kubelet, MemoryPlugin(kubelet), in_use_seconds=0.01)
-        wanted = [(i, [Placement(start, name) for name, start in pairs]) for i, pairs in enumerate(case.wanted)]
+        wanted = world.order
         ending = await applier.apply(wanted, asyncio.Event())
 
         # Nothing used is ever destroyed.
@@ -137,11 +156,11 @@ async def check(case: Case) -> None:
                 raise AssertionError(agent_pb2.Outcome.Name(other))
 
 
-def arrange(case: Case, node: SimulatedNode, kubelet: MemoryKubelet) -> set[str]:
+def arrange(world: World, node: SimulatedNode, kubelet: MemoryKubelet) -> set[str]:
     """Give instances to pods and processes, or break them; return the UUIDs of those in use."""
     used = set()
-    flat = [(index, pair) for index, geometry in enumerate(case.held) for pair in geometry]
-    for (gpu, (_, start)), use in zip(flat, case.uses, strict=True):
+    flat = [(index, pair) for index, geometry in enumerate(world.held) for pair in geometry]
+    for (gpu, (_, start)), use in zip(flat, world.uses, strict=True):
         device = next(d for d in node.mig_devices() if (d.gpu, d.start) == (gpu, start))
         if use == "broken":
             instance = next(i for i in node.gpus()[gpu].instances if i.uuid == device.uuid)

@@ -17,6 +17,8 @@ def test_defaults_and_the_node_name_from_the_downward_api() -> None:
     assert str(config.sources.pod_resources_socket) == "/var/lib/kubelet/pod-resources/kubelet.sock"
     assert (config.http_host, config.http_port) == ("", 8081)
     assert config.log_level == logging.INFO
+    assert config.signals
+    assert not parse([*GIVEN, "--node-name", "n1", "--no-signals"], {}).signals
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,17 @@ async def test_problems_come_before_all_else(tmp_path: Path) -> None:
     assert lines[3] == "  problem  MIG mode is off"
 
 
+async def test_of_a_gpu_that_was_lost_from_the_start_only_that_is_said(tmp_path: Path) -> None:
+    node = SimulatedNode.install(tmp_path, [("A30-24GB", 1)])
+    node.lose(0)
+    view = await NodeReader(SimulatedDriver(node), MemoryKubelet()).look()
+    assert as_table("simulated", view).splitlines() == [
+        "driver  simulated",
+        "GPU 0  of unknown model",
+        "  problem  GPU is lost; reset the GPU or reboot the node",
+    ]
+
+
 def test_a_driver_may_differ_from_the_catalogue(tmp_path: Path) -> None:
     (gpu,) = SimulatedDriver(SimulatedNode.install(tmp_path, [("A30-24GB", 1)])).read()
     assert not list(differences_from_catalogue(gpu))

@@ -60,6 +60,33 @@ async def test_each_state_of_an_instance(tmp_path: Path) -> None:
     assert "injected" in view.problem
 
 
+async def test_of_a_lost_gpu_nobody_knows_who_uses_it(tmp_path: Path) -> None:
+    node = SimulatedNode.install(tmp_path, [("A100-40GB", 2)])
+    reader = NodeReader(SimulatedDriver(node), MemoryKubelet())
+    await reader.look()
+    node.lose(0)
+    view = await reader.look()
+    assert states(view) == ["UNKNOWN", "FREE"]
+    assert [gpu.problem_code for gpu in view.state(0).gpus] == ["gpu-lost", ""]
+    assert view.problem == ""
+
+
+async def test_the_state_says_whether_the_device_plugin_can_be_told(tmp_path: Path) -> None:
+    class Plugin:
+        problem = ""
+        awaited = False
+
+        async def look(self) -> None:
+            self.problem = "no process"
+            self.awaited = True
+
+    node = SimulatedNode.install(tmp_path, [("A100-40GB", 1)])
+    state = (await NodeReader(SimulatedDriver(node), MemoryKubelet(), Plugin()).look()).state(0)
+    assert (state.plugin_problem, state.plugin_awaited) == ("no process", True)
+    alone = (await NodeReader(SimulatedDriver(node), MemoryKubelet()).look()).state(0)
+    assert (alone.plugin_problem, alone.plugin_awaited) == ("", False)
+
+
 def test_device_ids_are_those_of_whole_instances_by_resource(tmp_path: Path) -> None:
     node = SimulatedNode.install(
         tmp_path, [("A100-40GB", 2)], geometry=[[("1g.5gb+me", 0), ("3g.20gb", 4)], [("3g.20gb", 0)]]

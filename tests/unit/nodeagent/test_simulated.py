@@ -160,6 +160,30 @@ def test_after_a_reboot_nothing_is_left(tmp_path: Path) -> None:
     assert SimulatedDriver(node).boot_id() == node.boot_id
 
 
+def test_a_lost_gpu_is_shown_as_last_seen_until_a_reboot_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    node = SimulatedNode.install(tmp_path, [("A100-40GB", 2)])
+    driver = SimulatedDriver(node)
+    whole, other = driver.read()
+    node.hold(whole.instances[0].uuid or "", 4711)
+    node.lose(0)
+    lost, there = driver.read()
+    assert there == other
+    assert (lost.uuid, lost.profiles, lost.problem_code) == (whole.uuid, (), "gpu-lost")
+    assert lost.problem == "GPU is lost; reset the GPU or reboot the node"
+    assert [(one.uuid, one.processes) for one in lost.instances] == [(whole.instances[0].uuid, None)]
+    assert [device.gpu for device in node.mig_devices()] == [1]
+    with pytest.raises(GpuLostError):
+        driver.destroy(0, lost.instances[0])
+    with pytest.raises(GpuLostError):
+        driver.create(0, Placement(0, "1g.5gb"))
+    with pytest.raises(KeyError):
+        node.hold(whole.instances[0].uuid or "", 4712)
+    (unseen, _) = SimulatedDriver(node).read()
+    assert (unseen.uuid, unseen.instances, unseen.problem_code) == ("", (), "gpu-lost")
+    node.reboot()
+    assert [(gpu.problem_code, gpu.problem, gpu.instances) for gpu in driver.read()] == [("", "", ())] * 2
+
+
 def test_faults_hit_the_next_calls_only(tmp_path: Path) -> None:
     node = bare(tmp_path)
     node.inject("create_gpu_instance", InUseError, times=2)

@@ -13,7 +13,7 @@ import pytest
 
 from brain.offline.__main__ import main
 from n8s.v1 import inventory_pb2
-from n8s.v1.inventory_pb2 import ExplainPodRequest, NodeLack, PodExplanation, Round, WouldHelp
+from n8s.v1.inventory_pb2 import ExplainPodRequest, NodeLack, PodExplanation, PodQuota, QuotaUse, Round, WouldHelp
 from tests import tls
 
 WAITS = PodExplanation(
@@ -41,13 +41,46 @@ team/p waits
   scheduler  0/13 nodes are available
   all pods   9 waiting for MIG devices: 5 served, 4 left out; a better plan might serve 2 more, at most
 """
+GATED = PodExplanation(
+    namespace="team",
+    name="gated",
+    standing=inventory_pb2.POD_STANDING_GATED,
+    text="waits: q uses 1 of max 1 cpu",
+    quota=PodQuota(
+        kind="ElasticQuota",
+        namespace="team",
+        name="q",
+        uses=[QuotaUse(resource="cpu", used="1", min="500m", max="1"), QuotaUse(resource="memory", used="5", max="9")],
+    ),
+)
+GATED_PAGE = """\
+team/gated is gated
+  state  waits: q uses 1 of max 1 cpu
+  quota  ElasticQuota team/q
+         uses 1 cpu; min 500m, max 1
+         uses 5 memory; max 9
+"""
+BOUND = PodExplanation(
+    namespace="team",
+    name="bound",
+    standing=inventory_pb2.POD_STANDING_BOUND,
+    text="is bound to node n1",
+    quota=PodQuota(kind="CompositeElasticQuota", namespace="x", name="c", capacity="over-quota"),
+)
+BOUND_PAGE = """\
+team/bound is bound
+  state  is bound to node n1
+  quota  CompositeElasticQuota x/c: the pod is over-quota
+         it names nothing that the pod asks for
+"""
+KNOWN = {explanation.name: explanation for explanation in (WAITS, GATED, BOUND)}
 
 
 def explain(request: ExplainPodRequest, context: grpc.ServicerContext) -> PodExplanation:
     assert ("authorization", "Bearer of-a-viewer") in context.invocation_metadata()
-    if (request.namespace, request.name) != ("team", "p"):
+    if request.namespace != "team" or request.name not in KNOWN:
         context.abort(grpc.StatusCode.NOT_FOUND, "saw no such pod")
-    return WAITS
+    return KNOWN[request.name]
 
 
 @contextmanager
@@ -73,11 +106,19 @@ def run(capsys: pytest.CaptureFixture[str], key: str, brain: str, *more: str) ->
     return code, shown.out, shown.err
 
 
-def test_a_person_sees_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        pytest.param("p", PAGE, id="what nodes lack"),
+        pytest.param("gated", GATED_PAGE, id="a pod without MIG devices that its quota holds back"),
+        pytest.param("bound", BOUND_PAGE, id="a pod that runs"),
+    ],
+)
+def test_a_person_sees_the_parts(capsys: pytest.CaptureFixture[str], name: str, page: str) -> None:
     with serving() as brain:
-        code, out, err = run(capsys, "team/p", brain)
+        code, out, err = run(capsys, f"team/{name}", brain)
     assert (code, err) == (0, "")
-    assert "".join(f"{line.rstrip()}\n" for line in out.splitlines()) == PAGE
+    assert "".join(f"{line.rstrip()}\n" for line in out.splitlines()) == page
 
 
 def test_a_program_sees_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +126,7 @@ def test_a_program_sees_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
         code, out, _ = run(capsys, "team/p", brain, "--output", "json")
     answer = json.loads(out)
     assert code == 0
-    assert set(answer) == {field.name for field in PodExplanation.DESCRIPTOR.fields}
+    assert set(answer) | {"quota"} == {field.name for field in PodExplanation.DESCRIPTOR.fields}
     assert answer["round"] == {"waiting": 9, "served": 5, "upper_bound": 7}
     assert answer["would_help"] == {"node": "n1", "pod": "team/holder"}
 
