@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from functools import cache
 
 import highspy
+from highspy._core import _Highs as Highs
 
 from brain.model.mig import Placement, Profile
 from brain.model.node import Node
@@ -66,14 +67,14 @@ def best(world: Snapshot, seconds: float = 60.0) -> dict[int, int] | None:
 def _one_after_the_other(
     upper: list[int], rows: list[tuple[float, float, Row]], levels: dict[int, Row], seconds: float
 ) -> dict[int, int] | None:
-    solver = highspy.Highs()
+    solver = Highs()
     for option, value in {"output_flag": False, "threads": 1, "mip_rel_gap": 0.0, "time_limit": seconds}.items():
         solver.setOptionValue(option, value)
     for column, most in enumerate(upper):
         solver.addVar(0, most)
         solver.changeColIntegrality(column, highspy.HighsVarType.kInteger)
-    for lower, most, row in rows:
-        solver.addRow(lower, most, len(row), list(row), list(row.values()))
+    for lower, limit, row in rows:
+        solver.addRow(lower, limit, len(row), list(row), list(row.values()))
     solver.changeObjectiveSense(highspy.ObjSense.kMaximize)
     found = {}
     for level, columns in levels.items():
