@@ -17,7 +17,7 @@ from brain.decide import fit
 from brain.decide.cards import FRESH_COST
 from brain.decide.fillings import Filling, table
 from brain.decide.kinds import Kind
-from brain.decide.program import Draft, Program, Solver, value_of
+from brain.decide.program import SEARCH_NODES, Draft, Program, Solver, value_of
 from brain.decide.rooms import GpuRoom, Room
 from brain.model import resources
 from brain.model.pod import Pod
@@ -25,6 +25,11 @@ from n8s import names
 
 EXACT_COLUMNS: Final = 1_500
 """Largest program over single nodes that is solved at once: it takes up to a second."""
+SMALL_COLUMNS: Final = 400
+"""Largest program whose nodes are cheap: one that is not solved to the end is searched again, for longer."""
+_LONG: Final = 2_000
+_BRIEF: Final = 20
+"""Nodes of that longer search, and of that for the least disturbance in larger programs."""
 PATIENCE: Final = 4
 """How many times as large a program may be that is solved where everything else falls short: it takes some seconds."""
 
@@ -139,22 +144,36 @@ def _answer(question: _Question) -> tuple[tuple[int, ...], int]:
     """The values of the columns, and how many pods can be served at most."""
     everybody = {column: 1 for columns, _ in question.levels for column in columns}
     solver = Solver(question.program)
+    columns = len(question.program.upper)
     pods = sum(pods for _, pods in question.levels)
     apart = question.crowded and len(question.levels) > 1
-    bound = 0 if apart else solver.maximize(everybody)
+    bound = 0 if apart else _served(solver, everybody, columns)
     if apart or (value_of(everybody, solver.values) < pods and len(question.levels) > 1):
         # Not everybody finds room: now it matters who comes first.
         bound = 0
-        for columns, _ in question.levels:
-            level = dict.fromkeys(columns, 1)
-            bound += solver.maximize(level)
+        for counts, _ in question.levels:
+            level = dict.fromkeys(counts, 1)
+            bound += _served(solver, level, columns)
             solver.hold(level)
     else:
         solver.hold(everybody)
-    if len(question.program.upper) > EXACT_COLUMNS:
-        solver.settle(everybody)  # pods stay on their nodes: else this takes longer than all before
-    solver.maximize({column: -cost for column, cost in question.costs})
+    gentle = {column: -cost for column, cost in question.costs}
+    proven = False
+    if columns <= EXACT_COLUMNS:
+        least = solver.maximize(gentle, SEARCH_NODES if columns <= SMALL_COLUMNS else _BRIEF)
+        proven = least == value_of(gentle, solver.values)
+    if not proven:
+        solver.settle(everybody)  # pods stay on their nodes: that takes no time, and mends the most
+        solver.maximize(gentle)
     return tuple(solver.values), bound
+
+
+def _served(solver: Solver, pods: Mapping[int, int], columns: int) -> int:
+    """Serve as many pods as can be; more than the answer cannot be served."""
+    bound = solver.maximize(pods)
+    if columns <= SMALL_COLUMNS and value_of(pods, solver.values) < bound:
+        bound = min(bound, solver.maximize(pods, _LONG))
+    return bound
 
 
 class _Model:

@@ -21,9 +21,9 @@ _OPTIONS: Final[Mapping[str, bool | int | float | str]] = {
     "threads": 1,
     "parallel": "off",
     "random_seed": 0,
-    "mip_max_nodes": SEARCH_NODES,
     "mip_rel_gap": 0.0,
     "mip_abs_gap": 0.999,  # objectives are integers: a gap below one is none
+    "mip_allow_restart": False,  # to begin anew takes as long as all the nodes do
 }
 _EXPECTED: Final = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kSolutionLimit)
 """What a search may end with: the optimum, or as many nodes as it may have."""
@@ -86,8 +86,9 @@ class Solver:
             _add_row(self._highs, lower, upper, dict(weights))
         self._highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
 
-    def maximize(self, objective: Mapping[int, int]) -> int:
+    def maximize(self, objective: Mapping[int, int], nodes: int = SEARCH_NODES) -> int:
         """Make an objective as large as can be; returns a value that no solution exceeds."""
+        self._highs.setOptionValue("mip_max_nodes", nodes)
         count = len(self.values)
         costs = np.zeros(count)
         costs[list(objective)] = list(objective.values())

@@ -7,7 +7,7 @@ caller leaves that object out and says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, TypeVar, cast
@@ -84,8 +84,8 @@ def node(raw: bytes | msgspec.Raw) -> Node:
         taints=tuple(Taint(taint.key, taint.value, taint.effect) for taint in decoded.spec.taints),
         unschedulable=decoded.spec.unschedulable,
         ready=any(held.type == "Ready" and held.status == "True" for held in decoded.status.conditions),
-        capacity=_amounts(decoded.status.capacity),
-        allocatable=_amounts(decoded.status.allocatable),
+        capacity=_amounts(decoded.status.capacity, "status.capacity"),
+        allocatable=_amounts(decoded.status.allocatable, "status.allocatable"),
     )
 
 
@@ -109,10 +109,10 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         uid=decoded.metadata.uid,
         created=_seconds(decoded.metadata.creation_timestamp),
         request=pod_request(
-            map(_container, spec.containers),
-            map(_container, spec.init_containers),
-            _amounts(spec.overhead),
-            Container(_amounts(spec.resources.requests), _amounts(spec.resources.limits)) if spec.resources else None,
+            _containers(spec.containers, "spec.containers"),
+            _containers(spec.init_containers, "spec.initContainers"),
+            _amounts(spec.overhead, "spec.overhead"),
+            _asked(spec.resources, "spec") if spec.resources else None,
         ),
         labels=decoded.metadata.labels,
         phase=decoded.status.phase,
@@ -205,12 +205,12 @@ def _any_quota(kind: Kind, raw: bytes | msgspec.Raw) -> Quota:
         generation=decoded.metadata.generation,
         problems=tuple(problems),
         status=QuotaStatus(
-            used=_amounts(status.used),
-            reserved=_amounts(status.reserved),
-            borrowed=_amounts(status.borrowed),
-            lent=_amounts(status.lent),
-            guaranteed_over_quota=_amounts(status.guaranteed_over_quota),
-            gpu_memory=_amounts(status.gpu_memory),
+            used=_amounts(status.used, "status.used"),
+            reserved=_amounts(status.reserved, "status.reserved"),
+            borrowed=_amounts(status.borrowed, "status.borrowed"),
+            lent=_amounts(status.lent, "status.lent"),
+            guaranteed_over_quota=_amounts(status.guaranteed_over_quota, "status.guaranteedOverQuota"),
+            gpu_memory=_amounts(status.gpu_memory, "status.gpuMemory"),
             conditions=tuple(
                 Condition(held.type, held.status == "True", held.reason, held.message, held.last_transition_time or "")
                 for held in sorted(status.conditions, key=lambda held: held.type)
@@ -227,20 +227,27 @@ def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | msgspec.Raw) -> T:
         raise ConvertError(str(error)) from error
 
 
-def _amounts(quantities: Mapping[str, str | int]) -> dict[str, int]:
+def _amounts(quantities: Mapping[str, str | int], path: str) -> dict[str, int]:
     try:
         return resources.parse(quantities)
     except resources.QuantityError as error:
-        raise ConvertError(str(error)) from error
+        name = next(name for name, text in quantities.items() if text == error.text)
+        raise ConvertError(f"{error} - at `$.{path}[{name}]`") from error
 
 
 def _seconds(moment: datetime | None) -> int:
     return int(moment.timestamp()) if moment is not None else 0
 
 
-def _container(container: schema.Container) -> Container:
-    asked = container.resources
-    return Container(_amounts(asked.requests), _amounts(asked.limits), container.restart_policy == "Always")
+def _containers(listed: Sequence[schema.Container], path: str) -> Iterator[Container]:
+    for position, container in enumerate(listed):
+        always = container.restart_policy == "Always"
+        yield _asked(container.resources, f"{path}[{position}]", always=always)
+
+
+def _asked(asked: schema.ResourceRequirements, path: str, *, always: bool = False) -> Container:
+    requests = _amounts(asked.requests, f"{path}.resources.requests")
+    return Container(requests, _amounts(asked.limits, f"{path}.resources.limits"), always)
 
 
 def _affinity(affinity: schema.Affinity | None) -> tuple[NodeSelectorTerm, ...] | None:

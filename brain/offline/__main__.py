@@ -205,6 +205,8 @@ def _parts(file: str) -> Iterator[tuple[str, str]]:
     if not file.removesuffix(".gz").endswith(".jsonl") and not _by_line(text):
         yield text, file
         return
+    if not text.strip():
+        raise InputError(file, WHOLE, "is empty")
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield line, f"{file}, line {number}"
@@ -230,7 +232,11 @@ def _text(file: str) -> str:
 
 def _document(text: str, file: str) -> Any:
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(file, WHOLE, "holds half a surrogate pair (\\ud800 to \\udfff), which is no text") from error
     except RecursionError as error:
         raise InputError(file, WHOLE, "is not a document of ours: nested too deeply") from error
     except ValueError as error:
@@ -238,6 +244,7 @@ def _document(text: str, file: str) -> Any:
             raise InputError(file, WHOLE, "is empty") from error
         hint = "" if text.lstrip().startswith(("{", "[")) else "; kubectl prints JSON with `-o json`"
         raise InputError(file, WHOLE, f"is not JSON: {error}{hint}") from error
+    return found
 
 
 if __name__ == "__main__":

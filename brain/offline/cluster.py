@@ -3,9 +3,10 @@
 No agent speaks here: the GPUs follow from the labels of GPU feature discovery and from the status annotations of
 Nebulnetes. These count instances and do not say where they lie, so an arrangement is taken that leaves the most room;
 where the real one is worse, the plan promises too much. Without annotations the advertised devices are laid out in the
-same way, and those that bound pods ask for count as used. Every node with MIG GPUs is planned, labelled or not.
-Namespaces may be left out: only what selects them by their labels needs them. Jobs may be too: of one that is not
-there, the pods that are count as all that it wants.
+same way, with what bound pods ask for beyond where that can be, and what these ask for counts as used. A node with
+devices that its model does not have is left as it is: its devices only count. Every node with MIG GPUs is planned,
+labelled or not. Namespaces may be left out: only what selects them by their labels needs them. Jobs may be too: of one
+that is not there, the pods that are count as all that it wants.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from n8s import catalogue, names
 
 _COUNT_LABEL: Final = "nvidia.com/gpu.count"
 _COUNT: Final = re.compile(r"[0-9]{1,2}")
+_MOST_GPUS: Final = 16
+"""GPUs of a node whose label does not tell how many it has: the fewest that hold its MIG devices, up to this."""
 _MOST_DEVICES: Final = 1_000
 """MIG devices of one resource on a node; no node holds so many."""
 _STATUS: Final = re.compile(re.escape(names.GROUP) + r"/status-gpu-(\d+)-(.+)-(free|used)")
@@ -66,7 +69,8 @@ def read(document: Mapping[str, Any], file: str) -> Snapshot:
             else:
                 raise InputError(file, f"{path}.kind", f"{kind!r} is none of Node, Pod, Job and Namespace")
         except (ConvertError, UnicodeEncodeError) as error:
-            raise InputError(file, path, str(error)) from error
+            problem, _, within = str(error).partition(" - at `$")
+            raise InputError(file, path + within.rstrip("`"), problem) from error
         metadata = item.get("metadata", {})
         key = (kind, metadata.get("namespace"), metadata.get("name"))
         if key in seen:
@@ -85,15 +89,24 @@ def _with_gpus(node: Node, bound: Sequence[Pod], path: str, file: str) -> Node:
     model = catalogue.lookup(product)
     if model is None:
         return node
-    text = node.labels.get(_COUNT_LABEL, "1")
-    if not _COUNT.fullmatch(text):
+    text = node.labels.get(_COUNT_LABEL)
+    if text is not None and not _COUNT.fullmatch(text):
         where = f"{path}.metadata.labels[{_COUNT_LABEL}]"
         raise InputError(file, where, f"{text[:20]!r} is not a number of GPUs, at most 99")
     annotated = list(_annotated(node, path, file))
-    gpus = _laid_out(model, product, int(text), annotated or _advertised(node, bound))
+    known = {profile.resource for profile in hardware.profiles(model)}
+    if any(resource not in known for _, resource, _ in annotated or _advertised(node, ())):
+        return node  # shared devices, say, or a profile that is new: its devices only count
+    gpus = None
+    for contents in [annotated] if annotated else [_advertised(node, bound), _advertised(node, ())]:
+        # What is bound beyond what is shown counts as well, where that can be.
+        first = max([index for index, _, _ in contents], default=0) + 1
+        counts = [int(text)] if text is not None else range(max(1, first), _MOST_GPUS + 1)
+        gpus = gpus or next(filter(None, (_laid_out(model, product, count, contents) for count in counts)), None)
     if gpus is None:
         where = "metadata.annotations" if annotated else "status.allocatable"
-        raise InputError(file, f"{path}.{where}", f"{text} GPUs {product} cannot hold the MIG devices that it names")
+        problem = f"{text or _MOST_GPUS} GPUs {product} cannot hold the MIG devices that it names"
+        raise InputError(file, f"{path}.{where}", f"{problem} (node {node.name})")
     labels = {**node.labels, names.AUTO_MIG_LABEL: "true"}
     taken = _taken_whole(_held(gpus, bound), sum(pod.request.get(names.GPU, 0) for pod in bound))
     return replace(node, labels=labels, agent=Agent(connected=True, silent_seconds=0.0, gpus=taken))
@@ -139,15 +152,15 @@ def _annotated(node: Node, path: str, file: str) -> Iterator[tuple[int, str, Ins
 
 
 def _advertised(node: Node, bound: Sequence[Pod]) -> list[tuple[int, str, InstanceState]]:
-    """The devices in ``status.allocatable``, on no GPU in particular (index -1)."""
+    """The devices in ``status.allocatable``, and what bound pods ask for beyond, on no GPU in particular (index -1)."""
     asked: Counter[str] = Counter()
     for pod in bound:
         asked.update(pod.mig_request)
+    shown = {name: count for name, count in node.allocatable.items() if name.startswith(names.MIG_PREFIX)}
     return [
         (-1, resource, InstanceState.USED if number < asked[resource] else InstanceState.FREE)
-        for resource, count in sorted(node.allocatable.items())
-        if resource.startswith(names.MIG_PREFIX)
-        for number in range(min(count, _MOST_DEVICES))
+        for resource in sorted(shown.keys() | asked.keys())
+        for number in range(min(max(shown.get(resource, 0), asked[resource]), _MOST_DEVICES))
     ]
 
 

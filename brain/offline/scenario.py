@@ -19,6 +19,8 @@ from brain.offline import hardware
 from brain.offline.errors import WHOLE, InputError
 from n8s import catalogue, names
 
+_LARGEST: Final = 2**63 - 1
+"""Of any number, as Kubernetes has it."""
 _PODS: Final = 1_000_000
 """Room for pods on a node: as good as any number."""
 
@@ -91,8 +93,7 @@ def _node(node: _Node, path: str, file: str) -> Node:
         known = ", ".join(sorted(each.product_names[0] for each in catalogue.models().values()))
         raise InputError(file, f"{path}.product", f"{node.product!r} is not a known GPU; known are {known}")
     for field, value in (("cpu_milli", node.cpu_milli), ("memory_bytes", node.memory_bytes)):
-        if value < 0:
-            raise InputError(file, f"{path}.{field}", f"{value} is negative")
+        _amount(value, f"{path}.{field}", file)
     gpus = tuple(
         _gpu(gpu, node.product, model, f"{path}.gpus[{position}]", file) for position, gpu in enumerate(node.gpus)
     )
@@ -107,8 +108,7 @@ def _node(node: _Node, path: str, file: str) -> Node:
 
 
 def _gpu(gpu: _Gpu, product: str, model: catalogue.GpuModel, path: str, file: str) -> Gpu:
-    if gpu.index < 0:
-        raise InputError(file, f"{path}.index", f"{gpu.index} is negative")
+    _amount(gpu.index, f"{path}.index", file)
     known = {profile.name: profile for profile in hardware.profiles(model)}
     instances = []
     for position, device in enumerate(gpu.devices):
@@ -128,8 +128,12 @@ def _gpu(gpu: _Gpu, product: str, model: catalogue.GpuModel, path: str, file: st
 def _pod(pod: _Pod, path: str, file: str) -> Pod:
     amounts = {f"requests[{name}]": count for name, count in pod.requests.items()}
     for field, count in (amounts | {"cpu_milli": pod.cpu_milli, "memory_bytes": pod.memory_bytes}).items():
-        if count < 0:
-            raise InputError(file, f"{path}.{field}", f"{count} is negative")
+        _amount(count, f"{path}.{field}", file)
+    if not any(count for name, count in pod.requests.items() if name.startswith(names.MIG_PREFIX)):
+        expected = f"expected MIG devices, such as {names.MIG_PREFIX}1g.5gb"
+        raise InputError(file, f"{path}.requests", f"asks for {', '.join(pod.requests) or 'nothing'}; {expected}")
+    for field, count in (("priority", pod.priority), ("created", pod.created)):
+        _amount(abs(count), f"{path}.{field}", file)
     return Pod(
         namespace=pod.namespace,
         name=pod.name,
@@ -140,6 +144,13 @@ def _pod(pod: _Pod, path: str, file: str) -> Pod:
         priority=pod.priority,
         node_selector=pod.node_selector,
     )
+
+
+def _amount(value: int, path: str, file: str) -> None:
+    if value < 0:
+        raise InputError(file, path, f"{value} is negative")
+    if value > _LARGEST:
+        raise InputError(file, path, "is more than 2^63-1")
 
 
 def _unique(values: list[Any], path: str, field: str, file: str) -> None:

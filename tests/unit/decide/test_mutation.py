@@ -153,8 +153,8 @@ MUTATIONS = [
     (
         "disturbance",
         "batch",
-        "    solver.maximize({column: -cost for column, cost in question.costs})\n",
-        "",
+        "{column: -cost for column, cost in question.costs}",
+        "{}",
         "constraints:small",
     ),
     (

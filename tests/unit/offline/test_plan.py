@@ -18,16 +18,23 @@ from brain.model.mig import invalid
 from brain.model.snapshot import Snapshot
 from brain.offline import cluster, scenario
 from brain.offline.__main__ import main
+from tests.solver import best
 
 SCENARIOS = Path(__file__).parents[2] / "data" / "mig_scenarios.jsonl"
+MIG = "nvidia.com/mig-3g.20gb"
 PROBLEMS = [json.loads(line) for line in SCENARIOS.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=[problem["name"] for problem in PROBLEMS])
 def test_every_scenario_reaches_its_proven_optimum(problem: dict[str, Any]) -> None:
-    """The optimum counts base profiles only; a world that others serve as well may do better."""
+    """Priority by priority; the total counts base profiles only: a world that others serve as well may do better."""
     name, world = scenario.read(problem, "problem")
     result = plan(world)
+    optimum = best(world)
+    assert optimum == {
+        level: sum(pod.priority == level and pod.key in result.assigned for pod in world.pods)
+        for level in sorted({pod.priority for pod in world.pods}, reverse=True)
+    }
     assert name == problem["name"]
     assert len(result.assigned) >= problem["optimum"]["placed_highest_priority_first"]
     assert result.bound >= len(result.assigned)
@@ -211,6 +218,45 @@ def test_devices_of_bound_pods_are_counted_once(tmp_path: Path, capsys: pytest.C
     assert large["assignments"] == {"a/large": "gpu-1"}
 
 
+def test_devices_of_bound_pods_beyond_what_is_advertised_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [pod_object(f"a{number}", "nvidia.com/mig-3g.20gb", "gpu-1") for number in range(2)]
+    waits = pod_object("b", "nvidia.com/mig-3g.20gb")
+    for shown in ({"nvidia.com/mig-3g.20gb": "1"}, {}):
+        result = planned(capsys, tmp_path, advertising(shown), *runs, waits)
+        assert (result["placed"], result["bound"]) == (0, 0)
+    # More than the GPU can hold: then what is advertised is all there is to go by.
+    few = advertising({"nvidia.com/mig-4g.20gb": "1"})
+    few["metadata"]["labels"]["nvidia.com/gpu.count"] = "1"
+    assert planned(capsys, tmp_path, few, *runs, waits)["assignments"] == {"a/b": "gpu-1"}
+
+
+@pytest.mark.parametrize(
+    ("devices", "annotation", "gpus"),
+    [({}, "", 1), ({"nvidia.com/mig-1g.5gb": "14"}, "", 2), ({}, "n8s.nebuly.ai/status-gpu-3-1g.5gb-used", 4)],
+)
+def test_gpus_that_no_label_counts(devices: dict[str, str], annotation: str, gpus: int) -> None:
+    node = advertising(devices)
+    node["metadata"]["labels"].pop("nvidia.com/gpu.count", None)
+    node["metadata"]["annotations"] = {annotation: "1"} if annotation else {}
+    (found,) = cluster.read({"kind": "List", "items": [node]}, "file").nodes
+    assert found.agent is not None
+    assert len(found.agent.gpus) == gpus
+
+
+@pytest.mark.parametrize("device", ["1g.5gb.shared", "3g.39gb"])
+def test_devices_that_the_model_does_not_have_only_count(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, other = advertising({f"nvidia.com/mig-{device}": "1"}), advertising({})
+    other["metadata"]["name"] = other["metadata"]["uid"] = "gpu-2"
+    pods = [pod_object("p", f"nvidia.com/mig-{device}"), pod_object("q", "nvidia.com/mig-3g.20gb")]
+    result = planned(capsys, tmp_path, odd, other, *pods)
+    assert result["assignments"] == {"a/p": "gpu-1", "a/q": "gpu-2"}
+    assert list(result["geometries"]) == ["gpu-2"]
+
+
 def test_a_gpu_that_a_pod_has_as_a_whole_is_not_cut_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     node = advertising({"nvidia.com/gpu": "1"})
     node["metadata"]["labels"]["nvidia.com/gpu.count"] = "1"
@@ -237,6 +283,12 @@ def test_namespaces_and_what_pods_demand_of_each_other() -> None:
     (found,) = world.pods
     assert [term.topology_key for term in found.anti_affinity] == ["zone"]
     assert (found.group, found.unschedulable) == ("group/a/g", True)
+
+
+def asking(limits: dict[str, str]) -> dict[str, Any]:
+    asks = pod_object("p", "x/y")
+    asks["spec"]["containers"][0]["resources"]["limits"] = limits
+    return asks
 
 
 def changed(document: dict[str, Any], path: list[Any], value: Any) -> str:
@@ -313,8 +365,34 @@ BAD = [
     (
         "quantity",
         changed(LIST, ["items", 0, "status", "allocatable", "cpu"], "lots"),
-        "$.items[0]: 'lots' is not a Kubernetes quantity",
+        "$.items[0].status.allocatable[cpu]: 'lots' is not a Kubernetes quantity",
     ),
+    (
+        "quantity of a container",
+        json.dumps({"kind": "List", "items": [asking({"cpu": "lots"})]}),
+        "$.items[0].spec.containers[0].resources.limits[cpu]: 'lots' is not a Kubernetes quantity",
+    ),
+    (
+        "a field of a pod",
+        changed({"kind": "List", "items": [pod_object("p", "x/y")]}, ["items", 0, "spec", "tolerations"], [{"key": 1}]),
+        "$.items[0].spec.tolerations[0].key: Expected `str`, got `int`",
+    ),
+    ("too large a number", changed(small(), ["nodes", 0, "cpu_milli"], 1 << 63), "cpu_milli: is more than 2^63-1"),
+    ("too large a count", json.dumps(small(pods=[{"name": "p", "requests": {MIG: 10**40}}])), "more than 2^63-1"),
+    ("too large a priority", changed(small(), ["pods", 0, "priority"], 10**400), "$.pods[0].priority: is more than"),
+    ("too large an index", changed(small(), ["nodes", 0, "gpus", 0, "index"], 10**30), "index: is more than 2^63-1"),
+    ("half a letter", json.dumps(small(name="\ud800")), "half a surrogate pair"),
+    (
+        "a slip in a profile",
+        json.dumps(small(pods=[{"name": "p", "requests": {"3g.20gb": 1}}])),
+        "$.pods[0].requests: asks for 3g.20gb; expected MIG devices, such as nvidia.com/mig-1g.5gb",
+    ),
+    (
+        "no requests",
+        json.dumps(small(pods=[{"name": "p", "requests": {}}])),
+        "$.pods[0].requests: asks for nothing; expected MIG devices",
+    ),
+    ("none of it", json.dumps(small(pods=[{"name": "p", "requests": {MIG: 0}}])), "$.pods[0].requests: asks for"),
     (
         "too much",
         changed(LIST, ["items", 0, "metadata", "annotations", "n8s.nebuly.ai/status-gpu-0-7g.40gb-used"], "1"),
@@ -343,6 +421,14 @@ def test_no_such_file_and_a_bad_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code == 2
     assert json.loads(out)["name"] == "small"
     assert "lines.jsonl, line 2: Object missing required field" in err
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_file(name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    assert run(capsys, str(file)) == (2, "", f"n8s plan: {file}: is empty\n")
 
 
 def test_an_empty_list_is_nothing_to_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
