@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from deploy.local.errors import StartError
 from n8s import names
 from tests.e2e.lab import Lab, pod
 
@@ -235,5 +236,12 @@ class Storm:
             limits = each["spec"]["containers"][0]["resources"]["limits"]
             if held.get(key) == Counter({resource: int(count) for resource, count in limits.items()}):
                 self._unlisted.pop(uid, None)
-            elif now - self._unlisted.setdefault(uid, now) > LISTED_SECONDS:
+            elif now - self._unlisted.setdefault(uid, now) > LISTED_SECONDS and self._runs(node, each):
                 self._wrong[f"{key} runs on {node} with {dict(held.get(key, {}))} for {limits}"] = None
+
+    def _runs(self, node: str, pod: dict[str, Any]) -> bool:
+        """Whether a pod's container really runs: where it has ended, the API server hears later than its device goes."""
+        try:
+            return bool(self._lab.cluster.nodes[node].pids(self._namespace, pod["metadata"]["name"]))
+        except StartError:  # it goes just now; if not, the next look says so
+            return False

@@ -235,10 +235,11 @@ def test_who_writes_a_composite_may_write_quotas_in_what_it_lists(lab: Lab, gove
         lab.cluster.kubectl(*apply, stdin=quota("both", {"cpu": "1"}, namespaces=[governed]))
         message = refusal(lab, *apply, stdin=quota("both", {"cpu": "1"}, namespaces=[governed, other]))
         assert f"ann may not create ElasticQuotas in {other};" in message
-        # Who may, adds it; then ann may change what she does not add.
-        lab.cluster.kubectl(
-            "apply", "-n", governed, "-f", "-", stdin=quota("both", {"cpu": "1"}, namespaces=[governed, other])
-        )
-        lab.cluster.kubectl(*apply, stdin=quota("both", {"cpu": "2"}, namespaces=[governed, other]))
+        # Who may, adds it; then ann may leave it as it is, and delete it.
+        both = quota("both", {"cpu": "1"}, namespaces=[governed, other])
+        lab.cluster.kubectl("apply", "-n", governed, "-f", "-", stdin=both)
+        message = refusal(lab, *apply, stdin=quota("both", {"cpu": "2"}, namespaces=[governed, other]))
+        assert f"ann may not create ElasticQuotas in {other};" in message
+        lab.cluster.kubectl(*apply, stdin=both)
         lab.until("both are labelled", lambda: label(lab, governed) == label(lab, other) == "true")
         lab.cluster.kubectl("delete", "ceq", "both", "-n", governed, "--as=ann")
