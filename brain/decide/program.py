@@ -25,6 +25,8 @@ _OPTIONS: Final[Mapping[str, bool | int | float | str]] = {
     "mip_abs_gap": 0.999,  # objectives are integers: a gap below one is none
     "mip_allow_restart": False,  # to begin anew takes as long as all the nodes do
 }
+_WITHIN: Final = ("mip_heuristic_run_rins", "mip_heuristic_run_rens", "mip_heuristic_run_root_reduced_cost")
+"""Searches within the search: they take longer than a brief one itself."""
 _EXPECTED: Final = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kSolutionLimit)
 """What a search may end with: the optimum, or as many nodes as it may have."""
 
@@ -89,6 +91,8 @@ class Solver:
     def maximize(self, objective: Mapping[int, int], nodes: int = SEARCH_NODES) -> int:
         """Make an objective as large as can be; returns a value that no solution exceeds."""
         self._highs.setOptionValue("mip_max_nodes", nodes)
+        for option in _WITHIN:
+            self._highs.setOptionValue(option, nodes >= SEARCH_NODES)
         count = len(self.values)
         costs = np.zeros(count)
         costs[list(objective)] = list(objective.values())
