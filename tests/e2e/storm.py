@@ -240,7 +240,7 @@ class Storm:
                 self._wrong[f"{key} runs on {node} with {dict(held.get(key, {}))} for {limits}"] = None
 
     def _runs(self, node: str, pod: dict[str, Any]) -> bool:
-        """Whether a pod's container really runs: where it has ended, the API server hears later than its device goes."""
+        """Whether a pod's container really runs: if it has ended, the API server hears later than its device goes."""
         try:
             return bool(self._lab.cluster.nodes[node].pids(self._namespace, pod["metadata"]["name"]))
         except StartError:  # it goes just now; if not, the next look says so

@@ -505,7 +505,6 @@ MUTATIONS = [
         "reclaim:alike or never",
     ),
     ("what is cheaper", "combine", "if cheaper(both, new.get(key)):", "if True:", "reclaim:gpus or never or alike"),
-    ("what the rest can give", "combine", "if still and min(still) < 0:", "if still:", "reclaim:alike"),
     ("what smaller sets do", "combine", "each.pods) < size and", "each.pods) <= size or", "reclaim:gpus or never"),
     (
         "that steps are shared",
