@@ -26,8 +26,8 @@ binaries: env ## Control plane, kubelet, helm and grpcurl, built once into the u
 unit: binaries ## Unit and component tests
 	nice $(BIN)/pytest -q --numprocesses=2 --dist=loadfile tests/unit tests/component
 
-e2e: binaries ## End-to-end tests on real control planes with real kubelets: two clusters, as the tests mostly wait
-	$(BIN)/pytest -q --numprocesses=2 --dist=loadfile tests/e2e
+e2e: binaries ## End-to-end tests on real control planes with real kubelets: three clusters, as the tests mostly wait
+	$(BIN)/pytest -q --numprocesses=3 --dist=loadfile tests/e2e
 
 sanitize: env ## The driver for real GPUs, through the real binding, with AddressSanitizer in NVIDIA's library's stand-in
 	NVML_CFLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all' ASAN_OPTIONS=detect_leaks=0 \

@@ -324,7 +324,7 @@ async def test_an_agent_speaks_for_its_own_node_only(tmp_path: Path) -> None:
 async def test_an_agent_that_falls_silent_is_dropped_alone_and_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soon = dict.fromkeys(("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"), 500)
+    soon = dict.fromkeys(("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"), 1000)
     options = tuple((name, soon.get(name, value)) for name, value in brain_server._OPTIONS)
     monkeypatch.setattr(brain_server, "_OPTIONS", options)
     it, port = World(tmp_path), free_port()
@@ -351,7 +351,9 @@ async def test_an_agent_that_falls_silent_is_dropped_alone_and_taken_back(
         assert it.link.order("n2", WANTED)
         assert (await other.read()).order.id == 1
         cable.mend()
-        again = await it.connect("n1", channel=far)
-        assert it.link.order("n1", WANTED)
-        assert (await again.read()).order.id == 2
-        it.link.close()
+        alone = [("grpc.use_local_subchannel_pool", 1)]  # as agents do: not the connection that is about to be reset
+        async with grpc.aio.secure_channel(f"127.0.0.1:{cable.port}", tls.client(), alone) as anew:
+            again = await it.connect("n1", channel=anew)
+            assert it.link.order("n1", WANTED)
+            assert (await again.read()).order.id == 2
+            it.link.close()
