@@ -11,7 +11,7 @@ env: .venv/.done ## The Python environment, in .venv
 .venv/.done: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@
 
 demo: env ## A real cluster on this machine, with simulated GPUs, being repartitioned (KEEP=1 leaves it up)

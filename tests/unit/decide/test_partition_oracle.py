@@ -102,7 +102,7 @@ def check_promises(item: Node, devices: Counter[str], world: Snapshot, result: P
         assert cpu <= item.allocatable["cpu"]
 
 
-@settings(max_examples=examples(1000), deadline=None)
+@settings(max_examples=examples(700), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_nothing_forbidden_is_planned(seed: int) -> None:
     world = random_world(seed)

@@ -54,7 +54,7 @@ def crowded(seed: int) -> Snapshot:
     return Snapshot(tuple(nodes), pods)
 
 
-@settings(max_examples=examples(20), deadline=None, derandomize=True)
+@settings(max_examples=examples(12), deadline=None, derandomize=True)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_each_priority_has_its_due(seed: int) -> None:
     """All that the solver serves, or 97 % where the plan says that it is not sure; the bound is one."""
