@@ -17,14 +17,14 @@ env: .venv/.done ## The Python environment, in .venv
 demo: env ## A real cluster on this machine, with simulated GPUs, being repartitioned (KEEP=1 leaves it up)
 	$(BIN)/python -m deploy.local.demo $(if $(KEEP),--keep)
 
-test: binaries ## All that CI checks; what computes gives way to the end-to-end tests, which mostly wait
+test: binaries ## All that CI checks; the end-to-end tests, which mostly wait, beside the rest
 	$(MAKE) --jobs=3 --output-sync=target e2e lint unit
 
 binaries: env ## Control plane, kubelet, helm and grpcurl, built once into the user's cache
 	$(BIN)/python -m deploy.local binaries
 
 unit: binaries ## Unit and component tests
-	nice $(BIN)/pytest -q --numprocesses=2 --dist=loadfile tests/unit tests/component
+	$(BIN)/pytest -q --numprocesses=3 --dist=loadfile tests/unit tests/component
 
 e2e: binaries ## End-to-end tests on real control planes with real kubelets: three clusters, as the tests mostly wait
 	$(BIN)/pytest -q --numprocesses=3 --dist=loadfile tests/e2e
