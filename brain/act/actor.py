@@ -87,7 +87,6 @@ class Actor:
             Whether all went well; where not, the same should be decided again before long.
         """
         writes: list[Written | OrderGeometry | TaintNode | UntaintNode] = []
-        well = True
         done, self._done = self._done, set()
         for number, decision in enumerate(decisions, 1):
             if number % LOOKED_AT_ONCE == 0:
@@ -106,7 +105,7 @@ class Actor:
                     writes.append(decision)
         left = iter(writes)
         results = await asyncio.gather(*(self._write_all(left) for _ in range(min(AT_ONCE, len(writes)))))
-        return well and all(results)
+        return all(results)
 
     async def _write_all(self, left: Iterator[Written | OrderGeometry | TaintNode | UntaintNode]) -> bool:
         """Writes what is left, one after the other, while others take of the same; whether all went well."""

@@ -52,7 +52,7 @@ def fixed(node: Node) -> str:
     """
     if reason := unchangeable(node):
         return reason
-    lost = node.agent is not None and any(gpu.lost for gpu in node.agent.gpus)
+    lost = node.agent is not None and node.agent.has_lost
     return "has a lost GPU, beside which none is repartitioned" if lost else ""
 
 

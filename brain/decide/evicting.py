@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -150,7 +150,10 @@ class Evicting:
         if self._held_looks >= MOST_HELD or not self._able().allowed:
             return _Held()
         case = self._case(entry, PodSites(self._ground, entry.pod))
-        if case is None or not any(v.budgets for v in itertools.chain(case.victims, *_members(case))):
+        if case is None:
+            return _Held()
+        members = (unit.victims for unit in case.units.values())
+        if not any(v.budgets for v in itertools.chain(case.victims, *members)):
             return _Held()
         self._held_looks += len(case.victims)
         found = cheapest(case, self._steps_of_held, guarded=False)
@@ -292,8 +295,3 @@ class _Held:
     def tell(self, entry: Entry) -> None:
         if self.text:
             entry.wait, entry.about = self.text, self.about
-
-
-def _members(case: Case) -> Iterator[Sequence[Victim]]:
-    for unit in case.units.values():
-        yield unit.victims

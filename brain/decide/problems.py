@@ -109,6 +109,7 @@ def _problems(node: Node) -> Iterator[Problem]:
 
 
 def _plugin(node: Node, agent: Agent) -> Iterator[Problem]:
+    told = agent.failure.message if agent.failure is not None else ""
     if eligibility.out_of_reach(node) and node.plugin is None:
         yield Problem(
             reasons.PLUGIN_MISSING,
@@ -124,14 +125,12 @@ def _plugin(node: Node, agent: Agent) -> Iterator[Problem]:
             "chart's value agent.hostPID to true.",
         )
     elif eligibility.unshown(node) == eligibility.SHOWS_GONE:
-        told = agent.failure.message if agent.failure is not None else ""
         yield Problem(
             reasons.PLUGIN_LATE,
             f"The node takes no new pods, for its kubelet shows MIG devices that are gone: {told}. See that its device "
             f"plugin (DaemonSet {daemon_set(node)}) looks again; where it has, restart the kubelet.",
         )
     elif eligibility.late(agent) and not agent.plugin_current:
-        told = agent.failure.message if agent.failure is not None else ""
         yield Problem(
             reasons.PLUGIN_LATE,
             f"The device plugin (DaemonSet {daemon_set(node)}) did not show the MIG devices in time, so nothing "

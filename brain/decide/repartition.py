@@ -80,7 +80,7 @@ def step(node: Node, bound: Sequence[Pod], plan: Plan, *, expected: bool, settle
 
 def _devices(agent: Agent) -> dict[str, int]:
     """How many MIG devices of each resource the kubelet knows."""
-    return {name: len(ids) for name, ids in agent.allocatable.items() if name.startswith(names.MIG_PREFIX)}
+    return {name: len(ids) for name, ids in agent.shown.items()}
 
 
 def _advertised(node: Node) -> bool:
@@ -154,7 +154,7 @@ def _reopen(node: Node, seconds: float) -> Step:
     if plugin is not None and not fit.tolerates_repartitioning(plugin.pod):
         why = f"Its pod would not have come back if it was replaced: {problems.TOLERATE}, and restart it on this node"
         return Step((opening, _unseen(node, why)))
-    if node.agent is not None and any(gpu.lost for gpu in node.agent.gpus):
+    if node.agent is not None and node.agent.has_lost:
         why = "Its pod was not replaced, for it ends where a GPU does not answer: reset the lost GPU or reboot the node"
         return Step((opening, _unseen(node, why)))
     if plugin is None and not _advertised(node):

@@ -98,17 +98,26 @@ class Agent:
         return _held(gpu for gpu in self.gpus if not gpu.lost)
 
     @property
+    def has_lost(self) -> bool:
+        """Whether one of its GPUs is lost."""
+        return any(gpu.lost for gpu in self.gpus)
+
+    @property
+    def shown(self) -> dict[str, frozenset[str]]:
+        """MIG device ids by resource, as the kubelet shows them."""
+        return {name: ids for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX)}
+
+    @property
     def plugin_current(self) -> bool:
         """Whether the kubelet knows exactly the MIG devices that exist; those of lost GPUs it may know or not."""
         lost = {instance.uuid for gpu in self.gpus if gpu.lost for instance in gpu.instances}
-        mig = {name: ids - lost for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX)}
-        return {name: ids for name, ids in mig.items() if ids} == self.devices
+        return {name: left for name, ids in self.shown.items() if (left := ids - lost)} == self.devices
 
     @property
     def shows_gone(self) -> bool:
         """Whether the kubelet shows MIG devices that do not exist: it fails a pod that it would give one of them."""
         known = {instance.uuid for gpu in self.gpus for instance in gpu.instances}
-        return any(ids - known for name, ids in self.allocatable.items() if name.startswith(names.MIG_PREFIX))
+        return any(ids - known for ids in self.shown.values())
 
 
 def _held(gpus: Iterable[Gpu]) -> dict[str, dict[str, int]]:

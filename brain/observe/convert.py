@@ -83,7 +83,7 @@ def node(raw: bytes | msgspec.Raw) -> Node:
         annotations={key: value for key, value in decoded.metadata.annotations.items() if key.startswith(own)},
         taints=tuple(Taint(taint.key, taint.value, taint.effect) for taint in decoded.spec.taints),
         unschedulable=decoded.spec.unschedulable,
-        ready=any(held.type == "Ready" and held.status == "True" for held in decoded.status.conditions),
+        ready=_ready(decoded.status.conditions),
         capacity=_amounts(decoded.status.capacity, "status.capacity"),
         allocatable=_amounts(decoded.status.allocatable, "status.allocatable"),
     )
@@ -135,8 +135,7 @@ def pod(raw: bytes | msgspec.Raw) -> Pod:
         group=group,
         group_min=group_min,
         daemon=daemon,
-        ready=daemon is not None
-        and any(held.type == "Ready" and held.status == "True" for held in decoded.status.conditions),
+        ready=daemon is not None and _ready(decoded.status.conditions),
         version=decoded.metadata.resource_version if names.QUOTA_GATE in gates else "",
     )
 
@@ -334,6 +333,10 @@ def _group(metadata: schema.Metadata) -> tuple[str, int]:
         if owner.controller and owner.kind == "Job" and owner.api_version.startswith("batch/"):
             return _job_group(metadata.namespace, owner.uid), 0
     return "", 0
+
+
+def _ready(conditions: Iterable[schema.Condition]) -> bool:
+    return any(held.type == "Ready" and held.status == "True" for held in conditions)
 
 
 def _daemon(pod: schema.Pod) -> Daemon | None:

@@ -12,15 +12,12 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from kubernetes import client, config
 
-from deploy.local.chart import Release
-from deploy.local.cluster import Cluster
 from n8s import names
-from tests.e2e.lab import Lab, pod
+from tests.e2e.lab import Lab, laboratory, pod
 
 ROUNDS: Final = 10
 NAMESPACE: Final = "latency"
@@ -48,14 +45,10 @@ class Marks:
 
 def main() -> None:
     """Runs the rounds and prints minimum, median and maximum of each part."""
-    with Cluster(Path(__file__).parents[1] / "e2e" / "nodes.yaml") as cluster:
-        release = Release(cluster)
-        release.install()
-        with release.connect() as channel:
-            lab = Lab(cluster, release, release.inventory_address, channel)
-            cluster.create_namespace(NAMESPACE)
-            lab.enable(NODE)
-            rounds = [_round(lab, number) for number in range(ROUNDS)]
+    with laboratory() as lab:
+        lab.cluster.create_namespace(NAMESPACE)
+        lab.enable(NODE)
+        rounds = [_round(lab, number) for number in range(ROUNDS)]
     print(f"{ROUNDS} rounds, kubelet status interval 10 s, driver times 0; seconds, minimum / median / maximum")
     for part in PARTS:
         values = [each[part] for each in rounds]

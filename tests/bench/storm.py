@@ -8,9 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from deploy.local.chart import Release
-from deploy.local.cluster import Cluster
-from tests.e2e.lab import Lab, fresh_namespace
+from tests.e2e.lab import fresh_namespace, laboratory
 from tests.e2e.storm import Storm
 
 REPARTITIONS: Final = 300
@@ -21,13 +19,12 @@ LIMIT_SECONDS: Final = 1200.0
 def main() -> None:
     """Runs a storm at each interval and prints what it was; fails where a pod was lost."""
     for seconds in STATUS_SECONDS:
-        with Cluster(Path(__file__).with_name("storm.yaml"), status_seconds=seconds) as cluster:
-            release = Release(cluster)
-            release.install()
-            with release.connect() as channel, fresh_namespace(cluster) as namespace:
-                lab = Lab(cluster, release, release.inventory_address, channel)
-                lab.enable(*cluster.nodes)
-                figures = Storm(lab, namespace).run(seconds=LIMIT_SECONDS, repartitions=REPARTITIONS)
+        with (
+            laboratory(Path(__file__).with_name("storm.yaml"), status_seconds=seconds) as lab,
+            fresh_namespace(lab.cluster) as namespace,
+        ):
+            lab.enable(*lab.cluster.nodes)
+            figures = Storm(lab, namespace).run(seconds=LIMIT_SECONDS, repartitions=REPARTITIONS)
         print(f"kubelet status interval {seconds:g} s: {figures}")
         assert not figures.failed, figures.failed
         assert not figures.wrong, figures.wrong

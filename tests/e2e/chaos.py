@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from deploy.local.errors import LocalError
 from n8s import names
-from tests.e2e.lab import Lab, advertised, existing, pod, slow
+from tests.e2e.lab import Lab, advertised, asked, existing, plain, pod, slow
 
 VICTIMS: Final = {"brain": 3, "agent": 7, "plugin": 1}
 """Who dies, and how often beside the others."""
@@ -144,7 +144,7 @@ class Chaos:
     def _create(self, draw: random.Random, environ: Mapping[str, str]) -> None:
         """One more pod, of a profile that some node has."""
         model = self._lab.hardware(draw.choice(self._nodes)).gpus()[0].model
-        profile = draw.choice([each.name for each in model.profiles if "+" not in each.name and "-" not in each.name])
+        profile = draw.choice(plain(model)).name
         self._number += 1
         self._lab.create(self._namespace, pod(f"p{self._number}", {profile: 1}, environ=environ, restartPolicy="Never"))
 
@@ -218,11 +218,10 @@ class Chaos:
                 if there.get(uuid) == resource and uuid in opened:
                     held.setdefault(holder, Counter())[resource] += 1
         for each in running:
-            key, container = f"{self._namespace}/{each['metadata']['name']}", each["spec"]["containers"][0]
-            asked = {resource: int(count) for resource, count in container["resources"]["limits"].items()}
-            if held.get(key) != asked:
+            key, wanted = f"{self._namespace}/{each['metadata']['name']}", asked(each)
+            if held.get(key) != wanted:
                 where = f"{each['spec']['nodeName']} since {each['status']['startTime']}"
-                self._wrong[f"{key} runs on {where} with {held.get(key)} for {asked}"] = None
+                self._wrong[f"{key} runs on {where} with {held.get(key)} for {wanted}"] = None
             if each["status"]["containerStatuses"][0]["restartCount"]:
                 self._wrong[f"{key} was started again"] = None
 

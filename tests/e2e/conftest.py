@@ -7,19 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.chart import Release
-from deploy.local.cluster import Cluster
 from n8s import names
-from tests.e2e.lab import NEBULNETES, Lab, fresh_namespace
+from tests.e2e.lab import NEBULNETES, Lab, fresh_namespace, laboratory
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    with Cluster(Path(__file__).with_name("nodes.yaml"), say=print) as cluster:
-        release = Release(cluster)
-        release.install()
-        with release.connect() as channel:
-            yield Lab(cluster, release, release.inventory_address, channel)
+    with laboratory(say=print) as made:
+        yield made
 
 
 @pytest.fixture

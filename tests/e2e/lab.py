@@ -21,12 +21,14 @@ import grpc
 from deploy.local.chart import Release
 from deploy.local.cluster import Cluster
 from deploy.local.process import MARKER
-from n8s import names
+from n8s import catalogue, names
 from n8s.v1 import gpu_pb2, inventory_pb2, inventory_pb2_grpc
 from nodeagent.gpu.simulated import SimulatedNode
 
 NEBULNETES = "nebulnetes"
 """The release's namespace."""
+NODES = Path(__file__).with_name("nodes.yaml")
+"""What nodes the end-to-end tests have."""
 
 
 @dataclass(frozen=True)
@@ -206,10 +208,15 @@ class Lab:
                     killed += 1
         assert killed, f"no process runs {module} {arguments}"
 
+    def ours(self, component: str, node: str = "") -> list[dict[str, Any]]:
+        """The release's pods of a component, those on a node if one is named."""
+        on_node = f"spec.nodeName={node}" if node else ""
+        chosen = f"app.kubernetes.io/component={component}"
+        return self.cluster.api.items("pods", namespace=NEBULNETES, labels=chosen, fields=on_node)
+
     def metric(self, sample: str) -> float:
         """A figure of the brain's metrics, by name and labels as Prometheus writes them; 0 where it is not there."""
-        chosen = "app.kubernetes.io/component=brain"
-        (brain,) = self.cluster.api.items("pods", namespace=NEBULNETES, labels=chosen)
+        (brain,) = self.ours("brain")
         with urllib.request.urlopen(f"http://{brain['status']['podIP']}:8080/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == sample), 0.0)
@@ -255,6 +262,16 @@ def _refused(pod: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
+def laboratory(nodes: Path = NODES, **options: Any) -> Iterator[Lab]:
+    """A cluster with the chart installed; ``options`` are the cluster's."""
+    with Cluster(nodes, **options) as cluster:
+        release = Release(cluster)
+        release.install()
+        with release.connect() as channel:
+            yield Lab(cluster, release, release.inventory_address, channel)
+
+
+@contextlib.contextmanager
 def slow(lab: Lab, node: str, seconds: float = 1.0) -> Iterator[None]:
     """A node's GPUs take so many seconds for each step while this lasts."""
     hardware = lab.hardware(node)
@@ -269,6 +286,16 @@ def advertised(lab: Lab, node: str) -> dict[str, int]:
     """MIG devices that the API server says a node has."""
     allocatable = lab.raw_node(node)["status"]["allocatable"]
     return {name: int(n) for name, n in allocatable.items() if name.startswith(names.MIG_PREFIX) and n != "0"}
+
+
+def asked(pod: Mapping[str, Any]) -> dict[str, int]:
+    """MIG devices that a pod asks for."""
+    return {name: int(count) for name, count in pod["spec"]["containers"][0]["resources"]["limits"].items()}
+
+
+def plain(model: catalogue.GpuModel) -> list[catalogue.GpuProfile]:
+    """A GPU model's profiles without their variants."""
+    return [profile for profile in model.profiles if "+" not in profile.name and "-" not in profile.name]
 
 
 def existing(lab: Lab, node: str) -> dict[str, int]:

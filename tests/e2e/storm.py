@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from deploy.local.errors import StartError
 from n8s import names
-from tests.e2e.lab import Lab, pod
+from tests.e2e.lab import Lab, asked, plain, pod
 
 WAITING: Final = 2
 """Pods without a node, for each GPU, below which more are made."""
@@ -74,9 +74,9 @@ class Storm:
         self._namespace = namespace
         self._random = random.Random(1)  # noqa: S311 - for variety
         gpus = [gpu for node in lab.cluster.nodes for gpu in lab.hardware(node).gpus()]
-        plain = {p.name: p for gpu in gpus for p in gpu.model.profiles if "+" not in p.name and "-" not in p.name}
-        self._profiles = sorted(plain)
-        self._several = sorted(name for name, profile in plain.items() if profile.max_count > 1)
+        profiles = {profile.name: profile for gpu in gpus for profile in plain(gpu.model)}
+        self._profiles = sorted(profiles)
+        self._several = sorted(name for name, profile in profiles.items() if profile.max_count > 1)
         self._waiting = WAITING * len(gpus)
         self._number = 0
         self._changed = float("-inf")
@@ -233,11 +233,11 @@ class Storm:
         now = time.monotonic()
         for key, each in running.items():
             uid = each["metadata"]["uid"]
-            limits = each["spec"]["containers"][0]["resources"]["limits"]
-            if held.get(key) == Counter({resource: int(count) for resource, count in limits.items()}):
+            wanted = asked(each)
+            if held.get(key) == wanted:
                 self._unlisted.pop(uid, None)
             elif now - self._unlisted.setdefault(uid, now) > LISTED_SECONDS and self._runs(node, each):
-                self._wrong[f"{key} runs on {node} with {dict(held.get(key, {}))} for {limits}"] = None
+                self._wrong[f"{key} runs on {node} with {dict(held.get(key, {}))} for {wanted}"] = None
 
     def _runs(self, node: str, pod: dict[str, Any]) -> bool:
         """Whether a pod's container really runs: if it has ended, the API server hears later than its device goes."""

@@ -83,13 +83,12 @@ class Left:
 
 def brain_is_not_on(lab: Lab, node: str) -> None:
     """Sends the brain away from a node."""
-    chosen = {"namespace": NEBULNETES, "labels": "app.kubernetes.io/component=brain"}
 
     def elsewhere() -> bool:
-        return all(pod["spec"].get("nodeName", node) != node for pod in lab.cluster.api.items("pods", **chosen))
+        return all(pod["spec"].get("nodeName", node) != node for pod in lab.ours("brain"))
 
     lab.cluster.kubectl("cordon", node)
-    for each in lab.cluster.api.items("pods", **chosen, fields=f"spec.nodeName={node}"):
+    for each in lab.ours("brain", node):
         lab.cluster.api.delete("pods", each["metadata"]["name"], namespace=NEBULNETES)
     lab.until(f"the brain is not on {node}", elsewhere)
     lab.cluster.kubectl("uncordon", node)

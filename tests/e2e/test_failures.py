@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,13 +21,6 @@ def leaders(lab: Lab) -> list[str]:
     """Pods that the brains' Service leads to, but for those on their way out."""
     pods = lab.cluster.api.items("pods", namespace=NEBULNETES, labels=f"{names.LEADER_LABEL}=true")
     return [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-
-
-def ours(lab: Lab, component: str, node: str = "") -> list[dict[str, Any]]:
-    """The release's pods of a component, those on a node if one is named."""
-    on_node = f"spec.nodeName={node}" if node else ""
-    chosen = f"app.kubernetes.io/component={component}"
-    return lab.cluster.api.items("pods", namespace=NEBULNETES, labels=chosen, fields=on_node)
 
 
 def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None:
@@ -209,7 +201,7 @@ def abandoned(lab: Lab) -> Iterator[Future[Devices]]:
         lab.cluster.kubectl(*scale, "--replicas=0")
         lab.cluster.kubectl("label", "node", "a30", f"{names.AUTO_MIG_LABEL}-")
         lab.kill("nodeagent", "--node-name=a30")
-        lab.until("agent and brain are gone", lambda: not ours(lab, "agent", "a30") and not ours(lab, "brain"))
+        lab.until("agent and brain are gone", lambda: not lab.ours("agent", "a30") and not lab.ours("brain"))
         destroy_one(lab, "a30")
         lab.cluster.kubectl(*scale, "--replicas=1")
         assert not lab.open("a30")

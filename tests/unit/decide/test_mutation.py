@@ -68,7 +68,7 @@ MUTATIONS = [
     (
         "lost GPUs",
         "eligibility",
-        "any(gpu.lost for gpu in node.agent.gpus)",
+        "node.agent.has_lost",
         "False",
         "constraints:worlds",
     ),
