@@ -7,12 +7,13 @@ changed.
 Decisions that end with an error are tried again with back-off. An error that the same cluster always brings about
 mostly comes from what is planned for pods that wait: until it no longer comes, such rounds decide as if nobody waited,
 so that nodes are opened again and labels and quotas stay true. To end instead would bring all that down with it, again
-after each restart.
+after each restart. Decisions that do not end are another matter: nothing goes on beside them, so the process ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ from brain.model.hold import Hold
 from brain.model.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
+_STANDARD_ERROR: Final = 2
 
 COALESCE_SECONDS: Final = 0.03
 """Changes that come within this time are taken together."""
@@ -35,6 +37,9 @@ GATHER_SECONDS: Final = 5.0
 those that came early would change their nodes for pods that fit on the others'."""
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 30.0
+LONGEST_DECISION_SECONDS: Final = 300.0
+"""A process whose decisions take longer ends, and says on standard error where each thread stood: a hundred times as
+long as the largest clusters need, so it would be for ever."""
 FREED_AT_ONCE: Final = 1_000
 """Decisions of the round before that are freed without a break."""
 
@@ -187,9 +192,11 @@ class Loop:
         """
         pausing = gc.isenabled()
         gc.disable()
+        faulthandler.dump_traceback_later(LONGEST_DECISION_SECONDS, exit=True, file=_STANDARD_ERROR)
         try:
             return await asyncio.to_thread(decide, snapshot, self._settings)
         finally:
+            faulthandler.cancel_dump_traceback_later()
             if pausing:
                 if not self._settled:
                     gc.freeze()

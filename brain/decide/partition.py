@@ -314,9 +314,16 @@ class _Planning:
         for pod in pods:
             if self._groups.binds(pod):
                 members.setdefault(pod.group, []).append(pod)
+        completed: set[str] = set()
         dropped: set[str] = set()
         while halved := [group for group in self._halved(members) if group not in dropped]:
-            dropped |= {group for group in halved if not self._complete(members[group])}
+            for group in halved:
+                # Once each: what completes one may halve another, and that the first again, for ever.
+                if group not in completed and self._complete(members[group]):
+                    completed.add(group)
+                else:
+                    self._drop(members[group])
+                    dropped.add(group)
             self._support()
         if not self._freed:
             return
@@ -344,9 +351,13 @@ class _Planning:
             if lacking > 0 and pod.key not in self._assigned:
                 lacking -= self._serve(pod)
         if lacking > 0:
-            for pod in pods:
-                self._release(pod)
+            self._drop(pods)
         return lacking <= 0
+
+    def _drop(self, pods: Iterable[Pod]) -> None:
+        """Take back what pods were given."""
+        for pod in pods:
+            self._release(pod)
 
     def _release(self, pod: Pod) -> None:
         """Take back what a pod was given, if it was."""

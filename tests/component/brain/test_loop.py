@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -236,6 +238,29 @@ async def test_an_error_that_always_comes_does_not_end_it(
         world.error = lambda _: False
         world.changed.set()
         await until(lambda: bool(world.decided_from and world.seen[-1] is world.decided_from[-1]))
+
+
+ENDLESS = """
+import asyncio, time, pytest
+from brain import loop
+from tests.component.brain.test_loop import World, looping
+
+async def main():
+    world = World()
+    world.error = lambda _: time.sleep(60)
+    async with looping(world, pytest.MonkeyPatch()):
+        await asyncio.sleep(60)
+
+loop.LONGEST_DECISION_SECONDS = 0.2
+asyncio.run(main())
+"""
+
+
+def test_decisions_without_end_end_the_process_and_say_where_they_stood() -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
+    assert "in decide" in ended.stderr
 
 
 def failed(world: World) -> float:
