@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := proto brain nodeagent webhook deploy tests
 
-.PHONY: help env binaries demo test unit e2e sanitize lint proto bench clean
+.PHONY: help env binaries demo test unit explore e2e sanitize lint proto bench clean
 help: ## This list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -25,6 +25,10 @@ binaries: env ## Control plane, kubelet, helm and grpcurl, built once into the u
 
 unit: binaries ## Unit and component tests
 	$(BIN)/pytest -q --numprocesses=3 --dist=loadfile tests/unit tests/component
+
+explore: env ## Property tests on examples that are new each time, ten times as many (EXAMPLES=10)
+	EXAMPLES=$(or $(EXAMPLES),10) $(BIN)/pytest -q --numprocesses=auto -m hypothesis --hypothesis-profile=default \
+		-o timeout=0 -o faulthandler_timeout=0 tests/unit tests/component
 
 e2e: binaries ## End-to-end tests on real control planes with real kubelets: three clusters, as the tests mostly wait
 	$(BIN)/pytest -q --numprocesses=3 --dist=loadfile tests/e2e

@@ -1,6 +1,6 @@
 """How many random examples a property test draws: ``EXAMPLES`` in the environment multiplies them all.
 
-1 is what CI runs, a few thousand for the planner; ``make unit EXAMPLES=50`` looks longer, 0.02 only glances.
+1 is what CI runs, a few thousand for the planner; ``make explore EXAMPLES=50`` looks longer, 0.02 only glances.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ ROOT: Final = Path(__file__).parents[1]
 _EXAMPLES: Final = "0.03"
 """Of random examples only so few: what is noticed by luck alone is not counted on."""
 _OPTIONS: Final = ("-x", "-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:unraisableexception")
+_PROFILE: Final = "mutant"
 _UNWATCHED: Final = ("-o", "timeout=0", "-o", "faulthandler_timeout=0")
 """pytest's own limits would put off the alarm below."""
 SECONDS: Final = 60
@@ -106,12 +107,11 @@ def _child(job: dict[str, Any], output: str) -> int:
 
     # Known examples are not for mutants, nor theirs for others; and nobody looks at their smallest ones.
     phases = [Phase.explicit, Phase.generate]
-    settings.register_profile("mutant", database=None, derandomize=True, phases=phases, print_blob=False)
-    settings.load_profile("mutant")
+    settings.register_profile(_PROFILE, database=None, derandomize=True, phases=phases, print_blob=False)
     assert job["module"] not in sys.modules, "it is loaded already, as it is"
     sys.meta_path.insert(0, _Finder(job["module"], job["text"]))
     with Path(output).open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        return int(pytest.main([*_OPTIONS, *_UNWATCHED, *job["tests"]]))
+        return int(pytest.main([*_OPTIONS, *_UNWATCHED, f"--hypothesis-profile={_PROFILE}", *job["tests"]]))
 
 
 def _do(job: dict[str, Any]) -> tuple[int, str]:

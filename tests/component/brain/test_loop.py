@@ -107,13 +107,14 @@ async def test_each_round_shows_what_it_decided_and_from_what(monkeypatch: pytes
 
 
 async def test_changes_that_come_together_are_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COALESCE_SECONDS", 0.5)
     world = World()
     async with looping(world, monkeypatch):
         await until(lambda: len(world.rounds) == 1)
         for _ in range(10):
             world.changed.set()
             await asyncio.sleep(0.002)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.2)
         assert len(world.rounds) == 2
         assert world.published == 3
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,6 +62,7 @@ def test_the_watchdog_cleans_up(tmp_path: Path, cluster_id: str, *, told_to_stay
             watchdog.stdin.write(b"+")
         watchdog.stdin.close()
         if told_to_stay:
+            started.wait_until(lambda: heeds_sigterm(watchdog.pid), "a watchdog", 20)
             with pytest.raises(subprocess.TimeoutExpired):
                 watchdog.wait(0.5)
             assert members(cluster_id)
@@ -68,6 +71,12 @@ def test_the_watchdog_cleans_up(tmp_path: Path, cluster_id: str, *, told_to_stay
     assert members(cluster_id) == []
     assert not state.exists()
     assert not started.alive()
+
+
+def heeds_sigterm(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_a_free_port_is_one_of_that_address() -> None:
