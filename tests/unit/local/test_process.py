@@ -8,7 +8,9 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -56,13 +58,15 @@ def test_the_watchdog_cleans_up(tmp_path: Path, cluster_id: str, *, told_to_stay
     started = process(tmp_path, cluster_id, "setsid", "sh", "-c", "sleep 60 & wait")
     started.start()
     argv = [sys.executable, "-m", "deploy.local.watchdog", cluster_id, str(state)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE) as watchdog:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as watchdog, ExitStack() as leaving:
+        leaving.callback(watchdog.kill)
         assert watchdog.stdin is not None
         if told_to_stay:
             watchdog.stdin.write(b"+")
         watchdog.stdin.close()
         if told_to_stay:
-            started.wait_until(lambda: heeds_sigterm(watchdog.pid), "a watchdog", 20)
+            while not heeds_sigterm(watchdog.pid):
+                time.sleep(0.01)
             with pytest.raises(subprocess.TimeoutExpired):
                 watchdog.wait(0.5)
             assert members(cluster_id)
