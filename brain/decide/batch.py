@@ -61,6 +61,25 @@ def share(
     return _solved(model, kinds) if len(model.program.upper) <= most else None
 
 
+def unchanged(rooms: Sequence[Room], kinds: Sequence[Kind]) -> list[tuple[int, Room]]:
+    """As many pods of some kinds, given by position, as can be served as things are; nothing is put into the GPUs."""
+    model = _Model([_Site.of(room, kinds) for room in rooms], kinds, {}, change=False)
+    values = _most(model.program, tuple(model.placed.values()))
+    return [
+        (kind, model.sites[site].room)
+        for (kind, site), column in sorted(model.placed.items())
+        for _ in range(values[column])
+    ]
+
+
+@lru_cache(maxsize=8)
+def _most(program: Program, columns: Sequence[int]) -> tuple[int, ...]:
+    """The values of a program's columns where some of them together are as large as can be."""
+    solver = Solver(program)
+    solver.maximize(dict.fromkeys(columns, 1))
+    return tuple(solver.values)
+
+
 @dataclass(frozen=True, slots=True)
 class _Site:
     """A node in the program.
@@ -185,8 +204,12 @@ class _Model:
         filled: by column, the group of GPUs of equal contents and the filling that it counts.
     """
 
-    def __init__(self, sites: Sequence[_Site], kinds: Sequence[Kind], needs: Mapping[Hashable, int]) -> None:
+    def __init__(
+        self, sites: Sequence[_Site], kinds: Sequence[Kind], needs: Mapping[Hashable, int], *, change: bool = True
+    ) -> None:
+        """``change``: whether GPUs are filled; else what is free on them is all that there is, and none is filled."""
         self.sites = sites
+        self._change = change
         self._draft = Draft()
         self.placed: dict[tuple[int, int], int] = {}
         self.filled: dict[int, tuple[int, Filling]] = {}
@@ -226,7 +249,7 @@ class _Model:
             columns[kind] = self.placed[kind, position] = self._draft.column(most)
         needed = tuple(sorted({name for kind in columns for name in kinds[kind].sample.mig_request}))
         supply: dict[str, dict[int, int]] = {name: {} for name in needed}
-        for group in _equal(site.room.gpus):
+        for group in _equal(site.room.gpus) if self._change else ():
             used: dict[int, int] = {}
             for filling in _fillings(group[0], needed, change=not site.room.fixed_reason):
                 column = self._draft.column(len(group))
@@ -257,9 +280,10 @@ class _Model:
 
     def _demand(self, site: _Site, pods: Mapping[int, Pod], supply: Mapping[str, Mapping[int, int]]) -> None:
         """What the pods of a site take together is no more than there is; pods by the column that counts them."""
+        standing = site.room.unmanaged if self._change else site.room.standing
         for name, given in supply.items():
             taken = {column: -pod.mig_request[name] for column, pod in pods.items() if name in pod.mig_request}
-            self._draft.row({**given, **taken}, lower=-max(0, site.room.unmanaged[name]))
+            self._draft.row({**given, **taken}, lower=-max(0, standing[name]))
         asked: defaultdict[str, dict[int, int]] = defaultdict(dict)
         ports: defaultdict[tuple[str, int], dict[str, dict[int, int]]] = defaultdict(lambda: defaultdict(dict))
         for column, pod in pods.items():

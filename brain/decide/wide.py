@@ -9,11 +9,13 @@ the nodes refuse is dealt to whatever is left. So a plan is close to the program
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, overload
 
+from brain.decide.anew import serve_left
 from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
 from brain.decide.fillings import MADE
 from brain.decide.kinds import Kind
@@ -112,6 +114,43 @@ def _matching(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[list[Room],
     )
 
 
+def _gentler(rooms: Sequence[Room], kinds: Sequence[Kind], deal: Deal) -> Deal:
+    """A deal that makes nothing, where one is found that serves everybody or as many of each kind; else the same."""
+    everybody = not any(deal.left)
+    if everybody and not deal.makes:
+        return deal
+    there = deal.existing()
+    served = [
+        Kind(kind.pods[: len(kind.pods) - left], kind.sample) for kind, left in zip(kinds, deal.left, strict=True)
+    ]
+    targets = [served] if everybody else [kinds, served]
+    for target in targets:
+        wanted: Counter[str] = Counter()
+        for kind in target:
+            for name, count in kind.sample.mig_request.items():
+                wanted[name] += count * len(kind.pods)
+        if wanted <= there:
+            found = _unchanged(rooms, target)
+            if found is not None:
+                deal.clear()
+                return found
+    return deal
+
+
+def _unchanged(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Deal | None:
+    """A deal that serves everybody and makes nothing; None where none is found."""
+    sites = Sites(rooms, kinds, FINENESS[0], change=False)
+    deal, _ = sites.deal()
+    for shape in _ranked(sites, by_priority=False):
+        _serve(sites, deal, shape, sweeps=(ANYTHING,))
+    if any(deal.left):
+        serve_left(sites, deal)
+    if not any(deal.left):
+        return deal
+    deal.clear()
+    return None
+
+
 def _as_it_is(kind: Kind, rooms: Sequence[Room]) -> Iterator[Given]:
     """Serve pods on nodes whose GPUs are not ours: devices are all that is known of them."""
     pods = iter(kind.pods)
@@ -136,6 +175,7 @@ def _best(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[Deal, int]:
         deal, most = _dealt(Sites(rooms, kinds, fineness))
         bound = min(bound, most)
         best = max(best, deal, key=Deal.by_priority)
+    best = _gentler(rooms, kinds, best)
     return best, max(best.served, bound)
 
 
