@@ -16,7 +16,7 @@ from typing import Final
 from brain.decide import fit
 from brain.decide.cards import FRESH_COST
 from brain.decide.fillings import Filling, table
-from brain.decide.kinds import Kind
+from brain.decide.kinds import Kind, asked_of
 from brain.decide.program import SEARCH_NODES, Draft, Program, Solver, value_of
 from brain.decide.rooms import GpuRoom, Room
 from brain.model import resources
@@ -125,12 +125,15 @@ class _Question:
         levels: the columns that count pods, with the number of pods that there are, the highest priority first.
         costs: what each filling disturbs, by column.
         crowded: whether there are too few slots for all, so that nobody need ask whether everybody finds room.
+        changes: the columns of fillings for which something must be made, where there are as many free instances of
+            each resource as all pods ask for; else none.
     """
 
     program: Program
     levels: tuple[tuple[tuple[int, ...], int], ...]
     costs: tuple[tuple[int, int], ...]
     crowded: bool
+    changes: tuple[int, ...]
 
     @staticmethod
     def of(model: _Model, kinds: Sequence[Kind]) -> _Question:
@@ -143,7 +146,17 @@ class _Question:
             pods[-kinds[kind].sample.priority] += len(kinds[kind].pods)
         ranked = tuple((tuple(columns), pods[level]) for level, columns in sorted(levels.items()))
         costs = tuple((column, model.cost(column)) for column in model.filled)
-        return _Question(model.program, ranked, costs, _crowded(model, kinds))
+        changes = [column for column, (_, filling) in model.filled.items() if filling.changes]
+        standing = _standing(model, [kinds[kind] for kind in suited])
+        return _Question(model.program, ranked, costs, _crowded(model, kinds), tuple(changes) if standing else ())
+
+
+def _standing(model: _Model, kinds: Sequence[Kind]) -> bool:
+    """Whether there are, by number, free instances enough for all pods of some kinds."""
+    there: Counter[str] = Counter()
+    for site in model.sites:
+        there.update(site.room.unmanaged or site.room.standing)
+    return asked_of(kinds) <= there
 
 
 def _crowded(model: _Model, kinds: Sequence[Kind]) -> bool:
@@ -176,6 +189,8 @@ def _answer(question: _Question) -> tuple[tuple[int, ...], int]:
             solver.hold(level)
     else:
         solver.hold(everybody)
+    if question.changes:
+        solver.spare(question.changes)
     gentle = {column: -cost for column, cost in question.costs}
     proven = False
     if columns <= EXACT_COLUMNS:

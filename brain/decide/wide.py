@@ -9,7 +9,6 @@ the nodes refuse is dealt to whatever is left. So a plan is close to the program
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +17,7 @@ from typing import Final, overload
 from brain.decide.anew import serve_left
 from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
 from brain.decide.fillings import MADE
-from brain.decide.kinds import Kind
+from brain.decide.kinds import Kind, asked_of
 from brain.decide.mixture import Mixture
 from brain.decide.near import Part, parts
 from brain.decide.rooms import Room
@@ -125,15 +124,10 @@ def _gentler(rooms: Sequence[Room], kinds: Sequence[Kind], deal: Deal) -> Deal:
     ]
     targets = [served] if everybody else [kinds, served]
     for target in targets:
-        wanted: Counter[str] = Counter()
-        for kind in target:
-            for name, count in kind.sample.mig_request.items():
-                wanted[name] += count * len(kind.pods)
-        if wanted <= there:
-            found = _unchanged(rooms, target)
-            if found is not None:
-                deal.clear()
-                return found
+        found = _unchanged(rooms, target) if asked_of(target) <= there else None
+        if found is not None:
+            deal.clear()
+            return found
     return deal
 
 
