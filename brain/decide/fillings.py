@@ -18,7 +18,7 @@ LOAD_BITS: Final = 8
 DESTROYED: Final = 20_000
 """Weights of a filling's cost, each larger than all that the next can add up to on one GPU: free instances destroyed,
 then instances made, then the worth of what is left, then whether the GPU is touched at all."""
-MADE: Final = 400
+MADE: Final = 600
 _WORTH: Final = 2
 _TOUCHED: Final = 1
 _MOST_SETS: Final = 50_000

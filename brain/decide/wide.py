@@ -19,7 +19,7 @@ from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
 from brain.decide.fillings import MADE
 from brain.decide.kinds import Kind, asked_of
 from brain.decide.mixture import Mixture
-from brain.decide.near import Part, parts
+from brain.decide.near import Part, parts, standing
 from brain.decide.rooms import Room
 from brain.decide.sites import FINENESS, Sites
 from brain.decide.swaps import Swaps
@@ -79,6 +79,11 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) 
     sure, scarce = few
     served = _everybody(sure)
     deal, bound = _best(scarce.rooms, scarce.kinds)
+    if served.makes or deal.makes:
+        kinds = [*sure.kinds, *_served_of(scarce.kinds, deal)]
+        gentle = _unchanged(standing(ours, kinds), kinds)
+        if gentle is not None:
+            return Outcome(chain(beside, gentle.settle()), len(beside) + served.served + bound)
     return Outcome(chain(beside, served.settle(), deal.settle()), len(beside) + served.served + bound)
 
 
@@ -119,16 +124,18 @@ def _gentler(rooms: Sequence[Room], kinds: Sequence[Kind], deal: Deal) -> Deal:
     if everybody and not deal.makes:
         return deal
     there = deal.existing()
-    served = [
-        Kind(kind.pods[: len(kind.pods) - left], kind.sample) for kind, left in zip(kinds, deal.left, strict=True)
-    ]
-    targets = [served] if everybody else [kinds, served]
-    for target in targets:
+    for target in [kinds] if everybody else [kinds, _served_of(kinds, deal)]:
         found = _unchanged(rooms, target) if asked_of(target) <= there else None
         if found is not None:
             deal.clear()
             return found
     return deal
+
+
+def _served_of(kinds: Sequence[Kind], deal: Deal) -> list[Kind]:
+    """The pods of some kinds that a deal serves."""
+    served = [kind.pods[: len(kind.pods) - left] for kind, left in zip(kinds, deal.left, strict=True)]
+    return [Kind(pods, kind.sample) for pods, kind in zip(served, kinds, strict=True) if pods]
 
 
 def _unchanged(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Deal | None:
