@@ -5,6 +5,8 @@ which knows no single nodes, says how many pods of each kind can be served, prio
 takes. Pods with several instances are dealt first, then the program is asked again for the rest, and once more after a
 priority of which fewer were served than it said: those then take whatever is there before the next has its turn. What
 the nodes refuse is dealt to whatever is left. So a plan is close to the program's bound, not always at it.
+
+A deal that makes something is given up for one that makes nothing and serves as many, where one is found.
 """
 
 from __future__ import annotations
