@@ -71,7 +71,9 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) 
             left.append(Kind(kind.pods[len(given) :], kind.sample))
     few = parts(ours, left) if sum(len(kind.pods) for kind in left) * FEW <= len(ours) else None
     if few is None:
-        deal, bound = _best(*_matching(ours, left))
+        matching = _matching(ours, left)
+        deal, bound = _best(*matching)
+        deal = _gentler(*matching, deal)
         if deal.served < least * bound:
             for one in beside:
                 one.room.give_back(one.pod, ())
@@ -178,7 +180,6 @@ def _best(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[Deal, int]:
         deal, most = _dealt(Sites(rooms, kinds, fineness))
         bound = min(bound, most)
         best = max(best, deal, key=Deal.by_priority)
-    best = _gentler(rooms, kinds, best)
     return best, max(best.served, bound)
 
 

@@ -98,7 +98,7 @@ def standing(seed: int, nodes: int) -> Snapshot:
     """A random world whose pods ask for just what is free: each for one to three instances that one node has."""
     rng = random.Random(seed)  # noqa: S311
     items = cluster(nodes, 0, rng).nodes
-    pods = []
+    pods: list[Pod] = []
     for item in items:
         free = [i.profile for g in gpus(item) for i in g.instances if not i.fixed]
         rng.shuffle(free)
@@ -136,9 +136,10 @@ def test_a_large_instance_that_exists_is_taken_before_another_is_made() -> None:
         node("a", [gpu(0, "", model), gpu(1, "1g.24gb@0u", model)]),
         node("b", [gpu(0, "4g.96gb@0f", model), gpu(1, "2g.48gb@0f", model)]),
     ]
-    world = Snapshot(tuple(nodes), (pod("p", {"4g.96gb": 1, "2g.48gb": 1}),))
-    result = plan(world)
-    assert (result.assigned, result.geometries) == ({"team/p": "b"}, {})
+    pods = (pod("p", {"4g.96gb": 1, "2g.48gb": 1}), pod("small", {"1g.24gb": 1}))
+    result = plan(Snapshot(tuple(nodes), pods))
+    assert result.assigned["team/p"] == "b"
+    assert list(result.made) == ["team/small"], "of which none is free"
 
 
 def test_who_changes_places_fits_there() -> None:
