@@ -120,8 +120,8 @@ MUTATIONS = [
     # The integer program.
     ("how many pods there are", "batch", "self._draft.row(weights, upper=len(pods.pods))", "pass", "constraints:small"),
     ("how many GPUs there are", "batch", "self._draft.row(used, upper=len(group))", "pass", "constraints:small"),
-    ("devices", "batch", "lower=-max(0, site.room.unmanaged[name]))", "lower=-9)", "constraints:small"),
-    ("devices that are not ours", "batch", "-max(0, site.room.unmanaged[name])", "0", "constraints:small"),
+    ("devices", "batch", "lower=-max(0, standing[name]))", "lower=-9)", "constraints:small"),
+    ("devices that are not ours", "batch", "-max(0, standing[name])", "0", "constraints:small"),
     ("that a pod wants several", "batch", "-pod.mig_request[name] for", "-1 for", "constraints:small"),
     (
         "room in the batch",
