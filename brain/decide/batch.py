@@ -16,7 +16,7 @@ from typing import Final
 from brain.decide import fit
 from brain.decide.cards import FRESH_COST
 from brain.decide.fillings import Filling, table
-from brain.decide.kinds import Kind
+from brain.decide.kinds import Kind, asked_of
 from brain.decide.program import SEARCH_NODES, Draft, Program, Solver, value_of
 from brain.decide.rooms import GpuRoom, Room
 from brain.model import resources
@@ -59,6 +59,25 @@ def share(
         return None
     model = _Model([_Site.of(room, kinds) for room in rooms], kinds, needs)
     return _solved(model, kinds) if len(model.program.upper) <= most else None
+
+
+def unchanged(rooms: Sequence[Room], kinds: Sequence[Kind]) -> list[tuple[int, Room]]:
+    """As many pods of some kinds, given by position, as can be served as things are; nothing is put into the GPUs."""
+    model = _Model([_Site.of(room, kinds) for room in rooms], kinds, {}, change=False)
+    values = _most(model.program, tuple(model.placed.values()))
+    return [
+        (kind, model.sites[site].room)
+        for (kind, site), column in sorted(model.placed.items())
+        for _ in range(values[column])
+    ]
+
+
+@lru_cache(maxsize=8)
+def _most(program: Program, columns: Sequence[int]) -> tuple[int, ...]:
+    """The values of a program's columns where some of them together are as large as can be."""
+    solver = Solver(program)
+    solver.maximize(dict.fromkeys(columns, 1))
+    return tuple(solver.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +125,15 @@ class _Question:
         levels: the columns that count pods, with the number of pods that there are, the highest priority first.
         costs: what each filling disturbs, by column.
         crowded: whether there are too few slots for all, so that nobody need ask whether everybody finds room.
+        changes: the columns of fillings for which something must be made, where there are as many free instances of
+            each resource as all pods ask for; else none.
     """
 
     program: Program
     levels: tuple[tuple[tuple[int, ...], int], ...]
     costs: tuple[tuple[int, int], ...]
     crowded: bool
+    changes: tuple[int, ...]
 
     @staticmethod
     def of(model: _Model, kinds: Sequence[Kind]) -> _Question:
@@ -124,7 +146,17 @@ class _Question:
             pods[-kinds[kind].sample.priority] += len(kinds[kind].pods)
         ranked = tuple((tuple(columns), pods[level]) for level, columns in sorted(levels.items()))
         costs = tuple((column, model.cost(column)) for column in model.filled)
-        return _Question(model.program, ranked, costs, _crowded(model, kinds))
+        changes = [column for column, (_, filling) in model.filled.items() if filling.changes]
+        standing = _standing(model, [kinds[kind] for kind in suited])
+        return _Question(model.program, ranked, costs, _crowded(model, kinds), tuple(changes) if standing else ())
+
+
+def _standing(model: _Model, kinds: Sequence[Kind]) -> bool:
+    """Whether there are, by number, free instances enough for all pods of some kinds."""
+    there: Counter[str] = Counter()
+    for site in model.sites:
+        there.update(site.room.unmanaged or site.room.standing)
+    return asked_of(kinds) <= there
 
 
 def _crowded(model: _Model, kinds: Sequence[Kind]) -> bool:
@@ -157,6 +189,8 @@ def _answer(question: _Question) -> tuple[tuple[int, ...], int]:
             solver.hold(level)
     else:
         solver.hold(everybody)
+    if question.changes:
+        solver.spare(question.changes)
     gentle = {column: -cost for column, cost in question.costs}
     proven = False
     if columns <= EXACT_COLUMNS:
@@ -185,8 +219,12 @@ class _Model:
         filled: by column, the group of GPUs of equal contents and the filling that it counts.
     """
 
-    def __init__(self, sites: Sequence[_Site], kinds: Sequence[Kind], needs: Mapping[Hashable, int]) -> None:
+    def __init__(
+        self, sites: Sequence[_Site], kinds: Sequence[Kind], needs: Mapping[Hashable, int], *, change: bool = True
+    ) -> None:
+        """``change``: whether GPUs are filled; else what is free on them is all that there is, and none is filled."""
         self.sites = sites
+        self._change = change
         self._draft = Draft()
         self.placed: dict[tuple[int, int], int] = {}
         self.filled: dict[int, tuple[int, Filling]] = {}
@@ -226,7 +264,7 @@ class _Model:
             columns[kind] = self.placed[kind, position] = self._draft.column(most)
         needed = tuple(sorted({name for kind in columns for name in kinds[kind].sample.mig_request}))
         supply: dict[str, dict[int, int]] = {name: {} for name in needed}
-        for group in _equal(site.room.gpus):
+        for group in _equal(site.room.gpus) if self._change else ():
             used: dict[int, int] = {}
             for filling in _fillings(group[0], needed, change=not site.room.fixed_reason):
                 column = self._draft.column(len(group))
@@ -257,9 +295,10 @@ class _Model:
 
     def _demand(self, site: _Site, pods: Mapping[int, Pod], supply: Mapping[str, Mapping[int, int]]) -> None:
         """What the pods of a site take together is no more than there is; pods by the column that counts them."""
+        standing = site.room.unmanaged if self._change else site.room.standing
         for name, given in supply.items():
             taken = {column: -pod.mig_request[name] for column, pod in pods.items() if name in pod.mig_request}
-            self._draft.row({**given, **taken}, lower=-max(0, site.room.unmanaged[name]))
+            self._draft.row({**given, **taken}, lower=-max(0, standing[name]))
         asked: defaultdict[str, dict[int, int]] = defaultdict(dict)
         ports: defaultdict[tuple[str, int], dict[str, dict[int, int]]] = defaultdict(lambda: defaultdict(dict))
         for column, pod in pods.items():

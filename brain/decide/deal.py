@@ -70,6 +70,7 @@ class Deal:
         self._units = units
         self._stacks = stacks
         self._nodes = nodes
+        self._cards = {id(room): cards for site in nodes for room, cards in site}
         self._free = {id(room): dict(room.free) for site in nodes for room, _ in site}
         self._ports: defaultdict[int, list[Pod]] = defaultdict(list)
         self.served_at: list[tuple[int, Room]] = []
@@ -85,6 +86,19 @@ class Deal:
         for kind, left in zip(self._kinds, self.left, strict=True):
             found[-kind.sample.priority] += len(kind.pods) - left
         return [count for _, count in sorted(found.items())]
+
+    @property
+    def makes(self) -> bool:
+        """Whether it takes an instance that does not exist."""
+        return any(state.table.best(state.free, state.load)[1] & ~state.free for state in self._states())
+
+    def existing(self) -> Counter[str]:
+        """How many free instances of each resource there are."""
+        found: Counter[str] = Counter()
+        for state, cards in self._states().items():
+            for name in self._units:
+                found[name] += cards * (state.free & state.table.grid.by_resource.get(name, 0)).bit_count()
+        return found
 
     def free(self, room: Room) -> Mapping[str, int]:
         """What a node has left."""
@@ -125,8 +139,8 @@ class Deal:
         return [room for room, cards in self._nodes[site] if id(room) in able and self._find(cards, needs, ANYTHING)]
 
     def place(self, kind: int, site: int, room: Room) -> bool:
-        """Serve one pod of a kind on a node, if it has room."""
-        cards = next(cards for other, cards in self._nodes[site] if other is room)
+        """Serve one pod of a kind on a node of a site, if it has room."""
+        cards = self._cards[id(room)]
         moves = self._find(cards, self._needs(kind, [site]), ANYTHING) if self._fits(kind, room) else None
         if moves is None:
             return False
@@ -134,6 +148,22 @@ class Deal:
             self._stacks.push(card, state)
         self._take(kind, room)
         return True
+
+    def take_back(self, rooms: Sequence[Room]) -> None:
+        """Serve nobody on some nodes; from then on pods can be placed one by one only."""
+        gone = set(map(id, rooms))
+        served, self.served_at = self.served_at, []
+        for kind, room in served:
+            if id(room) in gone:
+                self.left[kind] += 1
+            else:
+                self.served_at.append((kind, room))
+        for room in rooms:
+            self._free[id(room)] = dict(room.free)
+            self._ports.pop(id(room), None)
+            for card in self._cards[id(room)]:
+                state = card.state
+                card.state = self._stacks.state(state.site, state.table, state.free, state.limit, 0)
 
     def exchange(self, first: int, second: int) -> bool:
         """Let two served pods, by number, change places, if both fit; they must ask for the same devices."""
@@ -185,6 +215,10 @@ class Deal:
                 cards.clear()
         while self.served_at:
             del self.served_at[-_FREED_AT_ONCE:]
+
+    def _states(self) -> Counter[State]:
+        """How many GPUs are in each state."""
+        return Counter(card.state for site in self._nodes for _, cards in site for card in cards)
 
     def _needs(self, kind: int, sites: Sequence[int]) -> list[int]:
         """The instances that a pod asks for, each as a unit of load, the largest first."""

@@ -14,6 +14,8 @@ SHOWS_GONE: Final = "is closed while its kubelet shows MIG devices that are gone
 
 def unchangeable(node: Node) -> str:
     """Why a node's GPUs cannot be changed now; "" when they can."""
+    if node.unknown:
+        return node.unknown
     if not node.enabled:
         return f"is not labelled {names.AUTO_MIG_LABEL}=true"
     if wrong := unfit(node):

@@ -18,7 +18,7 @@ LOAD_BITS: Final = 8
 DESTROYED: Final = 20_000
 """Weights of a filling's cost, each larger than all that the next can add up to on one GPU: free instances destroyed,
 then instances made, then the worth of what is left, then whether the GPU is touched at all."""
-MADE: Final = 400
+MADE: Final = 600
 _WORTH: Final = 2
 _TOUCHED: Final = 1
 _MOST_SETS: Final = 50_000
@@ -47,13 +47,14 @@ class Table:
     """All fillings of GPUs of one model that have the same things to stay.
 
     Attributes:
+        grid: their model.
         kept: what stays.
         maximal: the loads that are no part of another.
     """
 
     def __init__(self, grid: Grid, needed: Sequence[str], kept: int, allowed: int) -> None:
+        self.grid = grid
         self.kept = kept
-        self._grid = grid
         self._sets = _sets(grid, needed, kept, allowed)
         self._costs: dict[tuple[int, int], tuple[int, int]] = {}
         self._lost: dict[int, int] = {}
@@ -91,8 +92,8 @@ class Table:
     def _cost(self, free: int, chosen: int) -> int:
         lost = self._lost.get(chosen)
         if lost is None:
-            lost = self._lost[chosen] = self._worth - self._grid.worth(self.kept | chosen)
-        return cost_of(self._grid, self.kept, free, chosen, lost)
+            lost = self._lost[chosen] = self._worth - self.grid.worth(self.kept | chosen)
+        return cost_of(self.grid, self.kept, free, chosen, lost)
 
 
 def cost_of(grid: Grid, kept: int, free: int, chosen: int, lost: int) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from brain.decide import fit
@@ -32,6 +32,15 @@ class Kind:
         """What each takes of a node, MIG devices aside."""
         rest = ((name, n) for name, n in self.sample.request.items() if n > 0 and not name.startswith(names.MIG_PREFIX))
         return ((resources.PODS, 1), *sorted(rest))
+
+
+def asked_of(kinds: Iterable[Kind]) -> Counter[str]:
+    """How many devices of each resource all pods of some kinds ask for."""
+    found: Counter[str] = Counter()
+    for kind in kinds:
+        for name, count in kind.sample.mig_request.items():
+            found[name] += count * len(kind.pods)
+    return found
 
 
 def alike(pod: Pod) -> tuple[object, ...]:

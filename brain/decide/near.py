@@ -9,15 +9,16 @@ next plan, sorted by cost; no result depends on which plan came before.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from brain.decide import fit
 from brain.decide.cards import FRESH_COST
-from brain.decide.fillings import cost_of
+from brain.decide.fillings import MADE, cost_of
 from brain.decide.grid import Grid
 from brain.decide.kinds import Kind
 from brain.decide.rooms import Room, Shown, single
@@ -48,6 +49,14 @@ def parts(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[Part, Part] | N
     None where that is not found by looking at a few nodes.
     """
     return _Near(rooms).parts(kinds)
+
+
+def standing(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Sequence[Room]:
+    """Nodes that can serve some pod as things are: of each kind all, or as many as there are pods; no more matter.
+
+    None at all where some kind has none.
+    """
+    return _Near(rooms).standing(kinds)
 
 
 def prepare(rooms: Sequence[Room]) -> None:
@@ -86,6 +95,27 @@ class _Near:
             if own.isdisjoint(contested):
                 return self._part(own, sure), self._part(contested, scarce)
 
+    def standing(self, kinds: Sequence[Kind]) -> Sequence[Room]:
+        """See the function of that name."""
+        most = sum(len(kind.pods) for kind in kinds)
+        found: set[str] = set()
+        for kind in kinds:
+            able = list(islice(self._standing(kind), most))
+            if not able:
+                return []
+            found.update(able)
+        return self._part(found, kinds).rooms
+
+    def _standing(self, kind: Kind) -> Iterator[str]:
+        """Nodes that can serve a pod of a kind as things are."""
+        devices, asks = Counter(kind.sample.mig_request), kind.asks
+        rarest = min(devices, key=lambda name: (len(self._index.by_resource.get(name, ())), name))
+        for cost, name in self._index.by_resource.get(rarest, ()):
+            if cost >= MADE:
+                return
+            if devices <= self._rooms[name].standing and self._takes(name, kind.sample, asks):
+                yield name
+
     def _own(self, kind: Kind, taken: Set[str]) -> tuple[list[str], list[str]]:
         """Nodes for the pods of a kind that nobody has taken, and all that were found to be able to serve one."""
         found: list[str] = []
@@ -119,12 +149,17 @@ class _Near:
     def _serves(self, name: str, pod: Pod, asks: Sequence[tuple[str, int]]) -> bool:
         """Whether a node whose GPUs offer enough of each resource can serve a pod that asks for so much besides."""
         room = self._rooms[name]
+        if not self._takes(name, pod, asks):
+            return False
+        return len(pod.mig_request) == 1 or room.option(pod, change=not room.fixed_reason) is not None
+
+    def _takes(self, name: str, pod: Pod, asks: Sequence[tuple[str, int]]) -> bool:
+        """Whether a node takes a pod that asks for so much besides MIG devices, whatever its GPUs offer."""
+        room = self._rooms[name]
         for resource, value in asks:
             if room.free.get(resource, 0) < value:
                 return False
-        if fit.unsuitable(pod, room.node) or (pod.host_ports and room.refusal(pod)):
-            return False
-        return len(pod.mig_request) == 1 or room.option(pod, change=not room.fixed_reason) is not None
+        return not fit.unsuitable(pod, room.node) and not (pod.host_ports and room.refusal(pod))
 
     def _part(self, names: Set[str], kinds: Sequence[Kind]) -> Part:
         return Part([self._rooms[name] for name in sorted(names)], kinds)

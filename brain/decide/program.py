@@ -90,13 +90,7 @@ class Solver:
 
     def maximize(self, objective: Mapping[int, int], nodes: int = SEARCH_NODES) -> int:
         """Make an objective as large as can be; returns a value that no solution exceeds."""
-        self._highs.setOptionValue("mip_max_nodes", nodes)
-        for option in _WITHIN:
-            self._highs.setOptionValue(option, nodes >= SEARCH_NODES)
-        count = len(self.values)
-        costs = np.zeros(count)
-        costs[list(objective)] = list(objective.values())
-        self._highs.changeColsCost(count, self._columns, costs)
+        self._objective(objective, nodes)
         # No start is given: HiGHS 1.16 sometimes hands a start back in place of the better solution that it found.
         self._highs.run()
         if self._highs.getModelStatus() not in _EXPECTED:
@@ -105,10 +99,9 @@ class Solver:
             self._highs.run()
             self._highs.setOptionValue("presolve", "choose")
         info = self._highs.getInfo()
-        if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
-            found = [round(value) for value in self._highs.getSolution().col_value]
-            if value_of(objective, found) >= value_of(objective, self.values) and _holds(self._program, found):
-                self.values = found
+        found = self._found()
+        if found is not None and value_of(objective, found) >= value_of(objective, self.values):
+            self.values = found
         # Without any bound of the solver's own, the columns' bounds are one.
         most = sum(max(0, weight) * self._program.upper[column] for column, weight in objective.items())
         sure = self._highs.getModelStatus() in _EXPECTED and math.isfinite(info.mip_dual_bound)
@@ -120,9 +113,38 @@ class Solver:
         for column in columns:
             self._highs.changeColBounds(column, self.values[column], self.values[column])
 
+    def spare(self, columns: Sequence[int]) -> None:
+        """Let columns be zero from now on, where a solution without them is found that harms no objective before."""
+        for column in columns:
+            self._highs.changeColBounds(column, 0.0, 0.0)
+        self._objective({}, SEARCH_NODES)
+        self._highs.run()
+        found = self._found()
+        if found is not None:
+            self.values = found
+            return
+        for column in columns:
+            self._highs.changeColBounds(column, 0.0, float(self._program.upper[column]))
+
     def hold(self, objective: Mapping[int, int]) -> None:
         """Let no later objective make this one smaller than it is now."""
         _add_row(self._highs, value_of(objective, self.values), math.inf, objective)
+
+    def _objective(self, objective: Mapping[int, int], nodes: int) -> None:
+        self._highs.setOptionValue("mip_max_nodes", nodes)
+        for option in _WITHIN:
+            self._highs.setOptionValue(option, nodes >= SEARCH_NODES)
+        count = len(self.values)
+        costs = np.zeros(count)
+        costs[list(objective)] = list(objective.values())
+        self._highs.changeColsCost(count, self._columns, costs)
+
+    def _found(self) -> list[int] | None:
+        """The solution that the last search ended with; None where it found none."""
+        if self._highs.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+            return None
+        found = [round(value) for value in self._highs.getSolution().col_value]
+        return found if _holds(self._program, found) else None
 
 
 def value_of(objective: Mapping[int, int], values: Sequence[int]) -> int:

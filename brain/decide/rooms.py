@@ -279,6 +279,15 @@ class Room:
         return _contents(self.known) if untouched is None else untouched.contents
 
     @property
+    def standing(self) -> Counter[str]:
+        """How many free instances of each resource its GPUs have."""
+        found: Counter[str] = Counter()
+        for content in self.contents.values():
+            for resource, count in _standing(content.grid, content.free):
+                found[resource] += count
+        return found
+
+    @property
     def open_slots(self) -> int:
         """The slots, of its GPUs that can be changed, that nothing has which must stay."""
         untouched = self.untouched
@@ -571,6 +580,12 @@ def _known(grid: Grid, problem: str, kept: int, free: int, slots: int, *, change
     return _Known(
         Content(grid, problem, kept, free), grid.gives(kept, free, change=change and not problem), left, piece
     )
+
+
+@lru_cache(maxsize=50_000)
+def _standing(grid: Grid, free: int) -> tuple[tuple[str, int], ...]:
+    """By resource that has any, how many of some placements are of it."""
+    return tuple((name, (own & free).bit_count()) for name, own in grid.by_resource.items() if own & free)
 
 
 def _contents(known: Iterable[_Known]) -> Mapping[int, Content]:

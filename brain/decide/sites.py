@@ -50,7 +50,8 @@ class Sites:
         units: by resource that pods ask for, one instance of it as a load.
     """
 
-    def __init__(self, rooms: Sequence[Room], kinds: Sequence[Kind], fineness: int) -> None:
+    def __init__(self, rooms: Sequence[Room], kinds: Sequence[Kind], fineness: int, *, change: bool = True) -> None:
+        """``change``: whether GPUs may be changed at all."""
         self.kinds = kinds
         self.shapes = shapes_of(kinds)
         samples = [smallest([kinds[position] for position in shape]) for shape in self.shapes]
@@ -59,7 +60,8 @@ class Sites:
         levels = [_scarcity(room, most, fineness) for room in rooms]
         short = [any(seen[level] < fineness for seen in set(levels)) for level in range(len(most))]
         self.scarce = {name: value for (name, value), scarce in zip(most.items(), short, strict=True) if scarce}
-        self.sites = _sites(rooms, samples, _least(kinds), [tuple(compress(level, short)) for level in levels])
+        scarcities = [tuple(compress(level, short)) for level in levels]
+        self.sites = _sites(rooms, samples, _least(kinds), scarcities, change=change)
         self.of_shape = [
             tuple(position for position, site in enumerate(self.sites) if shape in site.shapes)
             for shape in range(len(samples))
@@ -153,7 +155,12 @@ def _cards(site: Site, states: _States) -> list[tuple[Room, list[Card]]]:
 
 
 def _sites(
-    rooms: Sequence[Room], samples: Sequence[Pod], least: Mapping[str, int], scarcities: Sequence[tuple[int, ...]]
+    rooms: Sequence[Room],
+    samples: Sequence[Pod],
+    least: Mapping[str, int],
+    scarcities: Sequence[tuple[int, ...]],
+    *,
+    change: bool,
 ) -> list[Site]:
     """Sites of nodes that have at least what every pod takes; nodes of different scarcity stand apart."""
     demands = tuple(least.items())
@@ -175,10 +182,10 @@ def _sites(
                 if not refusals[shape] and all(name in room.sizes for name in devices)
             )
         if shapes:
-            found[shapes, not room.fixed_reason, room.node.repartitioning, scarcity].append(room)
+            found[shapes, change and not room.fixed_reason, room.node.repartitioning, scarcity].append(room)
     return [
-        Site(shapes, tuple(sorted(members, key=lambda room: -room.free.get(resources.CPU, 0))), change, tainted)
-        for (shapes, change, tainted, _), members in found.items()
+        Site(shapes, tuple(sorted(members, key=lambda room: -room.free.get(resources.CPU, 0))), changes, tainted)
+        for (shapes, changes, tainted, _), members in found.items()
     ]
 
 

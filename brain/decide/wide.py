@@ -5,6 +5,8 @@ which knows no single nodes, says how many pods of each kind can be served, prio
 takes. Pods with several instances are dealt first, then the program is asked again for the rest, and once more after a
 priority of which fewer were served than it said: those then take whatever is there before the next has its turn. What
 the nodes refuse is dealt to whatever is left. So a plan is close to the program's bound, not always at it.
+
+A deal that makes something is given up for one that makes nothing and serves as many, where one is found.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final, overload
 
+from brain.decide.anew import serve_left
 from brain.decide.deal import ANYTHING, GENTLE, Deal, Given
 from brain.decide.fillings import MADE
-from brain.decide.kinds import Kind
+from brain.decide.kinds import Kind, asked_of
 from brain.decide.mixture import Mixture
-from brain.decide.near import Part, parts
+from brain.decide.near import Part, parts, standing
 from brain.decide.rooms import Room
 from brain.decide.sites import FINENESS, Sites
 from brain.decide.swaps import Swaps
@@ -68,7 +71,9 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) 
             left.append(Kind(kind.pods[len(given) :], kind.sample))
     few = parts(ours, left) if sum(len(kind.pods) for kind in left) * FEW <= len(ours) else None
     if few is None:
-        deal, bound = _best(*_matching(ours, left))
+        matching = _matching(ours, left)
+        deal, bound = _best(*matching)
+        deal = _gentler(*matching, deal)
         if deal.served < least * bound:
             for one in beside:
                 one.room.give_back(one.pod, ())
@@ -78,6 +83,11 @@ def spread(rooms: Sequence[Room], kinds: Sequence[Kind], *, least: float = 0.0) 
     sure, scarce = few
     served = _everybody(sure)
     deal, bound = _best(scarce.rooms, scarce.kinds)
+    if served.makes or deal.makes:
+        kinds = [*sure.kinds, *_served_of(scarce.kinds, deal)]
+        gentle = _unchanged(standing(ours, kinds), kinds)
+        if gentle is not None:
+            return Outcome(chain(beside, gentle.settle()), len(beside) + served.served + bound)
     return Outcome(chain(beside, served.settle(), deal.settle()), len(beside) + served.served + bound)
 
 
@@ -110,6 +120,40 @@ def _matching(rooms: Sequence[Room], kinds: Sequence[Kind]) -> tuple[list[Room],
         [room for room, each in zip(rooms, gives, strict=True) if helps[each]],
         [kind for kind, asked in zip(kinds, wanted, strict=True) if asked in served],
     )
+
+
+def _gentler(rooms: Sequence[Room], kinds: Sequence[Kind], deal: Deal) -> Deal:
+    """A deal that makes nothing, where one is found that serves everybody or as many of each kind; else the same."""
+    everybody = not any(deal.left)
+    if everybody and not deal.makes:
+        return deal
+    there = deal.existing()
+    for target in [kinds] if everybody else [kinds, _served_of(kinds, deal)]:
+        found = _unchanged(rooms, target) if asked_of(target) <= there else None
+        if found is not None:
+            deal.clear()
+            return found
+    return deal
+
+
+def _served_of(kinds: Sequence[Kind], deal: Deal) -> list[Kind]:
+    """The pods of some kinds that a deal serves."""
+    served = [kind.pods[: len(kind.pods) - left] for kind, left in zip(kinds, deal.left, strict=True)]
+    return [Kind(pods, kind.sample) for pods, kind in zip(served, kinds, strict=True) if pods]
+
+
+def _unchanged(rooms: Sequence[Room], kinds: Sequence[Kind]) -> Deal | None:
+    """A deal that serves everybody and makes nothing; None where none is found."""
+    sites = Sites(rooms, kinds, FINENESS[0], change=False)
+    deal, _ = sites.deal()
+    for shape in _ranked(sites, by_priority=False):
+        _serve(sites, deal, shape, sweeps=(ANYTHING,))
+    if any(deal.left):
+        serve_left(sites, deal)
+    if not any(deal.left):
+        return deal
+    deal.clear()
+    return None
 
 
 def _as_it_is(kind: Kind, rooms: Sequence[Room]) -> Iterator[Given]:

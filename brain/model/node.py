@@ -171,6 +171,7 @@ class Node:
         plugin: the pod of NVIDIA's device plugin; None where there is none.
         tainted_seconds: for how long this brain has seen our taint on it; 0 when it does not carry it.
         untainted_seconds: since this brain saw our taint go; infinite where it did not.
+        unknown: why nothing can be said of its GPUs where only a file speaks of it; empty in a cluster.
     """
 
     name: str
@@ -186,6 +187,7 @@ class Node:
     plugin: Plugin | None = None
     tainted_seconds: float = 0.0
     untainted_seconds: float = float("inf")
+    unknown: str = ""
 
     def seen(
         self, agent: Agent | None, plugin: Plugin | None, tainted_seconds: float, untainted_seconds: float

@@ -84,19 +84,19 @@ def read(document: Mapping[str, Any], file: str) -> Snapshot:
 
 def _with_gpus(node: Node, bound: Sequence[Pod], path: str, file: str) -> Node:
     product = node.labels.get(names.GPU_PRODUCT_LABEL)
-    if product is None:
-        return node
-    model = catalogue.lookup(product)
-    if model is None:
-        return node
+    model = catalogue.lookup(product) if product is not None else None
+    if product is None or model is None:
+        said = f"={product}" if product is not None else ""
+        return replace(node, unknown=f"has no GPU model that is known (label {names.GPU_PRODUCT_LABEL}{said})")
     text = node.labels.get(_COUNT_LABEL)
     if text is not None and not _COUNT.fullmatch(text):
         where = f"{path}.metadata.labels[{_COUNT_LABEL}]"
         raise InputError(file, where, f"{text[:20]!r} is not a number of GPUs, at most 99")
     annotated = list(_annotated(node, path, file))
     known = {profile.resource for profile in hardware.profiles(model)}
-    if any(resource not in known for _, resource, _ in annotated or _advertised(node, ())):
-        return node  # shared devices, say, or a profile that is new: its devices only count
+    odd = next((resource for _, resource, _ in annotated or _advertised(node, ()) if resource not in known), "")
+    if odd:  # shared devices, say, or a profile that is new: its devices only count
+        return replace(node, unknown=f"has {odd}, which is no MIG device of its GPU model {product}")
     gpus = None
     for contents in [annotated] if annotated else [_advertised(node, bound), _advertised(node, ())]:
         # What is bound beyond what is shown counts as well, where that can be.

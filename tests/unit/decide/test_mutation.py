@@ -120,8 +120,8 @@ MUTATIONS = [
     # The integer program.
     ("how many pods there are", "batch", "self._draft.row(weights, upper=len(pods.pods))", "pass", "constraints:small"),
     ("how many GPUs there are", "batch", "self._draft.row(used, upper=len(group))", "pass", "constraints:small"),
-    ("devices", "batch", "lower=-max(0, site.room.unmanaged[name]))", "lower=-9)", "constraints:small"),
-    ("devices that are not ours", "batch", "-max(0, site.room.unmanaged[name])", "0", "constraints:small"),
+    ("devices", "batch", "lower=-max(0, standing[name]))", "lower=-9)", "constraints:small"),
+    ("devices that are not ours", "batch", "-max(0, standing[name])", "0", "constraints:small"),
     ("that a pod wants several", "batch", "-pod.mig_request[name] for", "-1 for", "constraints:small"),
     (
         "room in the batch",
@@ -315,6 +315,35 @@ MUTATIONS = [
         "            pass\n",
         "wide:changes_places",
     ),
+    (
+        "as things are, before any change",
+        "batch",
+        "if question.changes:",
+        "if False:",
+        "partition_solver:nothing_changes",
+    ),
+    (
+        "large clusters: as things are, before any change",
+        "wide",
+        "if everybody and not deal.makes:",
+        "if everybody:",
+        "wide:nothing_changes",
+    ),
+    (
+        "large clusters: who goes together as things are",
+        "anew",
+        "        deal.take_back(rooms)\n",
+        "",
+        "wide:nothing_changes",
+    ),
+    (
+        "few pods: as things are, before any change",
+        "wide",
+        "if served.makes or deal.makes:",
+        "if False:",
+        "near:change_nothing",
+    ),
+    ("what exists costs less than what is made", "fillings", "MADE: Final = 600", "MADE: Final = 400", "wide:exists"),
     (
         "room on nodes that are not ours",
         "wide",

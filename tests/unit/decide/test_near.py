@@ -17,6 +17,7 @@ from tests import worlds
 from tests.bench.planner import cluster, random_pod
 from tests.examples import examples
 from tests.unit.decide.test_partition_oracle import random_world
+from tests.unit.decide.test_wide import standing
 
 
 def served(world: Snapshot, result: Plan) -> list[tuple[int, int]]:
@@ -50,6 +51,16 @@ def test_few_nodes_serve_as_many_as_all(seed: int, monkeypatch: pytest.MonkeyPat
     few = plan(world)
     assert served(world, few) >= served(world, whole)
     assert few.bound <= whole.bound
+
+
+@pytest.mark.parametrize("seed", range(examples(12)))
+def test_few_pods_change_nothing_where_they_fit_as_things_are(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "EXACT_COLUMNS", 0)
+    world = standing(seed, 40)
+    few = replace(world, pods=world.pods[: random.Random(seed).choice([1, 3, 10])])  # noqa: S311
+    result = plan(few)
+    assert not result.unplaced
+    assert not result.geometries
 
 
 def test_nodes_that_pods_can_have_for_themselves_are_the_cheapest() -> None:

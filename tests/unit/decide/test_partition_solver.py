@@ -54,6 +54,22 @@ def crowded(seed: int) -> Snapshot:
     return Snapshot(tuple(nodes), pods)
 
 
+def test_nothing_changes_where_all_fit_as_things_are() -> None:
+    """Not even where four empty GPUs that are left so are worth more than one change costs."""
+    rest = "2g.10gb@2u 3g.20gb@4u"
+    small = [gpu(index, f"1g.5gb@0f 1g.5gb@1u {rest}") for index in range(4)]
+    labels = {names.AUTO_MIG_LABEL: "true", "zone": "a"}
+    nodes = (
+        node("full", [*small, gpu(4, f"2g.10gb@0f {rest}")], labels=labels),
+        node("empty", [gpu(index, "1g.5gb@0f") for index in range(4)], labels=labels),
+        node("other", [*small, gpu(4, rest)], labels=labels | {"zone": "b"}),
+    )
+    singles = [pod(f"s{number}", {"1g.5gb": 1}, node_selector={"zone": "a"}) for number in range(4)]
+    result = plan(Snapshot(nodes, (pod("several", {"1g.5gb": 4, "2g.10gb": 1}), *singles)))
+    assert not result.geometries
+    assert sorted(result.assigned.values()) == ["empty"] * 4 + ["full"]
+
+
 @settings(max_examples=examples(12), deadline=None, derandomize=True)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_each_priority_has_its_due(seed: int) -> None:

@@ -18,7 +18,7 @@ from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 from tests.bench.planner import cluster
 from tests.examples import examples
-from tests.unit.decide.test_partition_oracle import best_counts, check, only_two, random_world
+from tests.unit.decide.test_partition_oracle import best_counts, check, gpus, only_two, random_world
 from tests.worlds import gpu, node, pod
 
 ORACLE_SHARE = 0.98
@@ -92,6 +92,54 @@ def shuffled(world: Snapshot, rng: random.Random) -> Snapshot:
     rng.shuffle(nodes)
     rng.shuffle(pods)
     return Snapshot(tuple(nodes), tuple(pods))
+
+
+def standing(seed: int, nodes: int) -> Snapshot:
+    """A random world whose pods ask for just what is free: each for one to three instances that one node has."""
+    rng = random.Random(seed)  # noqa: S311
+    items = cluster(nodes, 0, rng).nodes
+    pods: list[Pod] = []
+    for item in items:
+        free = [i.profile for g in gpus(item) for i in g.instances if not i.fixed]
+        rng.shuffle(free)
+        while free:
+            mig = Counter(free.pop() for _ in range(min(len(free), rng.choice([1, 2, 3]))))
+            pods.append(pod(f"p{len(pods)}", mig, request={"cpu": 0}, priority=rng.choice([0, 5])))
+    rng.shuffle(pods)
+    return Snapshot(items, tuple(pods))
+
+
+@pytest.mark.parametrize("seed", range(examples(12)))
+def test_nothing_changes_where_all_fit_as_things_are(seed: int) -> None:
+    world = standing(seed, 30)
+    result = plan(world)
+    assert not result.unplaced
+    assert not result.geometries
+    check(world, result)
+    assert plan(shuffled(world, random.Random(seed))) == result  # noqa: S311
+
+
+def test_what_cpu_leaves_no_room_for_is_not_dealt_anew() -> None:
+    """Where cpu is short as well, nobody is promised more of it than there is."""
+    for seed in range(4):
+        world = standing(seed, 12)
+        nodes = [replace(item, allocatable={**item.allocatable, "cpu": 5_000}) for item in world.nodes]
+        pods = [replace(item, request={**item.request, "cpu": 500}) for item in world.pods]
+        short = Snapshot(tuple(nodes), tuple(pods))
+        check_room(short, plan(short))
+
+
+def test_a_large_instance_that_exists_is_taken_before_another_is_made() -> None:
+    """A 4g.96gb is worth more than any instance of other models."""
+    model = "RTX-PRO-6000-96GB"
+    nodes = [
+        node("a", [gpu(0, "", model), gpu(1, "1g.24gb@0u", model)]),
+        node("b", [gpu(0, "4g.96gb@0f", model), gpu(1, "2g.48gb@0f", model)]),
+    ]
+    pods = (pod("p", {"4g.96gb": 1, "2g.48gb": 1}), pod("small", {"1g.24gb": 1}))
+    result = plan(Snapshot(tuple(nodes), pods))
+    assert result.assigned["team/p"] == "b"
+    assert list(result.made) == ["team/small"], "of which none is free"
 
 
 def test_who_changes_places_fits_there() -> None:

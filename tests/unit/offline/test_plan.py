@@ -257,6 +257,28 @@ def test_devices_that_the_model_does_not_have_only_count(
     assert list(result["geometries"]) == ["gpu-2"]
 
 
+@pytest.mark.parametrize(
+    ("product", "device", "reason"),
+    [
+        (None, "", "has no GPU model that is known (label nvidia.com/gpu.product) (gpu-1)"),
+        ("Voodoo", "", "has no GPU model that is known (label nvidia.com/gpu.product=Voodoo) (gpu-1)"),
+        (
+            "NVIDIA-A100-SXM4-40GB",
+            "nvidia.com/mig-1g.5gb.shared",
+            "has nvidia.com/mig-1g.5gb.shared, which is no MIG device of its GPU model NVIDIA-A100-SXM4-40GB (gpu-1)",
+        ),
+    ],
+)
+def test_a_node_whose_gpus_are_not_known_says_so(
+    product: str | None, device: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = advertising({device: "1"} if device else {})
+    for labels in ({}, {"n8s.nebuly.ai/auto-mig-enabled": "true"}):
+        node["metadata"]["labels"] = labels | ({"nvidia.com/gpu.product": product} if product else {})
+        result = planned(capsys, tmp_path, node, pod_object("p", "nvidia.com/mig-3g.20gb"))
+        assert result["unplaced"]["a/p"] == f"no node has room for 1 nvidia.com/mig-3g.20gb: {reason}"
+
+
 def test_a_gpu_that_a_pod_has_as_a_whole_is_not_cut_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     node = advertising({"nvidia.com/gpu": "1"})
     node["metadata"]["labels"]["nvidia.com/gpu.count"] = "1"
