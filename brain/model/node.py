@@ -207,6 +207,7 @@ class Node:
             plugin,
             tainted_seconds,
             untainted_seconds,
+            self.unknown,
         )
 
     @property

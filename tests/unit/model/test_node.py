@@ -19,6 +19,7 @@ def test_what_a_brain_sees_of_a_node_leaves_the_rest_as_it_is() -> None:
         ready=False,
         capacity={"cpu": 2},
         allocatable={"cpu": 1},
+        unknown="why",
     )
     agent = Agent(connected=True, silent_seconds=0.0, gpus=())
     plugin = Plugin(Pod("gpu-operator", "p", "u"), 4.0, 3.0)
