@@ -24,7 +24,7 @@ binaries: env ## Control plane, kubelet, helm and grpcurl, built once into the u
 	$(BIN)/python -m deploy.local binaries
 
 unit: binaries ## Unit and component tests
-	$(BIN)/pytest -q --numprocesses=3 --dist=loadfile tests/unit tests/component
+	$(BIN)/pytest -q --numprocesses=2 --dist=loadfile tests/unit tests/component
 
 explore: env ## Property tests on examples that are new each time, ten times as many (EXAMPLES=10)
 	EXAMPLES=$(or $(EXAMPLES),10) $(BIN)/pytest -q --numprocesses=auto -m hypothesis --hypothesis-profile=default \

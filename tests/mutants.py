@@ -26,12 +26,16 @@ from types import CodeType, TracebackType
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
-_EXAMPLES: Final = "0.03"
+_EXAMPLES: Final = "0.045"
 """Of random examples only so few: what is noticed by luck alone is not counted on."""
-_OPTIONS: Final = ("-x", "-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:unraisableexception")
 _PROFILE: Final = "mutant"
-_UNWATCHED: Final = ("-o", "timeout=0", "-o", "faulthandler_timeout=0")
-"""pytest's own limits would put off the alarm below."""
+_OPTIONS: Final = (
+    *("-x", "-q", "--tb=line", "--assert=plain", f"--hypothesis-profile={_PROFILE}"),
+    *("-c", os.devnull, "--rootdir", str(ROOT), "--import-mode=importlib", "-p", "no:cacheprovider"),
+    *("-p", "_hypothesis_pytestplugin"),
+)
+"""No settings and no plugins but one: to load them takes as long as most tests do, and limits of theirs would put off
+the alarm below."""
 SECONDS: Final = 60
 """A job that takes longer has failed without an answer."""
 
@@ -41,6 +45,7 @@ class Nursery:
 
     def __enter__(self) -> Nursery:
         environment = os.environ | {"EXAMPLES": _EXAMPLES, "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         command = [sys.executable, "-P", "-m", "tests.mutants"]
         paths = [str(ROOT / "proto"), str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
@@ -111,7 +116,7 @@ def _child(job: dict[str, Any], output: str) -> int:
     assert job["module"] not in sys.modules, "it is loaded already, as it is"
     sys.meta_path.insert(0, _Finder(job["module"], job["text"]))
     with Path(output).open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        return int(pytest.main([*_OPTIONS, *_UNWATCHED, f"--hypothesis-profile={_PROFILE}", *job["tests"]]))
+        return int(pytest.main([*_OPTIONS, *job["tests"]]))
 
 
 def _do(job: dict[str, Any]) -> tuple[int, str]:
@@ -138,7 +143,7 @@ def main() -> None:
     """Do jobs until standard input ends."""
     answers = io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
     os.dup2(2, 1)  # what tests print is no answer
-    for module in ("highspy", "hypothesis", "numpy", "pytest", "pytest_asyncio", "pytest_timeout", "tests.worlds"):
+    for module in ("highspy", "hypothesis", "numpy", "pytest", "tests.worlds"):
         importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(_do(json.loads(line))), file=answers, flush=True)

@@ -20,7 +20,7 @@ from tests.e2e.lab import NEBULNETES, Lab, advertised, existing, fresh_namespace
 pytestmark = pytest.mark.e2e
 
 NODES: Final = ("a100", "a30", "h100")
-SECONDS: Final = 12.0
+SECONDS: Final = 10.0
 """For how long processes are killed at random."""
 SELECTED: Final = "nvidia.com/gpu.present"
 """Label of nodes that the device plugin's DaemonSet selects."""

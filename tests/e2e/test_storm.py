@@ -9,7 +9,7 @@ from tests.e2e.storm import Storm
 
 pytestmark = pytest.mark.e2e
 
-SECONDS = 18.0
+SECONDS = 12.0
 LEAST = 5
 """Repartitions without which nothing was shown."""
 

@@ -53,7 +53,7 @@ steps = st.lists(
 
 
 @given(st.sampled_from(sorted(models())), st.sampled_from(sorted(models())), steps)
-@settings(max_examples=examples(80), deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_both_hardwares_and_both_drivers_agree(one: str, other: str, sequence: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         simulated = SimulatedNode.install(directory, [(one, 1), (other, 1)], geometry=[[], []])

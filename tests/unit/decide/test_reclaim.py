@@ -287,7 +287,7 @@ def compositions(total: int, most: Sequence[int]) -> Iterator[tuple[int, ...]]:
             yield first, *rest
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_of_many_pods_alike_the_first_set_that_works(seed: int) -> None:
     stated = many_alike(seed)
@@ -390,7 +390,7 @@ def given_by(one: Gpu, gone: set[str], resource: str) -> int:
     return sum(taken.isdisjoint(range(start, start + profile.size)) for start in profile.starts)
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_on_several_gpus_the_first_set_that_works(seed: int) -> None:
     stated = several_gpus(seed)

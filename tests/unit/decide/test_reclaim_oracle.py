@@ -459,13 +459,13 @@ def compare(world: World) -> None:
         assert found[0] in wanted[1]
 
 
-@settings(max_examples=examples(2_500), deadline=None)
+@settings(max_examples=examples(1_200), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_the_victims_are_the_first_set_that_works(seed: int) -> None:
     compare(random_world(seed))
 
 
-@settings(max_examples=examples(1_500), deadline=None)
+@settings(max_examples=examples(800), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_groups_go_together_as_far_as_they_are_of_use_only_together(seed: int) -> None:
     compare(grouped_world(seed))

@@ -95,7 +95,7 @@ def _used(node: Node, rng: random.Random) -> Node:
 
 
 @pytest.mark.parametrize(("columns", "few"), [(batch.EXACT_COLUMNS, wide.FEW), (0, wide.FEW), (0, 0)])
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(min_value=0, max_value=1 << 40))
 def test_what_came_before_means_nothing(columns: int, few: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

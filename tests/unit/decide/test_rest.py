@@ -84,7 +84,7 @@ def _with(item: Node, gpus: list[Gpu]) -> Node:
     return replace(item, agent=agent, allocatable=plain | devices)
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.booleans())
 def test_a_cluster_comes_to_rest(seed: int, large: bool) -> None:
     world, rng = social_world(seed), random.Random(seed)  # noqa: S311

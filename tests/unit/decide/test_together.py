@@ -307,7 +307,7 @@ def check_social(world: Snapshot, result: Plan) -> None:
         assert count == 0 or count >= need, f"{group} is halved"
 
 
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.booleans())
 def test_no_promise_is_made_that_the_scheduler_would_refuse(seed: int, large: bool) -> None:
     world = social_world(seed)
@@ -320,7 +320,7 @@ def test_no_promise_is_made_that_the_scheduler_would_refuse(seed: int, large: bo
     assert len(result.assigned) <= result.bound
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.randoms(use_true_random=False))
 def test_order_means_nothing_to_social_plans(seed: int, rng: random.Random) -> None:
     world = social_world(seed)

@@ -63,7 +63,7 @@ def check_room(world: Snapshot, result: Plan) -> None:
         assert all(ports[port] <= 1 for p in coming for port in p.host_ports)
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_nothing_forbidden_is_planned(seed: int) -> None:
     world = crowded(seed)
@@ -75,7 +75,7 @@ def test_nothing_forbidden_is_planned(seed: int) -> None:
     assert len(result.assigned) <= result.bound
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 40), st.randoms(use_true_random=False))
 def test_the_order_of_the_snapshot_means_nothing(seed: int, rng: random.Random) -> None:
     world = crowded(seed)

@@ -107,7 +107,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_orders(case: Case) -> None:
     asyncio.run(check(case))
 
