@@ -50,6 +50,9 @@ class FakeApi:
     url: str = ""
     tokens: dict[str, Object] = field(default_factory=dict)
     """What reviews say of tokens, see :func:`reviewed`; of others, that they are not valid."""
+    delayed: int = 0
+    most_delayed: int = 0
+    """How many requests a fault holds up now, and the most that it did at once."""
 
     async def put(self, path: str, obj: Object) -> Object:
         """Creates or replaces an object."""
@@ -117,7 +120,10 @@ class FakeApi:
         for fault in self.faults:
             if fault.times > 0 and fault.matches(request):
                 fault.times -= 1
+                self.delayed += 1
+                self.most_delayed = max(self.most_delayed, self.delayed)
                 await asyncio.sleep(fault.delay)
+                self.delayed -= 1
                 if fault.status:
                     return _status(fault.status, fault.reason or "Fault", fault.causes)
                 break
