@@ -12,7 +12,7 @@ for the others (:mod:`~brain.decide.evicting`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -153,7 +153,7 @@ class Round:
         why: dict[str, Reason] = {}
         for last in (*[False] * (MOST_PLANS - 1), True):
             accepted = passing.accepted(without)
-            plan = partition.plan(self._virtual(accepted, passing))
+            plan = self._planned(accepted, passing, expects)
             why |= plan.why
             homeless = housing.homeless(accepted, plan)
             for entry in homeless:
@@ -175,11 +175,31 @@ class Round:
                 break
         return accepted, replace(plan, why={key: why_ for key, why_ in why.items() if key not in plan.assigned})
 
-    def _virtual(self, accepted: Iterable[Entry], passing: Passing) -> Snapshot:
-        """The snapshot as if the accepted had been let in, and refused by the scheduler."""
-        seen = [(entry.pod, (entry.tier, True)) for entry in accepted]
+    def _planned(self, accepted: Sequence[Entry], passing: Passing, expects: Container[str]) -> Plan:
+        """A plan in which nobody whose turn is later takes the room that pods were evicted for.
+
+        To a plan those of one priority are alike, and it would rather use what one of them left than make what another
+        asks for. That would be evicted for again, without end.
+        """
+        plan = partition.plan(self._virtual(accepted, passing))
+        robbed = [
+            entry
+            for entry in self.waiting.inside
+            if _how(entry.pod) == RECLAIMED and entry.pod.unschedulable and entry.key not in expects
+            if entry.key not in plan.assigned
+        ]
+        first = min([entry.rank for entry in robbed], default=None)
+        behind = {entry.key for entry in accepted if first and entry.rank > first and entry.key in plan.assigned}
+        if not behind:
+            return plan
+        other = partition.plan(self._virtual(accepted, passing, behind))
+        return other if any(entry.key in other.assigned for entry in robbed) else plan
+
+    def _virtual(self, accepted: Iterable[Entry], passing: Passing, behind: Container[str] = ()) -> Snapshot:
+        """The snapshot as if the accepted had been let in, and refused by the scheduler; some ``behind`` their tier."""
+        seen = [(entry.pod, (entry.tier + (entry.key in behind), True)) for entry in accepted]
         for entry in self.waiting.inside:
-            promised = entry.pod.reservation.split("/")[1:2] in ([MADE], [RECLAIMED])
+            promised = _how(entry.pod) in {MADE, RECLAIMED}
             tier = passing.tier(entry)
             if promised or tier:
                 seen.append((entry.pod, (tier, entry.pod.unschedulable or promised)))
@@ -250,6 +270,11 @@ class Round:
         able = [known for known in self._accounts.values() if self._spared.isdisjoint(known.quota.namespaces)]
         together = spares(self._snapshot.grouped(), self._snapshot.jobs)
         return Borrowers(able, self._snapshot.budgets, together, self._memory)
+
+
+def _how(pod: Pod) -> str:
+    """How the room came about that a pod was let in for; empty where nothing says so."""
+    return "".join(pod.reservation.split("/")[1:2])
 
 
 class _Last:

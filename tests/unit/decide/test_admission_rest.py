@@ -342,9 +342,10 @@ def run(cluster: Cluster) -> None:
     raise AssertionError("no rest")
 
 
-HARD = (41484, 51174, 102664, 200343)
-"""Worlds that once found no rest: a pod that was let in before its victims had gone took room kept for another, and one
-went in before a pod of its quota that would evict it, or kept that from room by being let in already."""
+HARD = (2955, 41484, 51174, 102664, 200343)
+"""Worlds that once found no rest: a pod that was let in before its victims had gone took room kept for another, one
+went in before a pod of its quota that would evict it, or kept that from room by being let in already, and one was given
+what it left when it was evicted, as that lacked but a repartition to be what it was evicted for."""
 
 
 @pytest.mark.parametrize("seed", [*HARD, *range(examples(160))])
