@@ -542,6 +542,7 @@ MUTATIONS = [
         "cheapest(case, Steps(MOST_STEPS))",
         "reclaim:share",
     ),
+    ("what was evicted for", "admission", "if not behind:", "if True:", "admission_rest:2955"),
     ("who could evict back", "entitlement", "every=not ledger.over_min(quota)", "every=True", "reclaim:back"),
     ("who is over-quota by others", "entitlement", "every=not ledger.over_min(quota)", "every=False", "reclaim:older"),
 ]
