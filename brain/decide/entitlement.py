@@ -29,15 +29,17 @@ class Borrowing:
     def __init__(self, victims: Iterable[Victim]) -> None:
         self.victims = [victim for victim in victims if not victim.pod.protected]
         self.keys = frozenset(victim.pod.key for victim in self.victims)
-        self._using: dict[frozenset[str], Sequence[Victim]] = {}
+        self._parted: dict[frozenset[str], tuple[Sequence[Victim], Sequence[Victim]]] = {}
 
-    def using(self, resources: frozenset[str]) -> Sequence[Victim]:
-        """Those that use some of the resources."""
-        found = self._using.get(resources)
+    def parted(self, resources: frozenset[str]) -> tuple[Sequence[Victim], Sequence[Victim]]:
+        """Those that use some of the resources, and those that use none."""
+        found = self._parted.get(resources)
         if found is None:
-            found = self._using[resources] = [
-                victim for victim in self.victims if any(victim.request.get(name, 0) > 0 for name in resources)
-            ]
+            using: list[Victim] = []
+            others: list[Victim] = []
+            for victim in self.victims:
+                (using if any(victim.request.get(name, 0) > 0 for name in resources) else others).append(victim)
+            found = self._parted[resources] = using, others
         return found
 
 
@@ -57,8 +59,8 @@ def victims_for(
     priority. Never from an in-quota pod of another quota, from a protected one, or across the border of quotas.
 
     Over-quota may be a pod, too, that uses nothing of what its quota has too much of: older ones do. It would come back
-    as an owner. So it goes only for one whose quota is within its ``min`` in everything, of which nobody may be evicted
-    in turn; else two such pods would evict each other for ever.
+    as an owner. So it goes only for one of no less priority, whose turn is before it then, and of a quota that is
+    within its ``min`` in everything, so that nobody of it may be evicted in turn; else this would go on for ever.
 
     Args:
         ledger: what quotas use; pods on their way out count as gone.
@@ -69,13 +71,14 @@ def victims_for(
         borrowers: over-quota pods of quotas that run or will, by :attr:`Quota.key`; quotas without may be left out.
     """
     if quota is not None and ledger.owns(quota, request):
-        return list(_beyond(ledger, quota, borrowers, ledger.over_min, every=not ledger.over_min(quota)))
+        highest = pod.priority if not ledger.over_min(quota) else None
+        return list(_beyond(ledger, quota, borrowers, ledger.over_min, highest))
     if quota is not None and pod.protected:
         return []
     lower = [v for v in own if v.pod.priority < pod.priority and not v.pod.protected]
     if quota is None or not ledger.shares(quota, request):
         return lower
-    return [*lower, *_beyond(ledger, quota, borrowers, ledger.over_share, every=False)]
+    return [*lower, *_beyond(ledger, quota, borrowers, ledger.over_share, None)]
 
 
 def _beyond(
@@ -83,12 +86,14 @@ def _beyond(
     quota: Quota,
     borrowers: Mapping[str, Borrowing],
     exceeded: Callable[[Quota], frozenset[str]],
-    *,
-    every: bool,
+    highest: int | None,
 ) -> Iterator[Victim]:
-    """Other quotas' over-quota pods: of those that have too much of something all, or those that use some of that."""
+    """Over-quota pods of other quotas that use some of what these have too much of; others up to a priority, if any."""
     for key, borrowing in borrowers.items():
         other = ledger.quotas[key]
         much = exceeded(other) if other is not quota else frozenset[str]()
         if much:
-            yield from borrowing.victims if every else borrowing.using(much)
+            using, others = borrowing.parted(much)
+            yield from using
+            if highest is not None:
+                yield from (victim for victim in others if victim.pod.priority <= highest)

@@ -221,11 +221,12 @@ class Evicting:
     def _shut(self, entry: Entry) -> bool:
         """Whether a gated pod keeps its gate until those have gone that must leave for it.
 
-        Without it, kube-scheduler might preempt for the pod, its quota would be beyond its ``max``, or it would be
-        bound at once, to room that is kept for another of lower priority: nominations keep room from no others.
+        Without it, kube-scheduler might preempt for the pod, its quota would be beyond its ``max``, a protected one
+        would borrow, or it would be bound at once, to room that is kept for another of lower priority: nominations keep
+        room from no others.
         """
         pod = entry.pod
-        if self._outcome.hot(pod):
+        if self._outcome.hot(pod) or (pod.protected and not self._books.now.owns(entry.quota, entry.request)):
             return True
         refusals = self._books.now.refusals(entry.quota, entry.request)
         if any(refusal.rule == "max" for refusal in refusals):

@@ -543,8 +543,21 @@ MUTATIONS = [
         "reclaim:share",
     ),
     ("what was evicted for", "admission", "if not behind:", "if True:", "admission_rest:2955"),
-    ("who could evict back", "entitlement", "every=not ledger.over_min(quota)", "every=True", "reclaim:back"),
-    ("who is over-quota by others", "entitlement", "every=not ledger.over_min(quota)", "every=False", "reclaim:older"),
+    (
+        "who could evict back",
+        "entitlement",
+        "highest = pod.priority if not ledger.over_min(quota) else None",
+        "highest = pod.priority",
+        "reclaim:back",
+    ),
+    ("who would come back before", "entitlement", " if victim.pod.priority <= highest", "", "admission_rest:4629"),
+    (
+        "who is over-quota by others",
+        "entitlement",
+        "highest = pod.priority if not ledger.over_min(quota) else None",
+        "highest = None",
+        "reclaim:older",
+    ),
 ]
 
 

@@ -353,8 +353,9 @@ class Rules:
             if its is quota:
                 allowed = not owner and each.priority < self.p.priority
             elif owner:
-                safe = self.within(quota, share=False)
                 above = not self.within(its, share=False)
+                # Else it comes back before, or evicts in turn.
+                safe = each.priority <= self.p.priority and self.within(quota, share=False)
                 allowed = self.over_quota(each) and above and (safe or self.takes_too_much(its, each, share=False))
             else:
                 entitled = self.within(quota, share=True, request=request)
