@@ -86,16 +86,25 @@ class Evicting:
         ``why``: what the planner says of those for whom it has no room.
         """
         vain: dict[object, _Held] = {}
-        for entry, members in together:
+        turns = list(together)
+        # Room that is only kept for some does not count until their turn: whoever comes before them would do without,
+        # and they without it, so that it would be given back, and kept again in the next round.
+        for entry, members in turns:
+            if not members and not entry.pod.gated and entry.summed:
+                self._books.discharge(entry.quota, entry.request)
+                self._books.charge(entry.quota, entry.request, summed=False)
+        for entry, members in turns:
             if members:
                 self._group(members, self._needs[entry.pod.group], why)
                 continue
             reason = why.get(entry.key)
+            if not entry.pod.gated:
+                self._books.discharge(entry.quota, entry.request, summed=False)
             if self._done() or (reason is not None and reason.later):
                 self._outcome.refuse(entry, reason)
+                if not entry.pod.gated:
+                    self._books.charge(entry.quota, entry.request, summed=entry.summed)
                 continue
-            if not entry.pod.gated:
-                self._books.discharge(entry.quota, entry.request, summed=entry.summed)
             shape = self._ground.shape(entry.pod)
             kind = (entry.quota.key, entry.pod.priority, shape) if shape is not None else entry.key
             resting = self._holds.rests(entry.pod, ever=False)
