@@ -306,6 +306,7 @@ class Cluster:
             if quota is None or pod.node or pod.terminating or pod.group:
                 continue
             rules = Rules(World(snapshot, pod))
+            rules.let_in = [p for p in snapshot.pods if not (p.node or p.gated or p.terminating or p.key == pod.key)]
             own = {n: self.used(quota, n) - (0 if pod.gated else asked(pod)[n]) for n in quota.min}
             owner = all(own[n] + asked(pod)[n] <= least for n, least in quota.min.items() if asked(pod)[n] > 0)
             # What was let in for an autoscaler and found no node counts in its own quota all the same.

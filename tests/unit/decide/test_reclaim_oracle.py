@@ -274,7 +274,11 @@ def asked(each: Pod) -> Counter[str]:
 
 
 class Rules:
-    """A world, pods on their way out counted as gone."""
+    """A world, pods on their way out counted as gone.
+
+    Attributes:
+        let_in: pods without a node that count in their quota all the same.
+    """
 
     def __init__(self, world: World) -> None:
         self.p = world.waiting
@@ -282,13 +286,15 @@ class Rules:
         self.quotas = world.snapshot.quotas
         self.pods = [p for p in world.snapshot.pods if p.node and not p.terminating]
         self.leaving = frozenset(p.key for p in world.snapshot.pods if p.terminating)
+        self.let_in: list[Pod] = []
         self.mine = self.quota_of(self.p)
 
     def quota_of(self, each: Pod) -> Quota | None:
         return next((quota for quota in self.quotas if each.namespace in quota.namespaces), None)
 
     def used(self, quota: Quota, name: str, without: frozenset[str] = frozenset()) -> int:
-        return sum(asked(p)[name] for p in self.pods if self.quota_of(p) is quota and p.key not in without)
+        there = [p for p in (*self.pods, *self.let_in) if p.key not in without]
+        return sum(asked(p)[name] for p in there if self.quota_of(p) is quota)
 
     def share(self, quota: Quota, name: str) -> int:
         naming = [each for each in self.quotas if name in each.min]
