@@ -28,7 +28,7 @@ from brain.decide.groups import spares
 from brain.decide.holds import Holds
 from brain.decide.housing import Housing, expecting
 from brain.decide.ledger import Books
-from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome, beneficiary
+from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome, beneficiary, room_by
 from brain.decide.partition import Plan
 from brain.decide.passing import Passing
 from brain.decide.waiting import Entry, Waiting
@@ -185,7 +185,7 @@ class Round:
         robbed = [
             entry
             for entry in self.waiting.inside
-            if _how(entry.pod) == RECLAIMED and entry.pod.unschedulable and entry.key not in expects
+            if room_by(entry.pod) == RECLAIMED and entry.pod.unschedulable and entry.key not in expects
             if entry.key not in plan.assigned
         ]
         first = min([entry.rank for entry in robbed], default=None)
@@ -199,7 +199,7 @@ class Round:
         """The snapshot as if the accepted had been let in, and refused by the scheduler; some ``behind`` their tier."""
         seen = [(entry.pod, (entry.tier + (entry.key in behind), True)) for entry in accepted]
         for entry in self.waiting.inside:
-            promised = _how(entry.pod) in {MADE, RECLAIMED}
+            promised = room_by(entry.pod) in {MADE, RECLAIMED}
             tier = passing.tier(entry)
             if promised or tier:
                 seen.append((entry.pod, (tier, entry.pod.unschedulable or promised)))
@@ -270,11 +270,6 @@ class Round:
         able = [known for known in self._accounts.values() if self._spared.isdisjoint(known.quota.namespaces)]
         together = spares(self._snapshot.grouped(), self._snapshot.jobs)
         return Borrowers(able, self._snapshot.budgets, together, self._memory)
-
-
-def _how(pod: Pod) -> str:
-    """How the room came about that a pod was let in for; empty where nothing says so."""
-    return "".join(pod.reservation.split("/")[1:2])
 
 
 class _Last:

@@ -26,6 +26,11 @@ def reserved(label: str, how: str, node: str, memory: str = "") -> str:
     return "/".join(part for part in (label, how, node, memory) if part)
 
 
+def room_by(pod: Pod) -> str:
+    """How the room came about that a pod was let in for, by its reservation; empty where nothing says so."""
+    return "".join(pod.reservation.split("/")[1:2])
+
+
 class Outcome:
     """What one round says.
 
