@@ -9,6 +9,7 @@ is written to the checkout.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -143,8 +144,10 @@ def main() -> None:
     """Do jobs until standard input ends."""
     answers = io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
     os.dup2(2, 1)  # what tests print is no answer
-    for module in ("highspy", "hypothesis", "numpy", "pytest", "tests.worlds"):
+    for module in ("highspy", "hypothesis.extra.pytestplugin", "numpy", "tests.worlds"):
         importlib.import_module(module)
+    importlib.import_module("pytest").main([*_OPTIONS, "--version"])  # it loads what it needs when it first runs
+    gc.freeze()  # what all children share is not gone through by each
     for line in sys.stdin:
         print(json.dumps(_do(json.loads(line))), file=answers, flush=True)
 
