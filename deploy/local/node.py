@@ -255,6 +255,7 @@ class Node:
             "authorization": {"mode": "Webhook"},
             "containerRuntimeEndpoint": f"unix://{CRI_SOCKET}",
             "nodeStatusUpdateFrequency": f"{self._status_seconds:g}s",
+            "nodeStatusReportFrequency": "5m",  # what has not changed; the default, but only where both are left out
             # No cgroups: nothing here is limited, so nothing is to be set up or checked.
             "failCgroupV1": False,
             "cgroupDriver": "cgroupfs",
