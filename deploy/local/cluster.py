@@ -71,7 +71,7 @@ class Cluster:
             nodes: YAML file with the nodes, see :mod:`.config`.
             state: directory for everything it writes; must be empty or absent. None: a temporary one.
             keep: leave the directory when the cluster ends; its logs are worth reading.
-            status_seconds: how often kubelets report their status; 10 is the kubelet's default.
+            status_seconds: how often kubelets look whether their status has changed; 10 is the kubelet's default.
             say: takes lines of progress; None: nobody does.
         """
         self._specs = config.load(nodes)

@@ -86,7 +86,7 @@ class Node:
             spec: name, GPUs and what is particular.
             directory: of this node; made here.
             network: first three parts of its addresses, e.g. ``127.5.1``: the kubelet has .1, pods the rest.
-            status_seconds: how often the kubelet reports its status (``nodeStatusUpdateFrequency``), unless ``spec``
+            status_seconds: how often the kubelet looks at its status (``nodeStatusUpdateFrequency``), unless ``spec``
                 says it.
             kubelet: the program.
             authority: signs the kubelet's client certificate, and is whom the kubelet trusts.
