@@ -278,9 +278,13 @@ def test_a_job_that_ignores_disruptions_is_not_failed_by_an_eviction(lab: Lab, t
     lab.create(owner, pod("owner", {"1g.5gb": 1}, node="a100"))
     lab.running(owner, "owner")
     lab.until("its next pod waits", lambda: len(waiting(lab, borrower, "job")) == 1)
-    status = lab.cluster.api.get("jobs", "job", namespace=borrower)["status"]
-    assert status.get("failed", 0) == 0
-    assert status.get("active") == 1
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = lab.cluster.api.get("jobs", "job", namespace=borrower)["status"]
+        return found
+
+    lab.until("its controller counts the next pod", lambda: status().get("active") == 1)
+    assert status().get("failed", 0) == 0
     lab.delete(owner, "owner")
     lab.until("it borrows again", count(lab, borrower, "job", 1))
 
@@ -294,7 +298,7 @@ def test_a_quota_is_changed_while_pods_wait(lab: Lab, teams: tuple[str, str]) ->
     change("1", "1")
     lab.create(owner, pod("waits", request={"cpu": "1500m"}), pod("more", request={"cpu": "1"}))
     lab.running(owner, "more")
-    lab.event(owner, "waits", "QuotaWaiting", "team uses 1 of max 1 cpu, and this asks for 1500m")
+    lab.event(owner, "waits", "QuotaWaiting", "of max 1 cpu, and this asks for 1500m")
     change("3", "3")
     lab.running(owner, "waits")
     change("1", "3")
