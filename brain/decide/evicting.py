@@ -89,17 +89,17 @@ class Evicting:
         turns = list(together)
         # Room that is only kept for some does not count until their turn: whoever comes before them would do without,
         # and they without it, so that it would be given back, and kept again in the next round.
-        for entry, members in turns:
-            if not members and not entry.pod.gated and entry.summed:
-                self._books.discharge(entry.quota, entry.request)
-                self._books.charge(entry.quota, entry.request, summed=False)
+        for entry, _ in turns:
+            if not entry.pod.gated:
+                self._books.discharge(entry.quota, entry.request, summed=entry.summed)
+                self._books.charge(entry.quota, entry.request, summed=entry.firm)
         for entry, members in turns:
             if members:
                 self._group(members, self._needs[entry.pod.group], why)
                 continue
             reason = why.get(entry.key)
             if not entry.pod.gated:
-                self._books.discharge(entry.quota, entry.request, summed=False)
+                self._books.discharge(entry.quota, entry.request, summed=entry.firm)
             if self._done() or (reason is not None and reason.later):
                 self._outcome.refuse(entry, reason)
                 if not entry.pod.gated:
@@ -274,7 +274,8 @@ class Evicting:
             # So that an autoscaler sees it and may add nodes.
             entry.owner = True
             self._outcome.open(entry, NONE, "")
-            self._books.charge(entry.quota, entry.request, summed=False)
+            # Unless there is room, which only what is kept for one whose turn is later kept it from.
+            self._books.charge(entry.quota, entry.request, summed=self._has_room(PodSites(self._ground, pod)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -368,6 +368,22 @@ def test_a_pod_that_would_be_bound_at_once_keeps_its_gate_until_its_victims_are_
     assert evicted(result) == {"b/low": "b/high"}
 
 
+def test_an_owner_is_let_in_before_room_is_kept_for_a_later_borrower_and_nobody_is_evicted_for_that() -> None:
+    """All that quotas lend is used then: the borrower would be beyond it, and its victim would have gone in vain."""
+    quotas = tuple(quota(name, {"gpu": 1}) for name in "ab")
+    there = (replace(running("b/one", priority=9), request={"gpu": 1}), running("b/small", 1000, on="m"))
+    kept = inside("b/p", priority=5, nominated="m", reservation="over-quota/reclaim/m", node_selector={"name": "m"})
+    owner = replace(gated("a/p"), request={"gpu": 1}, node_selector={"name": "n"})
+    nodes = [
+        Node(name, labels={"name": name}, allocatable={"gpu": count, "cpu": 1000, "memory": 1 << 40, "pods": 110})
+        for name, count in (("n", 2), ("m", 1))
+    ]
+    result = decided(*there, replace(kept, request={"gpu": 1, "cpu": 1000}), owner, quotas=quotas, nodes=tuple(nodes))
+    assert let_in(result).keys() == {"a/p"}
+    assert nominated(result) == {"b/p": ""}
+    assert evicted(result) == {}
+
+
 def test_an_owner_that_nobody_can_make_room_for_is_let_in_for_an_autoscaler_only_if_cold() -> None:
     outside = running("outside/p", 4000)
     assert let_in(decided(outside, gated("a/p", 1000), quotas=BOTH, nodes=FOUR)) == {"a/p": "in-quota/none"}
