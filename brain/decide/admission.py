@@ -133,7 +133,7 @@ class Round:
         """What follows; ``opened`` are written besides."""
         expects: dict[str, str] = {}
         if self._leaving:
-            expects = expecting(self.land, self.waiting, self._books.later, self._leaving, self._holds)
+            expects = expecting(self.land, self.waiting, self._books, self._leaving, self._holds)
         passing = Passing(self._books, self.waiting, expects)
         housing = Housing(self._snapshot, self.land, self.waiting, expects, self._leaving)
         accepted, plan = self._settled(passing, housing, expects)
@@ -184,23 +184,34 @@ class Round:
         plan = partition.plan(self._virtual(accepted, passing))
         robbed = [
             entry
-            for entry in self.waiting.inside
-            if room_by(entry.pod) == RECLAIMED and entry.pod.unschedulable and entry.key not in expects
-            if entry.key not in plan.assigned
+            for entry in (*self.waiting.inside, *accepted)
+            if entry.key not in plan.assigned and entry.key not in expects and self._made_room(entry.pod)
         ]
-        first = min([entry.rank for entry in robbed], default=None)
-        behind = {entry.key for entry in accepted if first and entry.rank > first and entry.key in plan.assigned}
-        if not behind:
+        if not robbed:
+            return plan
+        first = min(entry.rank for entry in robbed)
+        spared = {entry.key for entry in robbed}
+        spared |= {entry.key for entry in self.waiting.inside if room_by(entry.pod) in {MADE, RECLAIMED}}
+        later = (entry for entry in (*self.waiting.inside, *accepted) if entry.rank > first)
+        behind = {entry.key for entry in later} - spared
+        if behind.isdisjoint(plan.assigned):
             return plan
         other = partition.plan(self._virtual(accepted, passing, behind))
         return other if any(entry.key in other.assigned for entry in robbed) else plan
+
+    def _made_room(self, pod: Pod) -> bool:
+        """Whether pods were evicted for one, and have gone, as far as that can be seen."""
+        if pod.gated:
+            return self._holds.freed(pod)
+        kept = room_by(pod) == RECLAIMED and pod.unschedulable and pod.nominated in self.land.nodes
+        return kept and self._as_it_is.fits(pod, pod.nominated)
 
     def _virtual(self, accepted: Iterable[Entry], passing: Passing, behind: Container[str] = ()) -> Snapshot:
         """The snapshot as if the accepted had been let in, and refused by the scheduler; some ``behind`` their tier."""
         seen = [(entry.pod, (entry.tier + (entry.key in behind), True)) for entry in accepted]
         for entry in self.waiting.inside:
             promised = room_by(entry.pod) in {MADE, RECLAIMED}
-            tier = passing.tier(entry)
+            tier = passing.tier(entry) + (entry.key in behind)
             if promised or tier:
                 seen.append((entry.pod, (tier, entry.pod.unschedulable or promised)))
         copies = {pod.key: (pod, how, _copy(pod, tier=how[0], refused=how[1])) for pod, how in seen}

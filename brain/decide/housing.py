@@ -9,55 +9,102 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 from brain.decide.entitlement import passes
 from brain.decide.ground import Ground, Land
 from brain.decide.holds import Holds
-from brain.decide.ledger import Ledger
+from brain.decide.ledger import Books
 from brain.decide.partition import Plan
 from brain.decide.waiting import Entry, Waiting, natural
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 
 MOST_EXPECTING: Final = 16
-"""Pods that are looked at for the room of those on their way out."""
+"""Pods and groups that are looked at for the room of those on their way out."""
 
 
-def expecting(land: Land, waiting: Waiting, later: Ledger, leaving: Set[str], holds: Holds) -> dict[str, str]:
+def expecting(land: Land, waiting: Waiting, books: Books, leaving: Set[str], holds: Holds) -> dict[str, str]:
     """Who gets the room of those on their way out, first come first, by key with the node: until then it is kept.
+
+    Of one that passes only once those have gone, and of a group that lacks some of its room until then, all room is
+    kept, wherever it is: others would take it meanwhile, and be evicted for it.
 
     Args:
         land: the nodes.
         waiting: those that wait.
-        later: what is used once those have gone; changed meanwhile, and left as it was.
+        books: what is used; changed meanwhile, and left as it was.
         leaving: nodes that have pods on their way out.
         holds: for whom room may be kept.
     """
-    ground = Ground(land)
-    gated = [entry for entry in waiting.gated if not (entry.pod.group or holds.rests(entry.pod))]
+    gated = [entry for entry in waiting.gated if not holds.rests(entry.pod)]
     for entry in gated:
-        entry.owner = later.owns(entry.quota, entry.request)
-        entry.tier = waiting.ahead.tier(entry, natural(entry, later))
+        entry.owner = books.later.owns(entry.quota, entry.request)
+        entry.tier = waiting.ahead.tier(entry, natural(entry, books.later))
     inside = [entry for entry in waiting.inside if entry.pod.unschedulable and not holds.rests(entry.pod)]
     found: dict[str, str] = {}
-    charged = []
-    for entry in sorted([*inside, *gated], key=lambda entry: entry.rank)[:MOST_EXPECTING]:
-        pod = entry.pod
-        if pod.gated and not passes(later, entry.quota, pod, entry.request):
-            continue
-        suiting = [name for name in ground.suiting(pod) if name in leaving]
-        suiting.sort(key=lambda name: name != pod.nominated)
-        node = next((name for name in suiting if ground.fits(pod, name)), None)
-        if node is not None:
-            ground.take(pod, node)
-            found[entry.key] = node
-            if pod.gated:
-                later.charge(entry.quota, entry.request)
-                charged.append(entry)
-    for entry in charged:
-        later.discharge(entry.quota, entry.request)
+    later = _Later(land, books, leaving)
+    turns = waiting.together(sorted([*inside, *gated], key=lambda entry: entry.rank))
+    for entry, members in islice(turns, MOST_EXPECTING):
+        found |= later.given(members or (entry,), waiting.needs[entry.pod.group] if members else 1)
+    later.take_back()
     return found
+
+
+class _Later:
+    """Room given to one after the other, as it will be once pods on their way out have gone."""
+
+    def __init__(self, land: Land, books: Books, leaving: Set[str]) -> None:
+        self._land = land
+        self._books = books
+        self._leaving = leaving
+        self._ground = Ground(land)
+        self._full: set[object] = set()
+        self._given: list[tuple[Entry, str]] = []
+
+    def given(self, entries: Sequence[Entry], need: int) -> dict[str, str]:
+        """Give room to some, or to nobody where it is too little; by key with the node, where they must wait for it."""
+        start, waits = len(self._given), False
+        for entry in entries:
+            may = not entry.pod.gated or passes(self._books.now, entry.quota, entry.pod, entry.request)
+            node = None
+            if may or passes(self._books.later, entry.quota, entry.pod, entry.request):
+                node = self._node(entry.pod, soon=may)
+            if node is not None:
+                self._ground.take(entry.pod, node)
+                if entry.pod.gated:
+                    self._books.charge(entry.quota, entry.request)
+                self._given.append((entry, node))
+                waits = waits or not may or node in self._leaving
+        got = self._given[start:]
+        if got and len(got) < need:
+            self.take_back(start)
+        return {entry.key: node for entry, node in got} if waits and len(got) >= need else {}
+
+    def take_back(self, start: int = 0) -> None:
+        """Take back what was given last, down to so many."""
+        for entry, _ in self._given[start:]:
+            if entry.pod.gated:
+                self._books.discharge(entry.quota, entry.request)
+        del self._given[start:]
+        self._ground = Ground(self._land)
+        self._full.clear()
+        for entry, node in self._given:
+            self._ground.take(entry.pod, node)
+
+    def _node(self, pod: Pod, *, soon: bool) -> str | None:
+        """Where a pod fits: where the scheduler keeps room for it, else where it need not wait, if it may come soon."""
+        kind = self._ground.shape(pod)
+        if kind in self._full:
+            return None
+        suiting = sorted(
+            self._ground.suiting(pod), key=lambda name: (name != pod.nominated, (name in self._leaving) == soon)
+        )
+        node = next((name for name in suiting if self._ground.fits(pod, name)), None)
+        if node is None and kind is not None:
+            self._full.add(kind)
+        return node
 
 
 class Housing:
@@ -75,7 +122,8 @@ class Housing:
         self._land = land
         self._needs = waiting.needs
         self._expects = expects
-        self._contested = set(leaving)
+        self._contested = {*leaving, *expects.values()}
+        self._own = set[tuple[str, str]]()
         self._untried: dict[object, list[str]] = {}
         self.placed: list[tuple[Pod, str]] = []
 
@@ -157,6 +205,7 @@ class Housing:
         pods = {pod.key: pod for pod in self._snapshot.unbound()} if self._expects else {}
         for key, node in self._expects.items():
             ground.take(pods[key], node)
+            self._own.add((pods[key].group or key, node))
         for pod in self._snapshot.unbound():
             # The plan knows of those that are nominated only if they ask for MIG devices.
             apart = not pod.mig_request and pod.key not in self._expects
@@ -166,8 +215,8 @@ class Housing:
         return ground
 
     def _others_expect(self, pod: Pod, node: str) -> bool:
-        """Whether room on a node is kept for others than the pod."""
-        return node in self._contested and self._expects.get(pod.key) != node
+        """Whether room on a node is kept for others than the pod and its group."""
+        return node in self._contested and (pod.group or pod.key, node) not in self._own
 
     def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
         """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others.

@@ -219,6 +219,29 @@ def test_what_victims_leave_is_kept_from_those_who_come_back() -> None:
     assert result.decisions == ()
 
 
+def test_free_room_is_kept_for_one_whose_quota_waits_for_pods_on_their_way_out() -> None:
+    """Its victim has gone already, and would come back else, and be evicted again."""
+    nodes = (replace(cpus(1000), labels={"name": "n"}), cpus(2000, "m"))
+    there = (replace(running("a/slow", 1000, on="m"), terminating=True), running("a/other", 1000, on="m"))
+    back = gated("b/back", 1000, created=9)
+    protected = {names.PREEMPTIBLE_LABEL: "false"}
+    for most, labels in (({}, protected), ({"cpu": 2000}, {})):
+        quotas = (quota("a", {"cpu": 2000}, most), quota("b", {"cpu": 0}), quota("c", {"cpu": 2000}))
+        waiting = gated("a/p", 1000, node_selector={"name": "n"}, labels=labels)
+        result = decided(*there, waiting, back, quotas=quotas, nodes=nodes)
+        assert result.decisions == ()
+        assert let_in(decided(*there, back, quotas=quotas, nodes=nodes)) == {"b/back": "over-quota/free"}
+
+
+def test_free_room_is_kept_for_a_group_that_waits_for_the_rest() -> None:
+    pair = [gated(f"a/{name}", 1000, group="job/a/j", priority=9, never_preempts=False) for name in "pq"]
+    slow = replace(running("b/slow", 1000, on="m"), terminating=True)
+    back = gated("b/back", 1000, created=9)
+    quotas, nodes = (A, quota("b", {"cpu": 0})), (cpus(1000), cpus(1000, "m"))
+    assert decided(slow, *pair, back, quotas=quotas, nodes=nodes).decisions == ()
+    assert let_in(decided(slow, pair[0], back, quotas=quotas, nodes=nodes)).keys() == {"a/p"}, "one is not the group"
+
+
 NOMINATED = inside("a/p", 1000, nominated="n")
 
 
@@ -405,7 +428,23 @@ def test_room_of_a_pod_on_its_way_out_is_not_free_yet() -> None:
     leaving = replace(running("outside/p", 4000), terminating=True)
     result = decided(leaving, gated("a/p", 1000), quotas=BOTH, nodes=FOUR)
     assert let_in(result) == {}
-    assert result.waits["a/p"] == "waits for pods on their way out on n"
+    assert result.waits["a/p"] == "waits for pods on their way out; room is kept on n"
+
+
+def test_room_that_pods_were_evicted_for_is_made_before_later_ones_take_what_they_left() -> None:
+    """Only one finds cpu. Who is evicted and comes back would have to go again."""
+    quotas = tuple(quota(name, {names.GPU_MEMORY: 20}) for name in "ab")
+    where = replace(node("n", [gpu(0, "3g.20gb@0u:c/x 1g.5gb@4f")]), allocatable={"cpu": 100, "memory": 1, "pods": 9})
+    there = running("c/x", 0, {"3g.20gb": 1})
+    later = [gated(f"b/{name}", 100, {"1g.5gb": 1}, created=9) for name in "xy"]
+    let = replace(later[0], gates=(), unschedulable=True, reservation="in-quota/none")
+    cold = inside("a/p", 100, {"3g.20gb": 1}, nominated="n")
+    hot = gated("a/p", 100, {"3g.20gb": 1}, never_preempts=False)
+    freed = {"a/p": Hold("uid-a-p", frozenset(), frozenset({"uid-b-gone"}))}
+    for waiting, others, holds in ((cold, later, {}), (cold, [let], {}), (hot, later, freed), (hot, [let], freed)):
+        result = decided(there, waiting, *others, quotas=quotas, nodes=(where,), holds=holds)
+        assert result.plan.assigned == {"a/p": "n"}
+        assert result.plan.made["a/p"]
 
 
 def test_a_large_slice_is_served_by_the_small_ones_on_one_half_of_one_gpu() -> None:

@@ -542,7 +542,7 @@ MUTATIONS = [
         "cheapest(case, Steps(MOST_STEPS))",
         "reclaim:share",
     ),
-    ("what was evicted for", "admission", "if not behind:", "if True:", "admission_rest:2955"),
+    ("what was evicted for", "admission", "if behind.isdisjoint(plan.assigned):", "if True:", "admission_rest:2955"),
     (
         "who could evict back",
         "entitlement",
