@@ -64,6 +64,12 @@ class Holds:
         self._now[pod.key] = new
         return True
 
+    def goes_on(self, pod: Pod) -> None:
+        """What was kept for a pod, if anything, still is."""
+        hold = self._of(pod)
+        if hold is not None and not hold.resting:
+            self._now[pod.key] = hold
+
     def standing(self, waiting: Set[str]) -> Mapping[str, Hold]:
         """The holds by the key of the pod; ``waiting`` are keys of those that wait."""
         resting = {key: hold for key, hold in self._last.items() if hold.resting and key in waiting}

@@ -436,15 +436,27 @@ def test_room_that_pods_were_evicted_for_is_made_before_later_ones_take_what_the
     quotas = tuple(quota(name, {names.GPU_MEMORY: 20}) for name in "ab")
     where = replace(node("n", [gpu(0, "3g.20gb@0u:c/x 1g.5gb@4f")]), allocatable={"cpu": 100, "memory": 1, "pods": 9})
     there = running("c/x", 0, {"3g.20gb": 1})
-    later = [gated(f"b/{name}", 100, {"1g.5gb": 1}, created=9) for name in "xy"]
+    later = [gated(f"b/{name}", 100, {"1g.5gb": 1}, created=9, priority=1) for name in "xy"]
     let = replace(later[0], gates=(), unschedulable=True, reservation="in-quota/none")
-    cold = inside("a/p", 100, {"3g.20gb": 1}, nominated="n")
-    hot = gated("a/p", 100, {"3g.20gb": 1}, never_preempts=False)
+    cold = inside("a/p", 100, {"3g.20gb": 1}, nominated="n", priority=1)
+    hot = gated("a/p", 100, {"3g.20gb": 1}, never_preempts=False, priority=1)
     freed = {"a/p": Hold("uid-a-p", frozenset(), frozenset({"uid-b-gone"}))}
     for waiting, others, holds in ((cold, later, {}), (cold, [let], {}), (hot, later, freed), (hot, [let], freed)):
         result = decided(there, waiting, *others, quotas=quotas, nodes=(where,), holds=holds)
         assert result.plan.assigned == {"a/p": "n"}
         assert result.plan.made["a/p"]
+        assert result.holds == holds, "until it is let in"
+
+
+def test_room_that_pods_were_evicted_for_is_not_for_those_either_whose_turn_is_before() -> None:
+    """One of its quota that waits in vain, and is not preempted for, may hold a pod back, and who left comes first."""
+    quotas = tuple(quota(name, {names.GPU_MEMORY: 20, "cpu": 1000}) for name in "ab")
+    where = replace(node("n", [gpu(0, "3g.20gb@0u:c/x 1g.5gb@4f")]), allocatable={"cpu": 100, "memory": 1, "pods": 9})
+    vain = inside("a/vain", 900, priority=9, reservation="over-quota/free")
+    back = gated("b/back", 100, {"1g.5gb": 1}, created=9)
+    cold = inside("a/p", 100, {"3g.20gb": 1}, nominated="n")
+    result = decided(running("c/x", 0, {"3g.20gb": 1}), vain, cold, back, quotas=quotas, nodes=(where,))
+    assert result.plan.assigned == {"a/p": "n"}
 
 
 def test_a_large_slice_is_served_by_the_small_ones_on_one_half_of_one_gpu() -> None:
