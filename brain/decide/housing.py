@@ -6,7 +6,7 @@ have gone is not theirs.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
@@ -124,7 +124,7 @@ class Housing:
         self._expects = expects
         self._contested = {*leaving, *expects.values()}
         self._own = set[tuple[str, str]]()
-        self._untried: dict[object, list[str]] = {}
+        self._untried: dict[object, tuple[list[str], Set[str]]] = {}
         self.placed: list[tuple[Pod, str]] = []
 
     def after(self, plan: Plan) -> Ground:
@@ -148,11 +148,15 @@ class Housing:
         found = []
         short: defaultdict[str, int] = defaultdict(int)
         displaced: dict[str, list[Entry]] = {}
+        before = len(self.placed)
+        members = Counter(entry.pod.group for entry in accepted)
+        spare = Counter({group: members[group] - need for group, need in self._needs.items()})
         for entry in accepted:
             pod, node = entry.pod, plan.assigned.get(entry.key)
             if not pod.mig_request:
-                node = self._first_fit(pod, now, kept)
-                if node is None:
+                beyond = pod.group in self._needs and short[pod.group] > spare[pod.group]
+                node = None if beyond else self._first_fit(pod, now, kept)
+                if node is None and not beyond:
                     node, others = self._in_place_of_later(entry, accepted, plan)
                     if node is not None:
                         displaced[entry.key] = others
@@ -165,6 +169,8 @@ class Housing:
             if node is None:
                 found.append(entry)
                 short[pod.group] += 1
+                if pod.group in self._needs and short[pod.group] == spare[pod.group] + 1:
+                    self._give_back(pod.group, before, now, kept)
             elif self._others_expect(pod, node):
                 kept.take(pod, node)
         known = {entry.key for entry in found}
@@ -173,12 +179,25 @@ class Housing:
             known |= {entry.key for entry in others}
         gone = {entry.key for entry in found}
         for group, need in self._needs.items():
-            members = [entry for entry in accepted if entry.pod.group == group]
-            if short[group] and len(members) - short[group] < need:
-                found += [entry for entry in members if entry.key not in gone]
+            if short[group] and members[group] - short[group] < need:
+                found += [entry for entry in accepted if entry.pod.group == group and entry.key not in gone]
         gone = {entry.key for entry in found}
         self.placed = [(pod, node) for pod, node in self.placed if pod.key not in gone]
         return found
+
+    def _give_back(self, group: str, start: int, now: Ground, kept: Ground) -> None:
+        """Take back what those of a group were given since, of which too few find room: others may have it."""
+        since = self.placed[start:]
+        self.placed[start:] = [(pod, node) for pod, node in since if pod.group != group]
+        for pod, node in since:
+            if pod.group != group:
+                continue
+            now.give_back(pod, node)
+            if self._others_expect(pod, node):
+                kept.give_back(pod, node)
+            for nodes, suiting in self._untried.values():
+                if node in suiting:
+                    nodes.append(node)
 
     def _ground(self, plan: Plan, *, now: bool = False) -> Ground:
         pods = {pod.key: pod for pod in self._snapshot.unbound()}
@@ -221,7 +240,7 @@ class Housing:
     def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
         """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others.
 
-        Room only gets less: where one pod did not fit, the next that is alike is not tried.
+        Where one pod did not fit, the next that is alike is not tried, until room there is given back.
         """
 
         def free(node: str) -> bool:
@@ -233,9 +252,10 @@ class Housing:
         if kept is None or kind is None or pod.nominated or pod.key in self._expects:
             suiting = sorted(ground.suiting(pod), key=lambda node: node != pod.nominated)
             return next((node for node in suiting if free(node)), None)
-        nodes = self._untried.get(kind)
-        if nodes is None:
-            nodes = self._untried[kind] = list(reversed(ground.suiting(pod)))
+        if kind not in self._untried:
+            names = ground.suiting(pod)
+            self._untried[kind] = list(reversed(names)), frozenset(names)
+        nodes, _ = self._untried[kind]
         while nodes and not free(nodes[-1]):
             nodes.pop()
         return nodes[-1] if nodes else None

@@ -139,6 +139,17 @@ def test_a_group_without_room_does_not_stand_in_the_way_of_others() -> None:
     assert let_in(decided(*group, gated("a/alone", 1000), quotas=BOTH, nodes=(cpus(2000),))).keys() == {"a/alone"}
 
 
+def test_what_is_too_little_for_a_group_is_for_others() -> None:
+    quotas = (A, quota("b", {"cpu": 0}), quota("c", {"cpu": 9000}))
+    group = [gated(f"a/g{n}", 1000, group="job/a/j", priority=9) for n in range(2)]
+    other = [gated(f"c/g{n}", 1000, group="job/c/j", priority=8) for n in range(2)]
+    nodes = (cpus(1000), cpus(500, "m"))
+    assert let_in(decided(*group, gated("b/p", 1000), quotas=quotas, nodes=nodes)) == {"b/p": "over-quota/free"}
+    wide = replace(group[1], request={"cpu": 3000})
+    result = decided(group[0], wide, *other, quotas=quotas, nodes=(cpus(1000), cpus(1000, "m")))
+    assert let_in(result) == {"c/g0": "in-quota/free", "c/g1": "in-quota/free"}
+
+
 def test_a_group_takes_back_room_for_all_or_for_nobody() -> None:
     pair = [gated(f"a/g{n}", 1000, group="job/a/j", group_min=2) for n in range(2)]
     assert let_in(decided(*BORROWED, *pair, quotas=BOTH, nodes=FOUR)) == {
