@@ -79,6 +79,7 @@ class Evicting:
         self._held_looks = 0
         self._full: set[object] = set()
         self._freed: set[str] = set()
+        self._going = {key: used - books.later.used[key] for key, used in books.now.used.items()}
 
     def run(self, together: Iterable[tuple[Entry, Sequence[Entry]]], why: Mapping[str, Reason]) -> None:
         """Look for room for some, by rank: for each alone, or for as many of its group as are of use.
@@ -106,9 +107,9 @@ class Evicting:
                     self._books.charge(entry.quota, entry.request, summed=entry.summed)
                 continue
             shape = self._ground.shape(entry.pod)
-            kind = (entry.quota.key, entry.pod.priority, shape) if shape is not None else entry.key
+            kind = (entry.quota.key, entry.pod.priority, entry.pod.protected, shape) if shape is not None else entry.key
             resting = self._holds.rests(entry.pod, ever=False)
-            found = None if kind in vain or resting else self.found(entry)
+            found = None if kind in vain or resting else self._timely(entry)
             if found is None and not resting:
                 if kind not in vain:
                     vain[kind] = self._held(entry)
@@ -135,6 +136,24 @@ class Evicting:
         case = self._case(entry, sites)
         found = cheapest(case, self._steps) if case is not None else None
         return found if found is not None and found.victims else None
+
+    def _timely(self, entry: Entry, *, idle: bool = False) -> Reclaim | None:
+        """See :meth:`found`; nobody has to go where pods of its quota that go already keep it out for longer.
+
+        As that may take long, or for ever, others would have the room again before it.
+        """
+        pod, quota = entry.pod, entry.quota
+        found, going = self.found(entry, idle=idle), self._going[quota.key]
+        if found is None or not (found.victims and pod.gated and going):
+            return found
+        used = self._books.later.used[quota.key] + going
+        for victim in found.victims:
+            if victim.quota is quota:
+                used.subtract(victim.request)
+        limits = [quota.max, quota.min] if pod.protected else [quota.max]
+        asked = [(name, value) for name, value in entry.request.items() if value > 0]
+        late = any(name in limit and used[name] + value > limit[name] for limit in limits for name, value in asked)
+        return None if late else found
 
     def _case(self, entry: Entry, sites: PodSites) -> Case | None:
         """Who may have to go for a pod, and where it may go then; None where that is nobody."""
@@ -197,7 +216,7 @@ class Evicting:
         held = _Held()
         for entry in members:
             able = not self._done() and not self._holds.rests(entry.pod)
-            found = self.found(entry, idle=True) if able else None
+            found = self._timely(entry, idle=True) if able else None
             if found is None and able and not held.text:
                 held = self._held(entry)
             if found is not None:

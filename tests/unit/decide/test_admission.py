@@ -244,6 +244,24 @@ def test_free_room_is_kept_for_one_whose_quota_waits_for_pods_on_their_way_out()
         assert let_in(decided(*there, back, quotas=quotas, nodes=nodes)) == {"b/back": "over-quota/free"}
 
 
+def test_nobody_is_evicted_for_one_that_pods_of_its_quota_on_their_way_out_keep_out_longer() -> None:
+    """Else its victim would come back, and be evicted, as often as there is time for until these have gone."""
+    quotas, nodes = (quota("a", {"cpu": 2000}, {"cpu": 2000}), B), (cpus(1000), cpus(3000, "m"))
+    there = (running("a/other", 1000, on="m"), running("b/old", 2000, on="m"), running("b/new", 1000, created=9))
+    slow = replace(running("a/slow", 1000, on="m"), terminating=True)
+    protected = gated("a/p", 1000, labels={names.PREEMPTIBLE_LABEL: "false"})
+    for waiting, of_a in ((gated("a/p", 1000), quotas[0]), (protected, A)):
+        assert decided(*there, slow, waiting, quotas=(of_a, B), nodes=nodes).decisions == ()
+        assert let_in(decided(*there, waiting, quotas=(of_a, B), nodes=nodes)) == {"a/p": "in-quota/reclaim/n"}
+
+
+def test_one_that_may_not_borrow_does_not_stand_for_another_that_is_alike() -> None:
+    protected = gated("a/first", 1000, priority=5, labels={names.PREEMPTIBLE_LABEL: "false"})
+    there = (running("a/low", 2000), running("b/one", 2000))
+    result = decided(*there, protected, gated("a/second", 1000, priority=5, created=9), quotas=BOTH, nodes=FOUR)
+    assert let_in(result) == {"a/second": "over-quota/reclaim/n"}
+
+
 def test_free_room_is_kept_for_a_group_that_waits_for_the_rest() -> None:
     pair = [gated(f"a/{name}", 1000, group="job/a/j", priority=9, never_preempts=False) for name in "pq"]
     slow = replace(running("b/slow", 1000, on="m"), terminating=True)
