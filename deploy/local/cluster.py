@@ -71,7 +71,7 @@ class Cluster:
             nodes: YAML file with the nodes, see :mod:`.config`.
             state: directory for everything it writes; must be empty or absent. None: a temporary one.
             keep: leave the directory when the cluster ends; its logs are worth reading.
-            status_seconds: how often kubelets report their status; 10 is the kubelet's default.
+            status_seconds: how often kubelets look whether their status has changed; 10 is the kubelet's default.
             say: takes lines of progress; None: nobody does.
         """
         self._specs = config.load(nodes)
@@ -323,7 +323,7 @@ class Cluster:
         return state
 
     def _environment(self) -> dict[str, str]:
-        inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
+        inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR", "GOGC") if key in os.environ}
         return {**inherited, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", MARKER: self.id}
 
     def _start_watchdog(self, guard: socket.socket) -> None:

@@ -48,7 +48,7 @@ class NodeSpec:
     Attributes:
         name: its name.
         gpus: its GPUs, or None.
-        status_seconds: how often its kubelet reports its status; None: as the cluster's others.
+        status_seconds: how often its kubelet looks whether its status has changed; None: as the cluster's others.
     """
 
     name: str

@@ -109,12 +109,20 @@ class ControlPlane:
         Raises:
             StartError: one of them did not come up.
         """
+        self.serve()
+        self.processes["kube-controller-manager"].start()
+        self.processes["kube-scheduler"].start()
+
+    def serve(self) -> None:
+        """Starts the API server with etcd alone and returns when it is ready.
+
+        Raises:
+            StartError: one of them did not come up.
+        """
         self.processes["etcd"].start()
         server = self.processes["kube-apiserver"]
         server.start()
         server.wait_until(self._ready, "ready", READY_SECONDS)
-        self.processes["kube-controller-manager"].start()
-        self.processes["kube-scheduler"].start()
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.authority.cert))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("deviceplugin")
 
 API_VERSION: Final = "v1beta1"
-LOOK_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.2
 """How often the kubelet's socket and the GPUs' health are looked at."""
 RESTART_SECONDS: Final = 0.1
 """For which nothing is served when it restarts; NVIDIA's takes longer. A kubelet of that version (1.36) that hears of a

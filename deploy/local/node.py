@@ -86,7 +86,7 @@ class Node:
             spec: name, GPUs and what is particular.
             directory: of this node; made here.
             network: first three parts of its addresses, e.g. ``127.5.1``: the kubelet has .1, pods the rest.
-            status_seconds: how often the kubelet reports its status (``nodeStatusUpdateFrequency``), unless ``spec``
+            status_seconds: how often the kubelet looks at its status (``nodeStatusUpdateFrequency``), unless ``spec``
                 says it.
             kubelet: the program.
             authority: signs the kubelet's client certificate, and is whom the kubelet trusts.
@@ -255,6 +255,7 @@ class Node:
             "authorization": {"mode": "Webhook"},
             "containerRuntimeEndpoint": f"unix://{CRI_SOCKET}",
             "nodeStatusUpdateFrequency": f"{self._status_seconds:g}s",
+            "nodeStatusReportFrequency": "5m",  # what has not changed; the default, but only where both are left out
             # No cgroups: nothing here is limited, so nothing is to be set up or checked.
             "failCgroupV1": False,
             "cgroupDriver": "cgroupfs",

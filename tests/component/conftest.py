@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from deploy.local import binaries
-from deploy.local.controlplane import READY_SECONDS, ControlPlane
+from deploy.local.controlplane import ControlPlane
 from tests.component.apiserver import ApiServer
 
 
@@ -16,18 +17,13 @@ from tests.component.apiserver import ApiServer
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     programs = binaries.ensure()
     directory = tmp_path_factory.mktemp("control-plane")
-    plane = ControlPlane(directory / "state", "127.3.0.1", programs, {"PATH": os.environ["PATH"]})
-    wanted = [plane.processes["etcd"], plane.processes["kube-apiserver"]]
+    plane = ControlPlane(directory / "state", "127.3.0.1", programs, os.environ)
     found = ApiServer(programs, plane.kubeconfig, directory)
     try:
-        for process in wanted:
-            process.start()
-        wanted[-1].wait_until(
-            lambda: found.run("kubectl", "get", "--raw=/readyz").returncode == 0, "ready", READY_SECONDS
-        )
+        plane.serve()
         found.release("install", "--create-namespace", webhook={"enabled": False})
         found.done("kubectl", "wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
         yield found
     finally:
-        for process in reversed(wanted):
-            process.stop()
+        for process in plane.processes.values():
+            process.stop(sig=signal.SIGKILL)

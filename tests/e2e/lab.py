@@ -29,6 +29,8 @@ NEBULNETES = "nebulnetes"
 """The release's namespace."""
 NODES = Path(__file__).with_name("nodes.yaml")
 """What nodes the end-to-end tests have."""
+A30 = ("1g.6gb", "2g.12gb", "4g.24gb", "1g.6gb+me", "2g.12gb+me")
+"""An A30's profiles: two of them cannot hold all."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,14 @@ class Lab:
         return found
 
     def absent(self, node: str, *profiles: str) -> str:
-        """The first of some profiles of which no GPU of a node holds an instance."""
+        """The first of some profiles of which no GPU of a node holds an instance; name too many to be held at once.
+
+        For tests share the node, and what it holds, with those before them, whichever these are.
+        """
         held = {placement.partition("@")[0] for gpu in self.geometry(node) for placement in gpu}
-        return next(profile for profile in profiles if profile not in held)
+        absent = [profile for profile in profiles if profile not in held]
+        assert absent, f"{node} holds all of {', '.join(profiles)}: {self.geometry(node)}"
+        return absent[0]
 
     def raw_node(self, name: str) -> dict[str, Any]:
         """The node object."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from tests.e2e.chaos import Chaos, in_order
-from tests.e2e.lab import NEBULNETES, Lab, advertised, existing, fresh_namespace, pod, slow
+from tests.e2e.lab import A30, NEBULNETES, Lab, advertised, existing, fresh_namespace, pod, slow
 
 pytestmark = pytest.mark.e2e
 
@@ -51,7 +51,8 @@ def test_a_power_cut_in_the_middle_of_an_order(lab: Lab, namespace: str) -> None
     lab.until("the set's pod runs", lambda: "Running" in phases(lab, namespace, "set"))
     holds, boot = lab.held(namespace, "elsewhere").uuid, lab.hardware("h100").boot_id
     with slow(lab, "h100"):
-        lab.create(namespace, pod("waits", {lab.absent("h100", "2g.20gb", "1g.10gb", "1g.20gb"): 1}, node="h100"))
+        profile = lab.absent("h100", "2g.20gb", "1g.10gb", "1g.20gb", "1g.10gb+me")
+        lab.create(namespace, pod("waits", {profile: 1}, node="h100"))
         lab.until("an order is under way", lambda: lab.node("h100").ordered)
         lab.cluster.nodes["h100"].cut_power()
     assert existing(lab, "h100") == {}
@@ -107,7 +108,7 @@ def left(lab: Lab) -> Iterator[Future[Left]]:
     with fresh_namespace(lab.cluster) as namespace, ThreadPoolExecutor(1) as pool:
         lab.create(namespace, pod("holder", {"4g.24gb": 1}, node="a30"))
         lab.running(namespace, "holder")
-        profile = lab.absent("a30", "2g.12gb", "1g.6gb")
+        profile = lab.absent("a30", *A30)
         with slow(lab, "a30"):
             lab.create(namespace, pod("one", {profile: 1}, node="a30"))
             lab.until("an order is under way", lambda: lab.node("a30").ordered)

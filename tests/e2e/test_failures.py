@@ -12,7 +12,7 @@ import pytest
 
 from n8s import names
 from n8s.v1 import gpu_pb2
-from tests.e2e.lab import NEBULNETES, Lab, advertised, existing, fresh_namespace, pod, slow
+from tests.e2e.lab import A30, NEBULNETES, Lab, advertised, existing, fresh_namespace, pod, slow
 
 pytestmark = pytest.mark.e2e
 
@@ -29,7 +29,8 @@ def test_an_agent_killed_in_the_middle_of_an_order(lab: Lab, namespace: str) -> 
     lab.running(namespace, "neighbour")
     holds = lab.held(namespace, "neighbour").uuid
     with slow(lab, "h100"):
-        lab.create(namespace, pod("three", {lab.absent("h100", "3g.40gb", "2g.20gb", "1g.20gb"): 2}, node="h100"))
+        profile = lab.absent("h100", "3g.40gb", "2g.20gb", "1g.20gb", "1g.10gb")
+        lab.create(namespace, pod("three", {profile: 2}, node="h100"))
         lab.until("an order is under way", lambda: lab.node("h100").ordered)
         time.sleep(1.5)
         lab.kill("nodeagent", "--node-name=h100")
@@ -194,7 +195,7 @@ def abandoned(lab: Lab) -> Iterator[Future[Devices]]:
     # So slow that the agent dies before its first step is done: nobody would tell the device plugin of that.
     with slow(lab, "a30", seconds=30), fresh_namespace(lab.cluster) as namespace:
         lab.enable("a30")
-        profile = lab.absent("a30", "1g.6gb", "2g.12gb", "4g.24gb")
+        profile = lab.absent("a30", *A30)
         lab.create(namespace, pod("one", {profile: 1}, node="a30"))
         lab.until("an order is under way", lambda: lab.node("a30").ordered)
         scale = ("scale", "deployment/nebulnetes-brain", "-n", NEBULNETES)

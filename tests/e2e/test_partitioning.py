@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from n8s import names
-from tests.e2e.lab import Lab, pod
+from tests.e2e.lab import A30, Lab, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -70,7 +70,7 @@ def test_seven_small_ones_then_a_big_one_then_around_what_runs(lab: Lab, namespa
 def test_a_node_is_ours_only_while_it_is_labelled(lab: Lab, namespace: str) -> None:
     lab.enable()
     untouched = lab.geometry("a30"), lab.raw_node("a30")["metadata"].get("annotations", {})
-    lab.create(namespace, pod("waits", {"1g.6gb": 1}, node="a30"))
+    lab.create(namespace, pod("waits", {lab.absent("a30", *A30): 1}, node="a30"))
     selector = "does not match the pod's node selector (a100, h100)"
     unlabelled = "is not labelled n8s.nebuly.ai/auto-mig-enabled=true (a30)"
     lab.event(namespace, "waits", "MigNoRoom", f"{selector}; {unlabelled}")
@@ -82,7 +82,7 @@ def test_a_node_is_ours_only_while_it_is_labelled(lab: Lab, namespace: str) -> N
     lab.until("the node is open again", lambda: lab.open("a30"))
     lab.disable("a30")
     left = lab.geometry("a30")
-    lab.create(namespace, pod("late", {"2g.12gb": 2}, node="a30"))
+    lab.create(namespace, pod("late", {lab.absent("a30", *A30): 1}, node="a30"))
     lab.event(namespace, "late", "MigNoRoom")
     assert lab.geometry("a30") == left
     assert lab.open("a30")
