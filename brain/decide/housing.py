@@ -17,7 +17,7 @@ from brain.decide.ground import Ground, Land
 from brain.decide.holds import Holds
 from brain.decide.ledger import Books
 from brain.decide.partition import Plan
-from brain.decide.waiting import Entry, Waiting, natural
+from brain.decide.waiting import OWNER, Entry, Waiting, natural
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 
@@ -39,9 +39,13 @@ def expecting(land: Land, waiting: Waiting, books: Books, leaving: Set[str], hol
         holds: for whom room may be kept.
     """
     gated = [entry for entry in waiting.gated if not holds.rests(entry.pod)]
+    ahead = waiting.ahead.copy()
     for entry in gated:
-        entry.owner = books.later.owns(entry.quota, entry.request)
-        entry.tier = waiting.ahead.tier(entry, natural(entry, books.later))
+        own = natural(entry, books.later)
+        entry.owner = own == OWNER
+        entry.tier = ahead.tier(entry, own)
+        if passes(books.later, entry.quota, entry.pod, entry.request):
+            ahead.note(entry, own)
     inside = [entry for entry in waiting.inside if entry.pod.unschedulable and not holds.rests(entry.pod)]
     found: dict[str, str] = {}
     later = _Later(land, books, leaving)

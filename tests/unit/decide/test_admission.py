@@ -244,6 +244,15 @@ def test_free_room_is_kept_for_one_whose_quota_waits_for_pods_on_their_way_out()
         assert let_in(decided(*there, back, quotas=quotas, nodes=nodes)) == {"b/back": "over-quota/free"}
 
 
+def test_who_comes_back_as_an_owner_waits_for_the_borrower_of_its_quota_that_it_left() -> None:
+    slow = replace(running("a/slow", 1000), terminating=True)
+    back = gated("a/back", 1000, created=9)
+    hot = gated("a/p", 3000, priority=5, never_preempts=False)
+    for nodes in (FOUR, (*FOUR, cpus(1000, "m"))):
+        assert decided(slow, running("b/one", 1000), hot, back, quotas=BOTH, nodes=nodes).decisions == ()
+    assert let_in(decided(slow, running("b/one", 1000), back, quotas=BOTH, nodes=FOUR)) == {"a/back": "in-quota/free"}
+
+
 def test_nobody_is_evicted_for_one_that_pods_of_its_quota_on_their_way_out_keep_out_longer() -> None:
     """Else its victim would come back, and be evicted, as often as there is time for until these have gone."""
     quotas, nodes = (quota("a", {"cpu": 2000}, {"cpu": 2000}), B), (cpus(1000), cpus(3000, "m"))
