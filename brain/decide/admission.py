@@ -31,7 +31,7 @@ from brain.decide.ledger import Books
 from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome, beneficiary, room_by
 from brain.decide.partition import Plan
 from brain.decide.passing import Passing
-from brain.decide.waiting import Entry, Waiting
+from brain.decide.waiting import BORROWER, Entry, Waiting
 from brain.decide.why import Reason
 from brain.model.hold import Hold
 from brain.model.pod import Pod
@@ -133,7 +133,7 @@ class Round:
         """What follows; ``opened`` are written besides."""
         expects: dict[str, str] = {}
         if self._leaving:
-            expects = expecting(self.land, self.waiting, self._books.later, self._leaving, self._holds)
+            expects = expecting(self.land, self.waiting, self._books, self._leaving, self._holds)
         passing = Passing(self._books, self.waiting, expects)
         housing = Housing(self._snapshot, self.land, self.waiting, expects, self._leaving)
         accepted, plan = self._settled(passing, housing, expects)
@@ -176,31 +176,40 @@ class Round:
         return accepted, replace(plan, why={key: why_ for key, why_ in why.items() if key not in plan.assigned})
 
     def _planned(self, accepted: Sequence[Entry], passing: Passing, expects: Container[str]) -> Plan:
-        """A plan in which nobody whose turn is later takes the room that pods were evicted for.
+        """A plan in which nobody else takes the room that pods were evicted for.
 
-        To a plan those of one priority are alike, and it would rather use what one of them left than make what another
-        asks for. That would be evicted for again, without end.
+        Who comes back may have its turn before the one that it left. And to a plan those of one priority are alike: it
+        would rather use what one of them left than make what another asks for. That would be evicted for again.
         """
         plan = partition.plan(self._virtual(accepted, passing))
         robbed = [
             entry
-            for entry in self.waiting.inside
-            if room_by(entry.pod) == RECLAIMED and entry.pod.unschedulable and entry.key not in expects
-            if entry.key not in plan.assigned
+            for entry in (*self.waiting.inside, *accepted)
+            if entry.key not in plan.assigned and entry.key not in expects and self._made_room(entry.pod)
         ]
-        first = min([entry.rank for entry in robbed], default=None)
-        behind = {entry.key for entry in accepted if first and entry.rank > first and entry.key in plan.assigned}
-        if not behind:
+        promised = (entry for entry in self.waiting.inside if room_by(entry.pod) in {MADE, RECLAIMED})
+        behind = {entry.key for entry in (*self.waiting.inside, *accepted)}.difference(
+            entry.key for entry in (*robbed, *promised)
+        )
+        if not robbed or behind.isdisjoint(plan.assigned):
             return plan
         other = partition.plan(self._virtual(accepted, passing, behind))
         return other if any(entry.key in other.assigned for entry in robbed) else plan
 
-    def _virtual(self, accepted: Iterable[Entry], passing: Passing, behind: Container[str] = ()) -> Snapshot:
-        """The snapshot as if the accepted had been let in, and refused by the scheduler; some ``behind`` their tier."""
-        seen = [(entry.pod, (entry.tier + (entry.key in behind), True)) for entry in accepted]
+    def _made_room(self, pod: Pod) -> bool:
+        """Whether pods were evicted for one, and have gone, as far as that can be seen."""
+        if pod.gated:
+            return self._holds.freed(pod)
+        kept = room_by(pod) == RECLAIMED and pod.unschedulable and pod.nominated in self.land.nodes
+        return kept and self._as_it_is.fits(pod, pod.nominated)
+
+    def _virtual(self, accepted: Iterable[Entry], passing: Passing, behind: Iterable[str] = ()) -> Snapshot:
+        """The snapshot as if the accepted had been let in, and refused by the scheduler; some ``behind`` the others."""
+        shift = dict.fromkeys(behind, BORROWER + 1)
+        seen = [(entry.pod, (entry.tier + shift.get(entry.key, 0), True)) for entry in accepted]
         for entry in self.waiting.inside:
             promised = room_by(entry.pod) in {MADE, RECLAIMED}
-            tier = passing.tier(entry)
+            tier = passing.tier(entry) + shift.get(entry.key, 0)
             if promised or tier:
                 seen.append((entry.pod, (tier, entry.pod.unschedulable or promised)))
         copies = {pod.key: (pod, how, _copy(pod, tier=how[0], refused=how[1])) for pod, how in seen}
@@ -215,6 +224,7 @@ class Round:
             # One that fits there already would take what is to go for another.
             if made and (self._outcome.hot(entry.pod) or self._as_it_is.fits(entry.pod, node, change=False)):
                 self._outcome.waits[entry.key] = f"waits: room is made on {node}"
+                self._holds.goes_on(entry.pod)
                 continue
             if made:
                 held.add(node)

@@ -79,6 +79,7 @@ class Evicting:
         self._held_looks = 0
         self._full: set[object] = set()
         self._freed: set[str] = set()
+        self._going = {key: used - books.later.used[key] for key, used in books.now.used.items()}
 
     def run(self, together: Iterable[tuple[Entry, Sequence[Entry]]], why: Mapping[str, Reason]) -> None:
         """Look for room for some, by rank: for each alone, or for as many of its group as are of use.
@@ -89,26 +90,26 @@ class Evicting:
         turns = list(together)
         # Room that is only kept for some does not count until their turn: whoever comes before them would do without,
         # and they without it, so that it would be given back, and kept again in the next round.
-        for entry, members in turns:
-            if not members and not entry.pod.gated and entry.summed:
-                self._books.discharge(entry.quota, entry.request)
-                self._books.charge(entry.quota, entry.request, summed=False)
+        for entry, _ in turns:
+            if not entry.pod.gated:
+                self._books.discharge(entry.quota, entry.request, summed=entry.summed)
+                self._books.charge(entry.quota, entry.request, summed=entry.firm)
         for entry, members in turns:
             if members:
                 self._group(members, self._needs[entry.pod.group], why)
                 continue
             reason = why.get(entry.key)
             if not entry.pod.gated:
-                self._books.discharge(entry.quota, entry.request, summed=False)
+                self._books.discharge(entry.quota, entry.request, summed=entry.firm)
             if self._done() or (reason is not None and reason.later):
                 self._outcome.refuse(entry, reason)
                 if not entry.pod.gated:
                     self._books.charge(entry.quota, entry.request, summed=entry.summed)
                 continue
             shape = self._ground.shape(entry.pod)
-            kind = (entry.quota.key, entry.pod.priority, shape) if shape is not None else entry.key
+            kind = (entry.quota.key, entry.pod.priority, entry.pod.protected, shape) if shape is not None else entry.key
             resting = self._holds.rests(entry.pod, ever=False)
-            found = None if kind in vain or resting else self.found(entry)
+            found = None if kind in vain or resting else self._timely(entry)
             if found is None and not resting:
                 if kind not in vain:
                     vain[kind] = self._held(entry)
@@ -135,6 +136,24 @@ class Evicting:
         case = self._case(entry, sites)
         found = cheapest(case, self._steps) if case is not None else None
         return found if found is not None and found.victims else None
+
+    def _timely(self, entry: Entry, *, idle: bool = False) -> Reclaim | None:
+        """See :meth:`found`; nobody has to go where pods of its quota that go already keep it out for longer.
+
+        As that may take long, or for ever, others would have the room again before it.
+        """
+        pod, quota = entry.pod, entry.quota
+        found, going = self.found(entry, idle=idle), self._going[quota.key]
+        if found is None or not (found.victims and pod.gated and going):
+            return found
+        used = self._books.later.used[quota.key] + going
+        for victim in found.victims:
+            if victim.quota is quota:
+                used.subtract(victim.request)
+        limits = [quota.max, quota.min] if pod.protected else [quota.max]
+        asked = [(name, value) for name, value in entry.request.items() if value > 0]
+        late = any(name in limit and used[name] + value > limit[name] for limit in limits for name, value in asked)
+        return None if late else found
 
     def _case(self, entry: Entry, sites: PodSites) -> Case | None:
         """Who may have to go for a pod, and where it may go then; None where that is nobody."""
@@ -197,7 +216,7 @@ class Evicting:
         held = _Held()
         for entry in members:
             able = not self._done() and not self._holds.rests(entry.pod)
-            found = self.found(entry, idle=True) if able else None
+            found = self._timely(entry, idle=True) if able else None
             if found is None and able and not held.text:
                 held = self._held(entry)
             if found is not None:
@@ -274,7 +293,8 @@ class Evicting:
             # So that an autoscaler sees it and may add nodes.
             entry.owner = True
             self._outcome.open(entry, NONE, "")
-            self._books.charge(entry.quota, entry.request, summed=False)
+            # Unless there is room, which only what is kept for one whose turn is later kept it from.
+            self._books.charge(entry.quota, entry.request, summed=self._has_room(PodSites(self._ground, pod)))
 
 
 @dataclass(frozen=True, slots=True)

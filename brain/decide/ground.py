@@ -111,6 +111,10 @@ class Ground:
         option = room.option(pod, change=True)
         room.take(pod, option[1] if option is not None else ())
 
+    def give_back(self, pod: Pod, node: str) -> None:
+        """Undo :meth:`take` for a pod without MIG devices."""
+        self._room(node).give_back(pod, ())
+
     def release(self, pods: Iterable[Pod]) -> None:
         """Let some pods be gone for good."""
         for pod in pods:

@@ -37,7 +37,7 @@ class Holds:
                     self._leaving[pod.node].add(pod.uid)
                 else:
                     standing.add(pod.uid)
-        there = standing.union(*self._leaving.values())
+        self._there = there = standing.union(*self._leaving.values())
         self._last = {key: _judged(hold, standing, there) for key, hold in snapshot.holds.items()}
         self._now: dict[str, Hold] = {}
 
@@ -45,6 +45,11 @@ class Holds:
         """Whether nothing is kept for a pod. ``ever``: also where that ends once others would have to go."""
         hold = self._of(pod)
         return hold is not None and hold.resting and (ever or hold.tries < MOST_TRIES)
+
+    def freed(self, pod: Pod) -> bool:
+        """Whether room was kept for a pod in the last round, and all have gone by now that were to leave it."""
+        hold = self._of(pod)
+        return hold is not None and not hold.resting and self._there.isdisjoint(hold.evicting | hold.leaving)
 
     def keeps(self, pod: Pod, found: Reclaim) -> bool:
         """Whether room may be kept for a pod as others leave it; if so, it is from now on."""
@@ -58,6 +63,12 @@ class Holds:
             new = replace(new, tries=hold.tries, seconds=hold.seconds)
         self._now[pod.key] = new
         return True
+
+    def goes_on(self, pod: Pod) -> None:
+        """What was kept for a pod, if anything, still is."""
+        hold = self._of(pod)
+        if hold is not None and not hold.resting:
+            self._now[pod.key] = hold
 
     def standing(self, waiting: Set[str]) -> Mapping[str, Hold]:
         """The holds by the key of the pod; ``waiting`` are keys of those that wait."""

@@ -6,58 +6,109 @@ have gone is not theirs.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 from brain.decide.entitlement import passes
 from brain.decide.ground import Ground, Land
 from brain.decide.holds import Holds
-from brain.decide.ledger import Ledger
+from brain.decide.ledger import Books
 from brain.decide.partition import Plan
-from brain.decide.waiting import Entry, Waiting, natural
+from brain.decide.waiting import OWNER, Entry, Waiting, natural
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 
 MOST_EXPECTING: Final = 16
-"""Pods that are looked at for the room of those on their way out."""
+"""Pods and groups that are looked at for the room of those on their way out."""
 
 
-def expecting(land: Land, waiting: Waiting, later: Ledger, leaving: Set[str], holds: Holds) -> dict[str, str]:
+def expecting(land: Land, waiting: Waiting, books: Books, leaving: Set[str], holds: Holds) -> dict[str, str]:
     """Who gets the room of those on their way out, first come first, by key with the node: until then it is kept.
+
+    Of one that passes only once those have gone, and of a group that lacks some of its room until then, all room is
+    kept, wherever it is: others would take it meanwhile, and be evicted for it.
 
     Args:
         land: the nodes.
         waiting: those that wait.
-        later: what is used once those have gone; changed meanwhile, and left as it was.
+        books: what is used; changed meanwhile, and left as it was.
         leaving: nodes that have pods on their way out.
         holds: for whom room may be kept.
     """
-    ground = Ground(land)
-    gated = [entry for entry in waiting.gated if not (entry.pod.group or holds.rests(entry.pod))]
+    gated = [entry for entry in waiting.gated if not holds.rests(entry.pod)]
+    ahead = waiting.ahead.copy()
     for entry in gated:
-        entry.owner = later.owns(entry.quota, entry.request)
-        entry.tier = waiting.ahead.tier(entry, natural(entry, later))
+        own = natural(entry, books.later)
+        entry.owner = own == OWNER
+        entry.tier = ahead.tier(entry, own)
+        if passes(books.later, entry.quota, entry.pod, entry.request):
+            ahead.note(entry, own)
     inside = [entry for entry in waiting.inside if entry.pod.unschedulable and not holds.rests(entry.pod)]
     found: dict[str, str] = {}
-    charged = []
-    for entry in sorted([*inside, *gated], key=lambda entry: entry.rank)[:MOST_EXPECTING]:
-        pod = entry.pod
-        if pod.gated and not passes(later, entry.quota, pod, entry.request):
-            continue
-        suiting = [name for name in ground.suiting(pod) if name in leaving]
-        suiting.sort(key=lambda name: name != pod.nominated)
-        node = next((name for name in suiting if ground.fits(pod, name)), None)
-        if node is not None:
-            ground.take(pod, node)
-            found[entry.key] = node
-            if pod.gated:
-                later.charge(entry.quota, entry.request)
-                charged.append(entry)
-    for entry in charged:
-        later.discharge(entry.quota, entry.request)
+    later = _Later(land, books, leaving)
+    turns = waiting.together(sorted([*inside, *gated], key=lambda entry: entry.rank))
+    for entry, members in islice(turns, MOST_EXPECTING):
+        found |= later.given(members or (entry,), waiting.needs[entry.pod.group] if members else 1)
+    later.take_back()
     return found
+
+
+class _Later:
+    """Room given to one after the other, as it will be once pods on their way out have gone."""
+
+    def __init__(self, land: Land, books: Books, leaving: Set[str]) -> None:
+        self._land = land
+        self._books = books
+        self._leaving = leaving
+        self._ground = Ground(land)
+        self._full: set[object] = set()
+        self._given: list[tuple[Entry, str]] = []
+
+    def given(self, entries: Sequence[Entry], need: int) -> dict[str, str]:
+        """Give room to some, or to nobody where it is too little; by key with the node, where they must wait for it."""
+        start, waits = len(self._given), False
+        for entry in entries:
+            may = not entry.pod.gated or passes(self._books.now, entry.quota, entry.pod, entry.request)
+            node = None
+            if may or passes(self._books.later, entry.quota, entry.pod, entry.request):
+                node = self._node(entry.pod, soon=may)
+            if node is not None:
+                self._ground.take(entry.pod, node)
+                if entry.pod.gated:
+                    self._books.charge(entry.quota, entry.request)
+                self._given.append((entry, node))
+                waits = waits or not may or node in self._leaving
+        got = self._given[start:]
+        if got and len(got) < need:
+            self.take_back(start)
+        return {entry.key: node for entry, node in got} if waits and len(got) >= need else {}
+
+    def take_back(self, start: int = 0) -> None:
+        """Take back what was given last, down to so many."""
+        for entry, _ in self._given[start:]:
+            if entry.pod.gated:
+                self._books.discharge(entry.quota, entry.request)
+        del self._given[start:]
+        self._ground = Ground(self._land)
+        self._full.clear()
+        for entry, node in self._given:
+            self._ground.take(entry.pod, node)
+
+    def _node(self, pod: Pod, *, soon: bool) -> str | None:
+        """Where a pod fits: where the scheduler keeps room for it, else where it need not wait, if it may come soon."""
+        kind = self._ground.shape(pod)
+        if kind in self._full:
+            return None
+        suiting = sorted(
+            self._ground.suiting(pod), key=lambda name: (name != pod.nominated, (name in self._leaving) == soon)
+        )
+        node = next((name for name in suiting if self._ground.fits(pod, name)), None)
+        if node is None and kind is not None:
+            self._full.add(kind)
+        return node
 
 
 class Housing:
@@ -75,8 +126,9 @@ class Housing:
         self._land = land
         self._needs = waiting.needs
         self._expects = expects
-        self._contested = set(leaving)
-        self._untried: dict[object, list[str]] = {}
+        self._contested = {*leaving, *expects.values()}
+        self._own = set[tuple[str, str]]()
+        self._untried: dict[object, tuple[list[str], Set[str]]] = {}
         self.placed: list[tuple[Pod, str]] = []
 
     def after(self, plan: Plan) -> Ground:
@@ -100,11 +152,15 @@ class Housing:
         found = []
         short: defaultdict[str, int] = defaultdict(int)
         displaced: dict[str, list[Entry]] = {}
+        before = len(self.placed)
+        members = Counter(entry.pod.group for entry in accepted)
+        spare = Counter({group: members[group] - need for group, need in self._needs.items()})
         for entry in accepted:
             pod, node = entry.pod, plan.assigned.get(entry.key)
             if not pod.mig_request:
-                node = self._first_fit(pod, now, kept)
-                if node is None:
+                beyond = pod.group in self._needs and short[pod.group] > spare[pod.group]
+                node = None if beyond else self._first_fit(pod, now, kept)
+                if node is None and not beyond:
                     node, others = self._in_place_of_later(entry, accepted, plan)
                     if node is not None:
                         displaced[entry.key] = others
@@ -117,6 +173,8 @@ class Housing:
             if node is None:
                 found.append(entry)
                 short[pod.group] += 1
+                if pod.group in self._needs and short[pod.group] == spare[pod.group] + 1:
+                    self._give_back(pod.group, before, now, kept)
             elif self._others_expect(pod, node):
                 kept.take(pod, node)
         known = {entry.key for entry in found}
@@ -125,12 +183,25 @@ class Housing:
             known |= {entry.key for entry in others}
         gone = {entry.key for entry in found}
         for group, need in self._needs.items():
-            members = [entry for entry in accepted if entry.pod.group == group]
-            if short[group] and len(members) - short[group] < need:
-                found += [entry for entry in members if entry.key not in gone]
+            if short[group] and members[group] - short[group] < need:
+                found += [entry for entry in accepted if entry.pod.group == group and entry.key not in gone]
         gone = {entry.key for entry in found}
         self.placed = [(pod, node) for pod, node in self.placed if pod.key not in gone]
         return found
+
+    def _give_back(self, group: str, start: int, now: Ground, kept: Ground) -> None:
+        """Take back what those of a group were given since, of which too few find room: others may have it."""
+        since = self.placed[start:]
+        self.placed[start:] = [(pod, node) for pod, node in since if pod.group != group]
+        for pod, node in since:
+            if pod.group != group:
+                continue
+            now.give_back(pod, node)
+            if self._others_expect(pod, node):
+                kept.give_back(pod, node)
+            for nodes, suiting in self._untried.values():
+                if node in suiting:
+                    nodes.append(node)
 
     def _ground(self, plan: Plan, *, now: bool = False) -> Ground:
         pods = {pod.key: pod for pod in self._snapshot.unbound()}
@@ -157,6 +228,7 @@ class Housing:
         pods = {pod.key: pod for pod in self._snapshot.unbound()} if self._expects else {}
         for key, node in self._expects.items():
             ground.take(pods[key], node)
+            self._own.add((pods[key].group or key, node))
         for pod in self._snapshot.unbound():
             # The plan knows of those that are nominated only if they ask for MIG devices.
             apart = not pod.mig_request and pod.key not in self._expects
@@ -166,13 +238,13 @@ class Housing:
         return ground
 
     def _others_expect(self, pod: Pod, node: str) -> bool:
-        """Whether room on a node is kept for others than the pod."""
-        return node in self._contested and self._expects.get(pod.key) != node
+        """Whether room on a node is kept for others than the pod and its group."""
+        return node in self._contested and (pod.group or pod.key, node) not in self._own
 
     def _first_fit(self, pod: Pod, ground: Ground, kept: Ground | None = None) -> str | None:
         """Where a pod fits now, first where the scheduler keeps room for it; not in room that is kept for others.
 
-        Room only gets less: where one pod did not fit, the next that is alike is not tried.
+        Where one pod did not fit, the next that is alike is not tried, until room there is given back.
         """
 
         def free(node: str) -> bool:
@@ -184,9 +256,10 @@ class Housing:
         if kept is None or kind is None or pod.nominated or pod.key in self._expects:
             suiting = sorted(ground.suiting(pod), key=lambda node: node != pod.nominated)
             return next((node for node in suiting if free(node)), None)
-        nodes = self._untried.get(kind)
-        if nodes is None:
-            nodes = self._untried[kind] = list(reversed(ground.suiting(pod)))
+        if kind not in self._untried:
+            names = ground.suiting(pod)
+            self._untried[kind] = list(reversed(names)), frozenset(names)
+        nodes, _ = self._untried[kind]
         while nodes and not free(nodes[-1]):
             nodes.pop()
         return nodes[-1] if nodes else None

@@ -79,7 +79,7 @@ class Outcome:
         self.reclaims.append((entry, found))
         goes = ", ".join(victim.pod.key for victim in found.victims)
         if not found.victims:
-            self.waits[key] = f"waits for pods on their way out on {found.node}"
+            self.waits[key] = f"waits for pods on their way out; room is kept on {found.node}"
         elif pod.gated and not shut:
             self.open(entry, RECLAIMED, found.node)
         elif not pod.gated and not self.hot(pod) and pod.nominated != found.node:

@@ -1,6 +1,7 @@
 """Whose quota lets them pass, in which order; whether they have room is not decided here.
 
-Nobody passes before one of its own quota that passes too and has a higher priority: that one would only evict it again.
+Nobody passes before one of its own quota that passes too, or will once others have gone, and has a higher priority:
+that one would only evict it again.
 Who gets the room of pods on their way out is charged without passing, so that nobody gets in before it.
 """
 
@@ -107,7 +108,7 @@ class Passing:
         if expects:
             own = natural(entry, later)
         entry.tier = self._ahead.tier(entry, own)
-        if may:
+        if may or expects:
             self._ahead.note(entry, own)
         if entry.tier > tier:
             return False

@@ -70,6 +70,11 @@ class Entry:
         """Whether it keeps others from borrowing once it was let in: unless it has, and will have, no room."""
         return not self.pod.unschedulable or bool(self.pod.nominated)
 
+    @property
+    def firm(self) -> bool:
+        """Whether it keeps those from borrowing, too, whose turn is before it: the brain cannot give its room back."""
+        return self.summed and not (self.pod.unschedulable and self.pod.reservation)
+
 
 class Ahead:
     """By quota and tier, the highest priority of those that pass: nobody of less comes in an earlier tier."""

@@ -139,6 +139,17 @@ def test_a_group_without_room_does_not_stand_in_the_way_of_others() -> None:
     assert let_in(decided(*group, gated("a/alone", 1000), quotas=BOTH, nodes=(cpus(2000),))).keys() == {"a/alone"}
 
 
+def test_what_is_too_little_for_a_group_is_for_others() -> None:
+    quotas = (A, quota("b", {"cpu": 0}), quota("c", {"cpu": 9000}))
+    group = [gated(f"a/g{n}", 1000, group="job/a/j", priority=9) for n in range(2)]
+    other = [gated(f"c/g{n}", 1000, group="job/c/j", priority=8) for n in range(2)]
+    nodes = (cpus(1000), cpus(500, "m"))
+    assert let_in(decided(*group, gated("b/p", 1000), quotas=quotas, nodes=nodes)) == {"b/p": "over-quota/free"}
+    wide = replace(group[1], request={"cpu": 3000})
+    result = decided(group[0], wide, *other, quotas=quotas, nodes=(cpus(1000), cpus(1000, "m")))
+    assert let_in(result) == {"c/g0": "in-quota/free", "c/g1": "in-quota/free"}
+
+
 def test_a_group_takes_back_room_for_all_or_for_nobody() -> None:
     pair = [gated(f"a/g{n}", 1000, group="job/a/j", group_min=2) for n in range(2)]
     assert let_in(decided(*BORROWED, *pair, quotas=BOTH, nodes=FOUR)) == {
@@ -217,6 +228,56 @@ def test_what_victims_leave_is_kept_from_those_who_come_back() -> None:
     hot = gated("a/p", 2000, priority=9, never_preempts=False)
     result = decided(*leaving, hot, gated("b/z2", 1000, created=9), quotas=BOTH, nodes=FOUR)
     assert result.decisions == ()
+
+
+def test_free_room_is_kept_for_one_whose_quota_waits_for_pods_on_their_way_out() -> None:
+    """Its victim has gone already, and would come back else, and be evicted again."""
+    nodes = (replace(cpus(1000), labels={"name": "n"}), cpus(2000, "m"))
+    there = (replace(running("a/slow", 1000, on="m"), terminating=True), running("a/other", 1000, on="m"))
+    back = gated("b/back", 1000, created=9)
+    protected = {names.PREEMPTIBLE_LABEL: "false"}
+    for most, labels in (({}, protected), ({"cpu": 2000}, {})):
+        quotas = (quota("a", {"cpu": 2000}, most), quota("b", {"cpu": 0}), quota("c", {"cpu": 2000}))
+        waiting = gated("a/p", 1000, node_selector={"name": "n"}, labels=labels)
+        result = decided(*there, waiting, back, quotas=quotas, nodes=nodes)
+        assert result.decisions == ()
+        assert let_in(decided(*there, back, quotas=quotas, nodes=nodes)) == {"b/back": "over-quota/free"}
+
+
+def test_who_comes_back_as_an_owner_waits_for_the_borrower_of_its_quota_that_it_left() -> None:
+    slow = replace(running("a/slow", 1000), terminating=True)
+    back = gated("a/back", 1000, created=9)
+    hot = gated("a/p", 3000, priority=5, never_preempts=False)
+    for nodes in (FOUR, (*FOUR, cpus(1000, "m"))):
+        assert decided(slow, running("b/one", 1000), hot, back, quotas=BOTH, nodes=nodes).decisions == ()
+    assert let_in(decided(slow, running("b/one", 1000), back, quotas=BOTH, nodes=FOUR)) == {"a/back": "in-quota/free"}
+
+
+def test_nobody_is_evicted_for_one_that_pods_of_its_quota_on_their_way_out_keep_out_longer() -> None:
+    """Else its victim would come back, and be evicted, as often as there is time for until these have gone."""
+    quotas, nodes = (quota("a", {"cpu": 2000}, {"cpu": 2000}), B), (cpus(1000), cpus(3000, "m"))
+    there = (running("a/other", 1000, on="m"), running("b/old", 2000, on="m"), running("b/new", 1000, created=9))
+    slow = replace(running("a/slow", 1000, on="m"), terminating=True)
+    protected = gated("a/p", 1000, labels={names.PREEMPTIBLE_LABEL: "false"})
+    for waiting, of_a in ((gated("a/p", 1000), quotas[0]), (protected, A)):
+        assert decided(*there, slow, waiting, quotas=(of_a, B), nodes=nodes).decisions == ()
+        assert let_in(decided(*there, waiting, quotas=(of_a, B), nodes=nodes)) == {"a/p": "in-quota/reclaim/n"}
+
+
+def test_one_that_may_not_borrow_does_not_stand_for_another_that_is_alike() -> None:
+    protected = gated("a/first", 1000, priority=5, labels={names.PREEMPTIBLE_LABEL: "false"})
+    there = (running("a/low", 2000), running("b/one", 2000))
+    result = decided(*there, protected, gated("a/second", 1000, priority=5, created=9), quotas=BOTH, nodes=FOUR)
+    assert let_in(result) == {"a/second": "over-quota/reclaim/n"}
+
+
+def test_free_room_is_kept_for_a_group_that_waits_for_the_rest() -> None:
+    pair = [gated(f"a/{name}", 1000, group="job/a/j", priority=9, never_preempts=False) for name in "pq"]
+    slow = replace(running("b/slow", 1000, on="m"), terminating=True)
+    back = gated("b/back", 1000, created=9)
+    quotas, nodes = (A, quota("b", {"cpu": 0})), (cpus(1000), cpus(1000, "m"))
+    assert decided(slow, *pair, back, quotas=quotas, nodes=nodes).decisions == ()
+    assert let_in(decided(slow, pair[0], back, quotas=quotas, nodes=nodes)).keys() == {"a/p"}, "one is not the group"
 
 
 NOMINATED = inside("a/p", 1000, nominated="n")
@@ -368,6 +429,22 @@ def test_a_pod_that_would_be_bound_at_once_keeps_its_gate_until_its_victims_are_
     assert evicted(result) == {"b/low": "b/high"}
 
 
+def test_an_owner_is_let_in_before_room_is_kept_for_a_later_borrower_and_nobody_is_evicted_for_that() -> None:
+    """All that quotas lend is used then: the borrower would be beyond it, and its victim would have gone in vain."""
+    quotas = tuple(quota(name, {"gpu": 1}) for name in "ab")
+    there = (replace(running("b/one", priority=9), request={"gpu": 1}), running("b/small", 1000, on="m"))
+    kept = inside("b/p", priority=5, nominated="m", reservation="over-quota/reclaim/m", node_selector={"name": "m"})
+    owner = replace(gated("a/p"), request={"gpu": 1}, node_selector={"name": "n"})
+    nodes = [
+        Node(name, labels={"name": name}, allocatable={"gpu": count, "cpu": 1000, "memory": 1 << 40, "pods": 110})
+        for name, count in (("n", 2), ("m", 1))
+    ]
+    result = decided(*there, replace(kept, request={"gpu": 1, "cpu": 1000}), owner, quotas=quotas, nodes=tuple(nodes))
+    assert let_in(result).keys() == {"a/p"}
+    assert nominated(result) == {"b/p": ""}
+    assert evicted(result) == {}
+
+
 def test_an_owner_that_nobody_can_make_room_for_is_let_in_for_an_autoscaler_only_if_cold() -> None:
     outside = running("outside/p", 4000)
     assert let_in(decided(outside, gated("a/p", 1000), quotas=BOTH, nodes=FOUR)) == {"a/p": "in-quota/none"}
@@ -389,7 +466,35 @@ def test_room_of_a_pod_on_its_way_out_is_not_free_yet() -> None:
     leaving = replace(running("outside/p", 4000), terminating=True)
     result = decided(leaving, gated("a/p", 1000), quotas=BOTH, nodes=FOUR)
     assert let_in(result) == {}
-    assert result.waits["a/p"] == "waits for pods on their way out on n"
+    assert result.waits["a/p"] == "waits for pods on their way out; room is kept on n"
+
+
+def test_room_that_pods_were_evicted_for_is_made_before_later_ones_take_what_they_left() -> None:
+    """Only one finds cpu. Who is evicted and comes back would have to go again."""
+    quotas = tuple(quota(name, {names.GPU_MEMORY: 20}) for name in "ab")
+    where = replace(node("n", [gpu(0, "3g.20gb@0u:c/x 1g.5gb@4f")]), allocatable={"cpu": 100, "memory": 1, "pods": 9})
+    there = running("c/x", 0, {"3g.20gb": 1})
+    later = [gated(f"b/{name}", 100, {"1g.5gb": 1}, created=9, priority=1) for name in "xy"]
+    let = replace(later[0], gates=(), unschedulable=True, reservation="in-quota/none")
+    cold = inside("a/p", 100, {"3g.20gb": 1}, nominated="n", priority=1)
+    hot = gated("a/p", 100, {"3g.20gb": 1}, never_preempts=False, priority=1)
+    freed = {"a/p": Hold("uid-a-p", frozenset(), frozenset({"uid-b-gone"}))}
+    for waiting, others, holds in ((cold, later, {}), (cold, [let], {}), (hot, later, freed), (hot, [let], freed)):
+        result = decided(there, waiting, *others, quotas=quotas, nodes=(where,), holds=holds)
+        assert result.plan.assigned == {"a/p": "n"}
+        assert result.plan.made["a/p"]
+        assert result.holds == holds, "until it is let in"
+
+
+def test_room_that_pods_were_evicted_for_is_not_for_those_either_whose_turn_is_before() -> None:
+    """One of its quota that waits in vain, and is not preempted for, may hold a pod back, and who left comes first."""
+    quotas = tuple(quota(name, {names.GPU_MEMORY: 20, "cpu": 1000}) for name in "ab")
+    where = replace(node("n", [gpu(0, "3g.20gb@0u:c/x 1g.5gb@4f")]), allocatable={"cpu": 100, "memory": 1, "pods": 9})
+    vain = inside("a/vain", 900, priority=9, reservation="over-quota/free")
+    back = gated("b/back", 100, {"1g.5gb": 1}, created=9)
+    cold = inside("a/p", 100, {"3g.20gb": 1}, nominated="n")
+    result = decided(running("c/x", 0, {"3g.20gb": 1}), vain, cold, back, quotas=quotas, nodes=(where,))
+    assert result.plan.assigned == {"a/p": "n"}
 
 
 def test_a_large_slice_is_served_by_the_small_ones_on_one_half_of_one_gpu() -> None:

@@ -542,7 +542,15 @@ MUTATIONS = [
         "cheapest(case, Steps(MOST_STEPS))",
         "reclaim:share",
     ),
-    ("what was evicted for", "admission", "if not behind:", "if True:", "admission_rest:2955"),
+    (
+        "what was evicted for",
+        "admission",
+        "if not robbed or behind.isdisjoint(plan.assigned):",
+        "if True:",
+        "admission_rest:2955",
+    ),
+    ("room of one whose quota waits", "housing", "waits or not may or node", "waits or node", "admission:free_room"),
+    ("who is kept out for longer", "evicting", "return None if late else found", "return found", "admission:longer"),
     (
         "who could evict back",
         "entitlement",
