@@ -134,7 +134,7 @@ async def test_a_record_that_is_slow_to_stop_is_killed(kubelet: Kubelet) -> None
 
 async def test_devices_are_held_until_the_container_has_really_ended(kubelet: Kubelet) -> None:
     device = kubelet.hardware.mig_devices()[0].uuid
-    container = await kubelet.run(await kubelet.pod(), NVIDIA_VISIBLE_DEVICES=device, FAKE_STOP_SECONDS="0.3")
+    container = await kubelet.run(await kubelet.pod(), NVIDIA_VISIBLE_DEVICES=device, FAKE_STOP_SECONDS="1")
     (pid,) = kubelet.held()
     assert started_with(device, Path("/proc")) == (pid,)
     stopping = asyncio.create_task(kubelet.stop(container, 10))
