@@ -1,7 +1,8 @@
 """For how long room is kept for a pod that others leave for: it ends when no eviction succeeds any more.
 
-Then what was kept is anybody's, and the reclaim is tried again later: a few times, and from then on only when others
-would have to go. Since when a hold stands is in the snapshot; who is evicted is not decided here.
+It ends, too, where some have gone, and the pod did not get what they left, a few times over. Then what was kept is
+anybody's, and the reclaim is tried again later: a few times, and from then on only when others would have to go. Since
+when a hold stands is in the snapshot; who is evicted is not decided here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ REST_SECONDS: Final = (60.0, 300.0)
 """After how long a reclaim is tried the second and the third time."""
 MOST_TRIES: Final = len(REST_SECONDS) + 1
 """How often a reclaim is tried for one pod before something must change."""
-RESTING: Final = "waits: evictions for it had no success for 5 minutes; what they free is not kept for it meanwhile"
+MOST_VAIN: Final = 3
+"""How often others may have to follow those that have gone for a pod, before that counts as a try that failed."""
+RESTING: Final = "waits: evictions for it had no success; what they free is not kept for it meanwhile"
 
 
 class Holds:
@@ -49,7 +52,9 @@ class Holds:
     def freed(self, pod: Pod) -> bool:
         """Whether room was kept for a pod in the last round, and all have gone by now that were to leave it."""
         hold = self._of(pod)
-        return hold is not None and not hold.resting and self._there.isdisjoint(hold.evicting | hold.leaving)
+        if hold is None or hold.resting or hold.spent:
+            return False
+        return self._there.isdisjoint(hold.evicting | hold.leaving)
 
     def keeps(self, pod: Pod, found: Reclaim) -> bool:
         """Whether room may be kept for a pod as others leave it; if so, it is from now on."""
@@ -60,7 +65,13 @@ class Holds:
             if hold.tries < MOST_TRIES or (hold.evicting, hold.leaving) == (new.evicting, new.leaving):
                 return False
         elif hold is not None:
-            new = replace(new, tries=hold.tries, seconds=hold.seconds)
+            others = hold.gone and not evicting <= hold.evicting
+            new = replace(
+                new, tries=hold.tries, seconds=hold.seconds, gone=hold.gone and not others, vain=hold.vain + others
+            )
+            if new.vain > MOST_VAIN:
+                self._now[pod.key] = _ended(new)
+                return False
         self._now[pod.key] = new
         return True
 
@@ -72,8 +83,12 @@ class Holds:
 
     def standing(self, waiting: Set[str]) -> Mapping[str, Hold]:
         """The holds by the key of the pod; ``waiting`` are keys of those that wait."""
-        resting = {key: hold for key, hold in self._last.items() if hold.resting and key in waiting}
-        return resting | self._now
+        before = {
+            key: hold if hold.resting else replace(hold, evicting=frozenset(), leaving=frozenset(), seconds=0.0)
+            for key, hold in self._last.items()
+            if key in waiting and (hold.resting or hold.gone)
+        }
+        return before | self._now
 
     def _of(self, pod: Pod) -> Hold | None:
         hold = self._last.get(pod.key)
@@ -82,6 +97,8 @@ class Holds:
 
 def wake_seconds(hold: Hold) -> float | None:
     """After how long time alone changes something; None: never."""
+    if hold.spent:
+        return None
     if not hold.resting:
         return max(0.0, HOLD_SECONDS - hold.seconds)
     return max(0.0, REST_SECONDS[hold.tries - 1] - hold.seconds) if hold.tries < MOST_TRIES else None
@@ -93,5 +110,10 @@ def _judged(hold: Hold, standing: Set[str], there: Set[str]) -> Hold:
         due = hold.tries < MOST_TRIES and hold.seconds >= REST_SECONDS[hold.tries - 1]
         return replace(hold, resting=False, seconds=0.0) if due else hold
     if not (hold.evicting <= standing and hold.leaving <= there):
-        return replace(hold, seconds=0.0)
-    return replace(hold, resting=True, tries=hold.tries + 1, seconds=0.0) if hold.seconds >= HOLD_SECONDS else hold
+        return replace(hold, seconds=0.0, gone=True)
+    return _ended(hold) if hold.seconds >= HOLD_SECONDS and not hold.spent else hold
+
+
+def _ended(hold: Hold) -> Hold:
+    """A hold that has had no success."""
+    return replace(hold, resting=True, tries=hold.tries + 1, seconds=0.0, gone=False, vain=0)

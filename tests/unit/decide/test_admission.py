@@ -311,6 +311,23 @@ def test_a_hold_ends_when_no_eviction_succeeds_and_is_tried_three_times() -> Non
     assert evicted(other) == evicted(changed) == {"b/q": "a/p"}, "others would have to go"
 
 
+def test_a_hold_ends_when_others_got_what_was_left_for_it_too_often() -> None:
+    """Here who comes after each that was evicted is there at once, as one that the brain does not let in."""
+
+    def look(last: Pod, holds: Mapping[str, Hold]) -> Admission:
+        return decided(*BORROWED[:3], last, NOMINATED, quotas=BOTH, nodes=FOUR, holds=holds)
+
+    found, holds = [], dict[str, Hold]()
+    for number in range(8):
+        last = running(f"b/z{number}", 1000, created=9)
+        result = look(last, holds)
+        found.append(evicted(result))
+        holds = after(look(replace(last, terminating=True), result.holds), 1.0)
+    assert found == [{f"b/z{number}": "a/p"} for number in range(4)] + 4 * [{}]
+    assert "no success" in result.waits["a/p"]
+    assert evicted(look(last, after(result, 60.0))) == {"b/z7": "a/p"}, "tried again"
+
+
 def test_a_hold_lasts_as_long_as_evictions_succeed() -> None:
     pair = inside("a/p", 2000, nominated="n")
     first = decided(*BORROWED, pair, quotas=BOTH, nodes=FOUR)
@@ -478,7 +495,7 @@ def test_room_that_pods_were_evicted_for_is_made_before_later_ones_take_what_the
     let = replace(later[0], gates=(), unschedulable=True, reservation="in-quota/none")
     cold = inside("a/p", 100, {"3g.20gb": 1}, nominated="n", priority=1)
     hot = gated("a/p", 100, {"3g.20gb": 1}, never_preempts=False, priority=1)
-    freed = {"a/p": Hold("uid-a-p", frozenset(), frozenset({"uid-b-gone"}))}
+    freed = {"a/p": Hold("uid-a-p", frozenset(), frozenset({"uid-b-gone"}), gone=True)}
     for waiting, others, holds in ((cold, later, {}), (cold, [let], {}), (hot, later, freed), (hot, [let], freed)):
         result = decided(there, waiting, *others, quotas=quotas, nodes=(where,), holds=holds)
         assert result.plan.assigned == {"a/p": "n"}

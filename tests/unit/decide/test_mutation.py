@@ -558,6 +558,7 @@ MUTATIONS = [
         "highest = pod.priority",
         "reclaim:back",
     ),
+    ("that evictions were in vain", "holds", "if new.vain > MOST_VAIN:", "if False:", "admission:too_often"),
     ("who would come back before", "entitlement", " if victim.pod.priority <= highest", "", "admission_rest:4629"),
     (
         "who is over-quota by others",
