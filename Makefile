@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := proto brain nodeagent webhook deploy tests
-# Programs in Go collect their garbage less often: a core is dearer here than the memory.
-export GOGC ?= 400
+# Programs in Go share few cores with many others: they collect their garbage less often, and run one thread each.
+LEAN := GOGC=400 GOMAXPROCS=1
 
 .PHONY: help env binaries demo test unit explore e2e sanitize lint proto bench clean
 help: ## This list
@@ -20,21 +20,21 @@ env: .venv/.done ## The Python environment, in .venv
 demo: env ## A real cluster on this machine, with simulated GPUs, being repartitioned (KEEP=1 leaves it up)
 	$(BIN)/python -m deploy.local.demo $(if $(KEEP),--keep)
 
-test: binaries ## All that CI checks; the end-to-end tests, which mostly wait, beside the rest
+test: binaries ## All that CI checks; the end-to-end tests, which take longest, have precedence over the rest
 	$(MAKE) --jobs=3 --output-sync=target e2e lint unit
 
 binaries: env ## Control plane, kubelet, helm and grpcurl, built once into the user's cache
 	$(BIN)/python -m deploy.local binaries
 
 unit: binaries ## Unit and component tests
-	$(BIN)/pytest -q --numprocesses=2 --dist=loadfile tests/unit tests/component
+	$(LEAN) nice $(BIN)/pytest -q --numprocesses=2 --dist=loadfile tests/unit tests/component
 
 explore: env ## Property tests on examples that are new each time, ten times as many (EXAMPLES=10)
 	EXAMPLES=$(or $(EXAMPLES),10) $(BIN)/pytest -q --numprocesses=auto -m hypothesis --hypothesis-profile=default \
 		-o timeout=0 -o faulthandler_timeout=0 tests/unit tests/component
 
-e2e: binaries ## End-to-end tests on real control planes with real kubelets: three clusters, as the tests mostly wait
-	$(BIN)/pytest -q --numprocesses=3 --dist=loadfile tests/e2e
+e2e: binaries ## End-to-end tests on real control planes with real kubelets: two clusters
+	$(LEAN) $(BIN)/pytest -q --numprocesses=2 --dist=loadfile tests/e2e
 
 sanitize: env ## The driver for real GPUs, through the real binding, with AddressSanitizer in NVIDIA's library's stand-in
 	NVML_CFLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all' ASAN_OPTIONS=detect_leaks=0 \

@@ -323,7 +323,8 @@ class Cluster:
         return state
 
     def _environment(self) -> dict[str, str]:
-        inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR", "GOGC") if key in os.environ}
+        wanted = ("PATH", "HOME", "LANG", "TMPDIR", "GOGC", "GOMAXPROCS")
+        inherited = {key: os.environ[key] for key in wanted if key in os.environ}
         return {**inherited, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", MARKER: self.id}
 
     def _start_watchdog(self, guard: socket.socket) -> None:
