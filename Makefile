@@ -34,7 +34,7 @@ explore: env ## Property tests on examples that are new each time, ten times as 
 		-o timeout=0 -o faulthandler_timeout=0 tests/unit tests/component
 
 e2e: binaries ## End-to-end tests on real control planes with real kubelets: two clusters
-	$(LEAN) $(BIN)/pytest -q --numprocesses=2 --dist=loadfile tests/e2e
+	$(LEAN) $(BIN)/pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e
 
 sanitize: env ## The driver for real GPUs, through the real binding, with AddressSanitizer in NVIDIA's library's stand-in
 	NVML_CFLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all' ASAN_OPTIONS=detect_leaks=0 \
