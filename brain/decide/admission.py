@@ -187,11 +187,13 @@ class Round:
             for entry in (*self.waiting.inside, *accepted)
             if entry.key not in plan.assigned and entry.key not in expects and self._made_room(entry.pod)
         ]
+        if not robbed:
+            return plan
         promised = (entry for entry in self.waiting.inside if room_by(entry.pod) in {MADE, RECLAIMED})
         behind = {entry.key for entry in (*self.waiting.inside, *accepted)}.difference(
             entry.key for entry in (*robbed, *promised)
         )
-        if not robbed or behind.isdisjoint(plan.assigned):
+        if behind.isdisjoint(plan.assigned):
             return plan
         other = partition.plan(self._virtual(accepted, passing, behind))
         return other if any(entry.key in other.assigned for entry in robbed) else plan

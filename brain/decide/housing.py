@@ -52,7 +52,7 @@ def expecting(land: Land, waiting: Waiting, books: Books, leaving: Set[str], hol
     turns = waiting.together(sorted([*inside, *gated], key=lambda entry: entry.rank))
     for entry, members in islice(turns, MOST_EXPECTING):
         found |= later.given(members or (entry,), waiting.needs[entry.pod.group] if members else 1)
-    later.take_back()
+    later.discharge()
     return found
 
 
@@ -83,14 +83,18 @@ class _Later:
                 waits = waits or not may or node in self._leaving
         got = self._given[start:]
         if got and len(got) < need:
-            self.take_back(start)
+            self._take_back(start)
         return {entry.key: node for entry, node in got} if waits and len(got) >= need else {}
 
-    def take_back(self, start: int = 0) -> None:
-        """Take back what was given last, down to so many."""
+    def discharge(self, start: int = 0) -> None:
+        """Leave the books as they were before those were given room that came after so many."""
         for entry, _ in self._given[start:]:
             if entry.pod.gated:
                 self._books.discharge(entry.quota, entry.request)
+
+    def _take_back(self, start: int) -> None:
+        """Take back what was given last, down to so many."""
+        self.discharge(start)
         del self._given[start:]
         self._ground = Ground(self._land)
         self._full.clear()

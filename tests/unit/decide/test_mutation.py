@@ -545,7 +545,7 @@ MUTATIONS = [
     (
         "what was evicted for",
         "admission",
-        "if not robbed or behind.isdisjoint(plan.assigned):",
+        "if not robbed:",
         "if True:",
         "admission_rest:2955",
     ),
