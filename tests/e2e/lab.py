@@ -138,16 +138,8 @@ class Lab:
         return self.cluster.api.get("pods", name, namespace=namespace)
 
     def running(self, namespace: str, *pods: str, seconds: int = 40) -> None:
-        """Waits until pods are Running; when one is not, says what is known of it."""
-        try:
-            self._wait(f"{', '.join(pods)} run", namespace, pods, _runs, seconds)
-        except AssertionError as error:
-            lines = [self.cluster.kubectl("get", "pods", "-n", namespace, "-o", "wide")]
-            lines += [f"{name}: {self.events(namespace, name)}" for name in pods]
-            lines += [f"{node}: {self.geometry(node)} open={self.open(node)}" for node in self.cluster.nodes]
-            ours = self.cluster.api.items("pods", namespace=NEBULNETES)
-            lines += [self.cluster.logs(item["metadata"]["name"], NEBULNETES) for item in ours]
-            raise AssertionError("\n".join([str(error), *lines])) from error
+        """Waits until pods are Running."""
+        self._wait(f"{', '.join(pods)} run", namespace, pods, _runs, seconds)
 
     def delete(self, namespace: str, *pods: str) -> None:
         """Deletes pods and waits until they are gone."""
@@ -231,11 +223,23 @@ class Lab:
     # Time.
 
     def until(self, what: str, condition: Callable[[], object], seconds: float = 40.0) -> None:
-        """Waits until a condition holds, looking ten times a second."""
+        """Waits until a condition holds, looking ten times a second; where it does not, says how the cluster is."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+            if time.monotonic() > deadline:
+                print(f"waited for: {what}")
+                print(self._state())
+                raise AssertionError(f"not within {seconds:g} s: {what}")
             time.sleep(0.1)
+
+    def _state(self) -> str:
+        """The cluster as somebody would look at it who wonders what holds it up."""
+        lines = [self.cluster.kubectl("get", "pods", "-A", "-o", "wide", "--show-labels")]
+        lines += [self.cluster.kubectl("get", "events", "-A", "--sort-by=.metadata.creationTimestamp")]
+        lines += [f"{node}: {self.geometry(node)} open={self.open(node)}" for node in self.cluster.nodes]
+        ours = self.cluster.api.items("pods", namespace=NEBULNETES)
+        lines += [self.cluster.logs(item["metadata"]["name"], NEBULNETES) for item in ours]
+        return "\n".join(lines)
 
     def _rests(self, node: str) -> bool:
         found = self.node(node)

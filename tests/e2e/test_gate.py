@@ -22,13 +22,15 @@ pytestmark = pytest.mark.e2e
 
 GATE = {"name": names.QUOTA_GATE}
 BRAIN = f"system:serviceaccount:{NEBULNETES}:nebulnetes-brain"
-TOO_MUCH = {"cpu": "2"}
+MOST = {"cpu": "100m"}
+"""What the quota allows: so little that every node has room for more, whatever else runs there."""
+TOO_MUCH = {"cpu": "200m"}
 
 
 @pytest.fixture
 def governed(lab: Lab, namespace: str) -> str:
-    """A namespace whose quota allows one cpu, and ann, who may edit it as the built-in role has it."""
-    lab.cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=quota("team", {"cpu": "1"}, {"cpu": "1"}))
+    """A namespace with a quota, and ann, who may edit it as the built-in role has it."""
+    lab.cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=quota("team", MOST, MOST))
     lab.cluster.kubectl("create", "rolebinding", "ann", "-n", namespace, "--clusterrole=edit", "--user=ann")
     lab.until("the brain labels the namespace", lambda: label(lab, namespace) == "true")
     lab.until("its pods get the gate", lambda: dry_run(lab, namespace) == [GATE])
@@ -157,14 +159,14 @@ def test_the_webhook_puts_the_gate_on_where_there_is_no_policy(lab: Lab, by_webh
     lab.create(by_webhook, pod("late", request=TOO_MUCH))
     assert "schedulingGates" not in lab.pod(by_webhook, "late")["spec"], "it comes in, as the policy says Ignore"
     lab.until("it is labelled", lambda: capacity(lab, by_webhook, "late") == names.OVER_QUOTA)
-    lab.until("it is counted", lambda: reserved(lab, by_webhook) == "2")
+    lab.until("it is counted", lambda: reserved(lab, by_webhook) == TOO_MUCH["cpu"])
 
 
 def test_the_policy_needs_no_webhook(lab: Lab, governed: str) -> None:
     lab.cluster.kubectl("scale", "deployment/nebulnetes-webhook", "-n", NEBULNETES, "--replicas=0")
     try:
         lab.until("the webhook is down", lambda: webhooks(lab) == [])
-        lab.create(governed, pod("waits", request=TOO_MUCH), pod("fits", request={"cpu": "1"}))
+        lab.create(governed, pod("waits", request=TOO_MUCH), pod("fits", request=MOST))
         lab.running(governed, "fits")
         assert gates(lab, governed) == [[], [GATE]]
     finally:
