@@ -12,7 +12,7 @@ for the others (:mod:`~brain.decide.evicting`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -27,6 +27,7 @@ from brain.decide.ground import Ground, Land
 from brain.decide.groups import spares
 from brain.decide.holds import Holds
 from brain.decide.housing import Housing, expecting
+from brain.decide.kept import Kept, Promise, told
 from brain.decide.ledger import Books
 from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome, beneficiary, room_by
 from brain.decide.partition import Plan
@@ -116,10 +117,10 @@ class Round:
         self._governed = governed.of
         self._accounts = accounts(snapshot, memory)
         self._books = Books(governed.counting)
-        self.waiting = Waiting(snapshot, governed.of, memory)
+        self._holds = Holds(snapshot)
+        self.waiting = Waiting(snapshot, governed.of, memory, self._holds)
         self.land = Land(snapshot)
         self._as_it_is = Ground(self.land, now=True)
-        self._holds = Holds(snapshot)
         self._going = [pod for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended]
         self._leaving = frozenset(pod.node for pod in self._going)
         self._outcome = Outcome(snapshot, memory, self.waiting.others)
@@ -128,15 +129,17 @@ class Round:
             self._books.later.charge(known.quota, known.later)
         for entry in self.waiting.inside:
             self._books.charge(entry.quota, entry.request, summed=entry.summed)
+        self._expects: Mapping[str, str] = {}
+        if self._leaving:
+            self._expects = expecting(self.land, self.waiting, self._books, self._leaving, self._holds)
+        self._kept = Kept(self.land, self._as_it_is, ())
 
     def run(self, opened: Sequence[OpenGate]) -> Admission:
         """What follows; ``opened`` are written besides."""
-        expects: dict[str, str] = {}
-        if self._leaving:
-            expects = expecting(self.land, self.waiting, self._books, self._leaving, self._holds)
-        passing = Passing(self._books, self.waiting, expects)
-        housing = Housing(self._snapshot, self.land, self.waiting, expects, self._leaving)
-        accepted, plan = self._settled(passing, housing, expects)
+        passing = Passing(self._books, self.waiting, self._expects)
+        housing = Housing(self._snapshot, self.land, self.waiting, self._expects, self._leaving)
+        accepted, plan = self._settled(passing, housing)
+        self._kept = Kept(self.land, self._as_it_is, list(self._promises(housing, plan)))
         held = self._let_in(accepted, plan)
         self._reclaim({entry.key for entry in accepted}, passing.kept, housing, plan)
         self._tell_whom(passing.unlent)
@@ -147,17 +150,27 @@ class Round:
         reclaiming = frozenset(entry.key for entry, _ in outcome.reclaims)
         return Admission(plan, decisions, held, outcome.waits, outcome.about, reclaiming, holds)
 
-    def _settled(self, passing: Passing, housing: Housing, expects: Mapping[str, str]) -> tuple[list[Entry], Plan]:
+    def _promises(self, housing: Housing, plan: Plan) -> Iterator[Promise]:
+        """What is kept for those that others have gone for, or are about to."""
+        placed = {pod.key: node for pod, node in housing.placed}
+        for entry in (*self.waiting.inside, *self.waiting.gated):
+            if entry.held:
+                found = (of.get(entry.key) for of in (self._expects, plan.assigned, placed))
+                node = next((node for node in found if node is not None), entry.pod.nominated)
+                if node in self.land.nodes:
+                    yield Promise(entry.pod, node, self._holds.robbed(entry.pod))
+
+    def _settled(self, passing: Passing, housing: Housing) -> tuple[list[Entry], Plan]:
         """Those that pass and have room, and the plan that gives it to them: made again without those without."""
         without: set[str] = set()
         why: dict[str, Reason] = {}
         for last in (*[False] * (MOST_PLANS - 1), True):
             accepted = passing.accepted(without)
-            plan = self._planned(accepted, passing, expects)
+            plan = self._planned(accepted, passing)
             why |= plan.why
             homeless = housing.homeless(accepted, plan)
             for entry in homeless:
-                if entry.key in expects:
+                if entry.key in self._expects:
                     passing.kept.add(entry.key)
                 else:
                     self._books.discharge(entry.quota, entry.request)
@@ -175,7 +188,7 @@ class Round:
                 break
         return accepted, replace(plan, why={key: why_ for key, why_ in why.items() if key not in plan.assigned})
 
-    def _planned(self, accepted: Sequence[Entry], passing: Passing, expects: Container[str]) -> Plan:
+    def _planned(self, accepted: Sequence[Entry], passing: Passing) -> Plan:
         """A plan in which nobody else takes the room that pods were evicted for.
 
         Who comes back may have its turn before the one that it left. And to a plan those of one priority are alike: it
@@ -185,7 +198,7 @@ class Round:
         robbed = [
             entry
             for entry in (*self.waiting.inside, *accepted)
-            if entry.key not in plan.assigned and entry.key not in expects and self._made_room(entry.pod)
+            if entry.key not in plan.assigned and entry.key not in self._expects and self._made_room(entry.pod)
         ]
         if not robbed:
             return plan
@@ -226,6 +239,10 @@ class Round:
             # One that fits there already would take what is to go for another.
             if made and (self._outcome.hot(entry.pod) or self._as_it_is.fits(entry.pod, node, change=False)):
                 self._outcome.waits[entry.key] = f"waits: room is made on {node}"
+                self._holds.goes_on(entry.pod)
+                continue
+            if tempting := self._kept.tempting(entry.pod, now=not made):
+                self._outcome.waits[entry.key] = told(tempting)
                 self._holds.goes_on(entry.pod)
                 continue
             if made:
@@ -274,6 +291,7 @@ class Round:
             self._borrowers,
             ground,
             as_it_is=self._as_it_is,
+            kept=self._kept,
             holds=self._holds,
             leaving=bool(self._leaving),
         )

@@ -29,17 +29,15 @@ class Borrowing:
     def __init__(self, victims: Iterable[Victim]) -> None:
         self.victims = [victim for victim in victims if not victim.pod.protected]
         self.keys = frozenset(victim.pod.key for victim in self.victims)
-        self._parted: dict[frozenset[str], tuple[Sequence[Victim], Sequence[Victim]]] = {}
+        self._using: dict[frozenset[str], Sequence[Victim]] = {}
 
-    def parted(self, resources: frozenset[str]) -> tuple[Sequence[Victim], Sequence[Victim]]:
-        """Those that use some of the resources, and those that use none."""
-        found = self._parted.get(resources)
+    def using(self, resources: frozenset[str]) -> Sequence[Victim]:
+        """Those that use some of the resources."""
+        found = self._using.get(resources)
         if found is None:
-            using: list[Victim] = []
-            others: list[Victim] = []
-            for victim in self.victims:
-                (using if any(victim.request.get(name, 0) > 0 for name in resources) else others).append(victim)
-            found = self._parted[resources] = using, others
+            found = self._using[resources] = [
+                victim for victim in self.victims if any(victim.request.get(name, 0) > 0 for name in resources)
+            ]
         return found
 
 
@@ -58,9 +56,9 @@ def victims_for(
     guaranteed share from those of quotas above theirs, and any borrower from its own quota's pods of strictly lower
     priority. Never from an in-quota pod of another quota, from a protected one, or across the border of quotas.
 
-    Over-quota may be a pod, too, that uses nothing of what its quota has too much of: older ones do. It would come back
-    as an owner. So it goes only for one of no less priority, whose turn is before it then, and of a quota that is
-    within its ``min`` in everything, so that nobody of it may be evicted in turn; else this would go on for ever.
+    Over-quota may be a pod, too, that uses nothing of what its quota has too much of: older ones do. It comes back as
+    an owner. So it goes only for one of a quota that is within its ``min`` in everything: nobody of that may be evicted
+    in turn, and this cannot go on for ever.
 
     Args:
         ledger: what quotas use; pods on their way out count as gone.
@@ -71,14 +69,13 @@ def victims_for(
         borrowers: over-quota pods of quotas that run or will, by :attr:`Quota.key`; quotas without may be left out.
     """
     if quota is not None and ledger.owns(quota, request):
-        highest = pod.priority if not ledger.over_min(quota) else None
-        return list(_beyond(ledger, quota, borrowers, ledger.over_min, highest))
+        return list(_beyond(ledger, quota, borrowers, ledger.over_min, every=not ledger.over_min(quota)))
     if quota is not None and pod.protected:
         return []
     lower = [v for v in own if v.pod.priority < pod.priority and not v.pod.protected]
     if quota is None or not ledger.shares(quota, request):
         return lower
-    return [*lower, *_beyond(ledger, quota, borrowers, ledger.over_share, None)]
+    return [*lower, *_beyond(ledger, quota, borrowers, ledger.over_share, every=False)]
 
 
 def _beyond(
@@ -86,14 +83,12 @@ def _beyond(
     quota: Quota,
     borrowers: Mapping[str, Borrowing],
     exceeded: Callable[[Quota], frozenset[str]],
-    highest: int | None,
+    *,
+    every: bool,
 ) -> Iterator[Victim]:
-    """Over-quota pods of other quotas that use some of what these have too much of; others up to a priority, if any."""
+    """Over-quota pods of other quotas that have too much of something: ``every`` one, or whoever uses some of that."""
     for key, borrowing in borrowers.items():
         other = ledger.quotas[key]
         much = exceeded(other) if other is not quota else frozenset[str]()
         if much:
-            using, others = borrowing.parted(much)
-            yield from using
-            if highest is not None:
-                yield from (victim for victim in others if victim.pod.priority <= highest)
+            yield from borrowing.victims if every else borrowing.using(much)

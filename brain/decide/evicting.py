@@ -16,6 +16,7 @@ from brain.decide.combine import Steps
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.ground import Ground, PodSites
 from brain.decide.holds import RESTING, Holds
+from brain.decide.kept import Kept, told
 from brain.decide.ledger import Books
 from brain.decide.outcome import NONE, Outcome
 from brain.decide.reclaim import MOST_STEPS, Case, Reclaim, Victim, cheapest
@@ -46,6 +47,7 @@ class Evicting:
         ground: Callable[[], Ground],
         *,
         as_it_is: Ground,
+        kept: Kept,
         holds: Holds,
         leaving: bool,
     ) -> None:
@@ -58,6 +60,7 @@ class Evicting:
             borrowers: makes those that may have to go, without those that this round evicts.
             ground: makes the nodes as they are once all have their room that got some.
             as_it_is: the nodes as they are now.
+            kept: what is kept for those that others have gone for.
             holds: for whom room may be kept as others leave it.
             leaving: whether pods are on their way out.
         """
@@ -67,6 +70,7 @@ class Evicting:
         self._make_borrowers = borrowers
         self._make_ground = ground
         self._as_it_is = as_it_is
+        self._kept = kept
         self._holds = holds
         self._borrowers: Borrowers | None = None
         self._ground = ground()
@@ -250,8 +254,7 @@ class Evicting:
         """Whether a gated pod keeps its gate until those have gone that must leave for it.
 
         Without it, kube-scheduler might preempt for the pod, its quota would be beyond its ``max``, a protected one
-        would borrow, or it would be bound at once, to room that is kept for another of lower priority: nominations keep
-        room from no others.
+        would borrow, or it might be bound to room that is kept for another, at once or when that comes free.
         """
         pod = entry.pod
         if self._outcome.hot(pod) or (pod.protected and not self._books.now.owns(entry.quota, entry.request)):
@@ -259,7 +262,7 @@ class Evicting:
         refusals = self._books.now.refusals(entry.quota, entry.request)
         if any(refusal.rule == "max" for refusal in refusals):
             return True
-        return self._as_it_is.has_room(pod)
+        return self._as_it_is.has_room(pod) or bool(self._kept.tempting(pod))
 
     def _count(self, entry: Entry, found: Reclaim, *, charge: bool = True) -> None:
         """From here on in this round the victims are gone, and the pod is there."""
@@ -290,6 +293,9 @@ class Evicting:
             and now.owns(entry.quota, entry.request)
             and not self._outcome.hot(pod)
         ):
+            if tempting := self._kept.tempting(pod):
+                self._outcome.waits[entry.key] = told(tempting)
+                return
             # So that an autoscaler sees it and may add nodes.
             entry.owner = True
             self._outcome.open(entry, NONE, "")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Final
 
+from brain.decide.overdue import OVERDUE_SECONDS
 from brain.decide.reclaim import Reclaim
 from brain.model.hold import Hold
 from brain.model.pod import Pod
@@ -49,6 +50,16 @@ class Holds:
         hold = self._of(pod)
         return hold is not None and hold.resting and (ever or hold.tries < MOST_TRIES)
 
+    def stands(self, pod: Pod) -> bool:
+        """Whether others go for a pod, or have gone and it should be bound to what they left before long."""
+        hold = self._of(pod)
+        return hold is not None and hold.gone and not (hold.resting or (hold.spent and hold.seconds >= OVERDUE_SECONDS))
+
+    def robbed(self, pod: Pod) -> bool:
+        """Whether others were to follow some that had gone for a pod, as it did not get what these had left."""
+        hold = self._of(pod)
+        return hold is not None and hold.vain > 0
+
     def freed(self, pod: Pod) -> bool:
         """Whether room was kept for a pod in the last round, and all have gone by now that were to leave it."""
         hold = self._of(pod)
@@ -84,7 +95,7 @@ class Holds:
     def standing(self, waiting: Set[str]) -> Mapping[str, Hold]:
         """The holds by the key of the pod; ``waiting`` are keys of those that wait."""
         before = {
-            key: hold if hold.resting else replace(hold, evicting=frozenset(), leaving=frozenset(), seconds=0.0)
+            key: hold if hold.resting or hold.spent else _spent(hold)
             for key, hold in self._last.items()
             if key in waiting and (hold.resting or hold.gone)
         }
@@ -98,7 +109,7 @@ class Holds:
 def wake_seconds(hold: Hold) -> float | None:
     """After how long time alone changes something; None: never."""
     if hold.spent:
-        return None
+        return OVERDUE_SECONDS - hold.seconds if hold.seconds < OVERDUE_SECONDS else None
     if not hold.resting:
         return max(0.0, HOLD_SECONDS - hold.seconds)
     return max(0.0, REST_SECONDS[hold.tries - 1] - hold.seconds) if hold.tries < MOST_TRIES else None
@@ -110,8 +121,13 @@ def _judged(hold: Hold, standing: Set[str], there: Set[str]) -> Hold:
         due = hold.tries < MOST_TRIES and hold.seconds >= REST_SECONDS[hold.tries - 1]
         return replace(hold, resting=False, seconds=0.0) if due else hold
     if not (hold.evicting <= standing and hold.leaving <= there):
-        return replace(hold, seconds=0.0, gone=True)
+        return replace(hold, seconds=0.0, gone=hold.gone or not hold.evicting <= standing)
     return _ended(hold) if hold.seconds >= HOLD_SECONDS and not hold.spent else hold
+
+
+def _spent(hold: Hold) -> Hold:
+    """A hold of what all have left that were to leave it."""
+    return replace(hold, evicting=frozenset(), leaving=frozenset(), seconds=0.0)
 
 
 def _ended(hold: Hold) -> Hold:

@@ -129,6 +129,7 @@ class Housing:
         self._snapshot = snapshot
         self._land = land
         self._needs = waiting.needs
+        self._held = {entry.key for entry in waiting.inside if entry.held}
         self._expects = expects
         self._contested = {*leaving, *expects.values()}
         self._own = set[tuple[str, str]]()
@@ -148,7 +149,8 @@ class Housing:
         self.placed = []
         self._untried.clear()
         for pod in self._snapshot.unbound():
-            if pod.waiting and not pod.mig_request and (pod.nominated or not pod.unschedulable):
+            due = pod.nominated or not pod.unschedulable or pod.key in self._held
+            if pod.waiting and not pod.mig_request and due:
                 node = self._first_fit(pod, now)
                 if node is not None:
                     now.take(pod, node)

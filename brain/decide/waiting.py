@@ -13,6 +13,7 @@ from typing import Final
 
 from brain.decide.gpumemory import GpuMemory
 from brain.decide.groups import gated_needs
+from brain.decide.holds import Holds
 from brain.decide.ledger import Ledger
 from brain.model.pod import Pod
 from brain.model.quota import Quota
@@ -40,6 +41,7 @@ class Entry:
         tier: in which tier its turn is.
         wait: what its quota keeps it waiting for; empty where it passes.
         about: the same without the figures that change with every pod; empty where it holds none.
+        held: whether others have gone for it, or are about to: what they leave is nobody else's.
         key: the pod's key.
     """
 
@@ -50,6 +52,7 @@ class Entry:
     tier: int = OWNER
     wait: str = ""
     about: str = ""
+    held: bool = False
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,9 +64,9 @@ class Entry:
         return names.IN_QUOTA if self.owner else names.OVER_QUOTA
 
     @property
-    def rank(self) -> tuple[int, int, int, str]:
+    def rank(self) -> tuple[int, bool, int, int, str]:
         """When its turn is: the lowest first."""
-        return self.tier, -self.pod.priority, self.pod.created, self.pod.key
+        return self.tier, not self.held, -self.pod.priority, self.pod.created, self.pod.key
 
     @property
     def summed(self) -> bool:
@@ -110,14 +113,14 @@ class Waiting:
     """Those of one snapshot.
 
     Attributes:
-        gated: behind our gate and no other, by priority, age, key.
+        gated: behind our gate and no other: those first that others have gone for, then by priority, age, key.
         inside: without a gate and without a node, by rank.
         needs: by group of the gated, how many must be let in together; two or more.
         ahead: those of ``inside`` that others of their quota may not overtake.
         others: why those wait that others' gates hold back, by key.
     """
 
-    def __init__(self, snapshot: Snapshot, of: Mapping[str, Quota], memory: GpuMemory) -> None:
+    def __init__(self, snapshot: Snapshot, of: Mapping[str, Quota], memory: GpuMemory, holds: Holds) -> None:
         """``of``: the quota that governs each namespace."""
         self.gated: list[Entry] = []
         self.inside: list[Entry] = []
@@ -131,7 +134,7 @@ class Waiting:
             if known is None or known[0] is not pod or known[1] is not memory:
                 known = pod, memory, memory.request(pod)
             _Last.requests[pod.key] = known
-            entry = Entry(pod, quota, known[2])
+            entry = Entry(pod, quota, known[2], held=holds.stands(pod))
             if not pod.gates:
                 entry.owner = pod.reservation.partition("/")[0] != names.OVER_QUOTA
                 self.inside.append(entry)
@@ -140,7 +143,7 @@ class Waiting:
             else:
                 gates = ", ".join(gate for gate in pod.gates if gate != names.QUOTA_GATE)
                 self.others[pod.key] = f"waits: other scheduling gates come first: {gates}"
-        self.gated.sort(key=lambda entry: (-entry.pod.priority, entry.pod.created, entry.key))
+        self.gated.sort(key=lambda entry: entry.rank)
         self.ahead = Ahead()
         for entry in self.inside:
             if entry.pod.unschedulable and not entry.owner:

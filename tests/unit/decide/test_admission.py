@@ -446,6 +446,62 @@ def test_a_pod_that_would_be_bound_at_once_keeps_its_gate_until_its_victims_are_
     assert evicted(result) == {"b/low": "b/high"}
 
 
+LEAVING = replace(BORROWED[3], terminating=True)
+GONE_FOR_P = {"a/p": Hold("uid-a-p", leaving=frozenset({LEAVING.uid}), gone=True)}
+WITH_C = (*BOTH, quota("c", {"cpu": 1000}))
+
+
+def test_what_victims_leave_is_nobody_elses_though_its_turn_be_before() -> None:
+    hot = gated("a/p", 1000, never_preempts=False, priority=1)
+    kept = "waits for pods on their way out; room is kept on n"
+    for waiting in (NOMINATED, hot):
+        for high in (gated("c/high", 1000, priority=5), gated("a/high", 1000, priority=5)):
+            there = (*BORROWED[:3], LEAVING, waiting, high)
+            result = decided(*there, quotas=WITH_C, nodes=FOUR, holds=GONE_FOR_P)
+            assert result.waits["a/p"] == kept
+            assert evicted(result) == {"b/y": high.key}
+            assert let_in(result) == {}
+            assert decided(*there, quotas=WITH_C, nodes=FOUR).waits[high.key] == kept
+
+
+def test_who_would_be_bound_to_what_victims_leave_for_another_keeps_its_gate() -> None:
+    """Nominations stop no higher priority. One that has room elsewhere waits only if the other was robbed before."""
+    full = (*BORROWED[:2], running("outside/o", 1000), LEAVING, NOMINATED)
+    high = gated("c/high", 1000, priority=5)
+    result = decided(*full, high, quotas=WITH_C, nodes=FOUR, holds=GONE_FOR_P)
+    assert result.decisions == ()
+    assert "room on n that is kept" in result.waits["c/high"]
+    assert let_in(decided(*full, gated("c/low", 1000), quotas=WITH_C, nodes=FOUR, holds=GONE_FOR_P)).keys() == {"c/low"}
+
+    gap = (running("b/old", 1000), LEAVING, inside("a/p", 2000, nominated="n"))
+    nodes = (cpus(3000), cpus(1000, "m"))
+    assert let_in(decided(*gap, high, quotas=WITH_C, nodes=nodes, holds=GONE_FOR_P)).keys() == {"c/high"}
+    robbed = {"a/p": replace(GONE_FOR_P["a/p"], vain=1)}
+    result = decided(*gap, high, quotas=WITH_C, nodes=nodes, holds=robbed)
+    assert result.decisions == ()
+    assert "room on n that is kept" in result.waits["c/high"]
+    assert let_in(decided(*gap, gated("c/low", 1000), quotas=WITH_C, nodes=nodes, holds=robbed)).keys() == {"c/low"}
+
+
+def test_what_victims_left_is_kept_for_one_without_a_nomination_too() -> None:
+    """For which kube-scheduler might preempt, and which it is yet to bind."""
+    hot = inside("a/p", 1000, how="free", priority=1, never_preempts=False)
+    there = (running("outside/o", 1000, on="m"), hot, gated("c/q", 1000))
+    nodes = (cpus(1000), cpus(1000, "m"))
+    assert let_in(decided(*there, quotas=WITH_C, nodes=nodes)) == {"c/q": "in-quota/free"}
+    left = {"a/p": Hold("uid-a-p", gone=True)}
+    assert decided(*there, quotas=WITH_C, nodes=nodes, holds=left).decisions == ()
+
+
+def test_one_that_is_not_bound_to_what_it_has_holds_up_nobody_for_long() -> None:
+    there = (*BORROWED[:2], running("outside/o", 1000), NOMINATED, gated("c/high", 1000, priority=5))
+    for seconds, found in ((14.0, set[str]()), (15.0, {"c/high"})):
+        left = {"a/p": Hold("uid-a-p", gone=True, seconds=seconds)}
+        result = decided(*there, quotas=WITH_C, nodes=FOUR, holds=left)
+        assert let_in(result).keys() == found
+        assert wake_seconds(result.holds["a/p"]) == (None if found else 1.0)
+
+
 def test_an_owner_is_let_in_before_room_is_kept_for_a_later_borrower_and_nobody_is_evicted_for_that() -> None:
     """All that quotas lend is used then: the borrower would be beyond it, and its victim would have gone in vain."""
     quotas = tuple(quota(name, {"gpu": 1}) for name in "ab")

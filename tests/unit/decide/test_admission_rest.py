@@ -44,7 +44,6 @@ class Cluster:
         """``make``: what it begins with."""
         self.stubborn = False
         self.changing = False
-        self.in_vain = False
         self.holds: Mapping[str, Hold] = {}
         self.rng = random.Random(seed)  # noqa: S311
         world = make(seed).snapshot
@@ -336,7 +335,7 @@ def run(cluster: Cluster) -> None:
         assert again.holds == admission.holds
         assert again.plan.geometries == admission.plan.geometries
         # No time passes unless the cluster is stubborn: so a hold ends only if others got what was left for it.
-        assert cluster.stubborn or cluster.in_vain or not any(hold.resting for hold in admission.holds.values())
+        assert cluster.stubborn or not any(hold.resting for hold in admission.holds.values())
         done = cluster.act(admission)
         moved = cluster.live()
         if step >= BUSY_STEPS and not done and not moved:
@@ -361,8 +360,6 @@ def test_a_world_of_quotas_comes_to_rest(seed: int) -> None:
 STUBBORN = (620, 3499)
 """Worlds in which one of two victims came back as often as it was evicted, as the other refused to go, and in which a
 protected pod was let in while pods of its own quota were still on their way out."""
-IN_VAIN = 1616
-"""A world in which what two have left is not enough for whom they left it once one is back, which comes before."""
 
 
 @pytest.mark.parametrize("seed", [*STUBBORN, *range(examples(60))])
@@ -372,14 +369,12 @@ def test_a_world_that_refuses_evictions_comes_to_rest(seed: int) -> None:
     run(cluster)
 
 
-@pytest.mark.parametrize("seed", [IN_VAIN, *range(examples(60))])
+@pytest.mark.parametrize("seed", [1616, *range(examples(60))])
 def test_a_world_of_groups_comes_to_rest(seed: int) -> None:
-    cluster = Cluster(seed, grouped_world)
-    cluster.in_vain = seed == IN_VAIN
-    run(cluster)
+    run(Cluster(seed, grouped_world))
 
 
-@pytest.mark.parametrize("seed", range(examples(60)))
+@pytest.mark.parametrize("seed", [1501, *range(examples(60))])
 def test_a_world_whose_quotas_change_and_whose_brain_starts_anew_comes_to_rest(seed: int) -> None:
     cluster = Cluster(seed, grouped_world if seed % 2 else random_world)
     cluster.changing, cluster.stubborn = True, seed % 3 == 0

@@ -360,8 +360,7 @@ class Rules:
                 allowed = not owner and each.priority < self.p.priority
             elif owner:
                 above = not self.within(its, share=False)
-                # Else it comes back before, or evicts in turn.
-                safe = each.priority <= self.p.priority and self.within(quota, share=False)
+                safe = self.within(quota, share=False)  # else it may evict in turn
                 allowed = self.over_quota(each) and above and (safe or self.takes_too_much(its, each, share=False))
             else:
                 entitled = self.within(quota, share=True, request=request)
