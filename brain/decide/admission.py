@@ -20,6 +20,7 @@ from brain.decide import partition
 from brain.decide.accounts import accounts
 from brain.decide.borrowers import Borrowers
 from brain.decide.decisions import Nominate, OpenGate
+from brain.decide.entitlement import passes
 from brain.decide.evicting import Evicting
 from brain.decide.governed import SYSTEM_NAMESPACE, governance
 from brain.decide.gpumemory import GpuMemory
@@ -32,6 +33,7 @@ from brain.decide.ledger import Books
 from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome, beneficiary, room_by
 from brain.decide.partition import Plan
 from brain.decide.passing import Passing
+from brain.decide.reclaim import Victim
 from brain.decide.waiting import BORROWER, Entry, Waiting
 from brain.decide.why import Reason
 from brain.model.hold import Hold
@@ -89,6 +91,14 @@ def admit(snapshot: Snapshot, gpu_memory_gb: int, release_namespace: str = "") -
     return Round(snapshot, memory, {SYSTEM_NAMESPACE, release_namespace}).run(opened)
 
 
+def _going(snapshot: Snapshot) -> Iterator[Pod]:
+    """Pods on their way out, those that have ended and whose MIG devices are not free yet among them."""
+    lingering = snapshot.lingering()
+    for pod in snapshot.pods:
+        if pod.node and (pod.key in lingering.get(pod.node, ()) if pod.ended else pod.terminating):
+            yield pod
+
+
 def _nominations(snapshot: Snapshot, plan: Plan, gated: Iterable[str]) -> Iterator[Nominate]:
     """Pods that room is made for and that the scheduler has refused, where it does not keep that room for them yet."""
     if not plan.made:
@@ -117,30 +127,32 @@ class Round:
         self._governed = governed.of
         self._accounts = accounts(snapshot, memory)
         self._books = Books(governed.counting)
-        self._holds = Holds(snapshot)
+        self._going = list(_going(snapshot))
+        self._holds = Holds(snapshot, self._going)
         self.waiting = Waiting(snapshot, governed.of, memory, self._holds)
-        self.land = Land(snapshot)
+        self._due = self._yet_to_go()
+        self.land = Land(snapshot, {victim.pod.key for victim in self._due})
         self._as_it_is = Ground(self.land, now=True)
-        self._going = [pod for pod in snapshot.pods if pod.terminating and pod.node and not pod.ended]
-        self._leaving = frozenset(pod.node for pod in self._going)
+        self._leaving = frozenset(pod.node for pod in self._going).union(self.land.lingering)
         self._outcome = Outcome(snapshot, memory, self.waiting.others)
         for known in self._accounts.values():
             self._books.now.charge(known.quota, known.now)
             self._books.later.charge(known.quota, known.later)
         for entry in self.waiting.inside:
             self._books.charge(entry.quota, entry.request, summed=entry.summed)
-        self._expects: Mapping[str, str] = {}
-        if self._leaving:
-            self._expects = expecting(self.land, self.waiting, self._books, self._leaving, self._holds)
-        self._kept = Kept(self.land, self._as_it_is, ())
+        self._expects = self._expecting()
+        self._kept = Kept((), self._as_it_is, self._as_it_is, self._as_it_is)
 
     def run(self, opened: Sequence[OpenGate]) -> Admission:
         """What follows; ``opened`` are written besides."""
         passing = Passing(self._books, self.waiting, self._expects)
         housing = Housing(self._snapshot, self.land, self.waiting, self._expects, self._leaving)
         accepted, plan = self._settled(passing, housing)
-        self._kept = Kept(self.land, self._as_it_is, list(self._promises(housing, plan)))
-        held = self._let_in(accepted, plan)
+        places = housing.places(plan)
+        if promises := list(self._promises(places)):
+            keys = {promise.entry.key for promise in promises}
+            self._kept = Kept(promises, self._as_it_is, housing.in_the_end(plan, keys), housing.in_the_end(plan))
+        held = self._let_in(accepted, plan, places)
         self._reclaim({entry.key for entry in accepted}, passing.kept, housing, plan)
         self._tell_whom(passing.unlent)
         outcome = self._outcome
@@ -150,15 +162,32 @@ class Round:
         reclaiming = frozenset(entry.key for entry, _ in outcome.reclaims)
         return Admission(plan, decisions, held, outcome.waits, outcome.about, reclaiming, holds)
 
-    def _promises(self, housing: Housing, plan: Plan) -> Iterator[Promise]:
-        """What is kept for those that others have gone for, or are about to."""
-        placed = {pod.key: node for pod, node in housing.placed}
+    def _yet_to_go(self) -> Sequence[Victim]:
+        """Those that are yet to follow others that have gone for a pod, as where their eviction was refused."""
+        held = [entry.pod for entry in (*self.waiting.gated, *self.waiting.inside) if entry.held]
+        uids = self._holds.evicting(held)
+        return [v for known in self._accounts.values() for v in known.standing if v.pod.uid in uids] if uids else ()
+
+    def _expecting(self) -> Mapping[str, str]:
+        """Who gets the room of those on their way out, and of those that are yet to go, by key with the node."""
+        nodes = self._leaving.union(victim.pod.node for victim in self._due)
+        if not nodes:
+            return {}
+        borrowed = [(victim.quota, victim.request) for victim in self._due if victim.quota is not None]
+        for quota, request in borrowed:
+            self._books.later.discharge(quota, request)
+        found = expecting(self.land, self.waiting, self._books, nodes, self._holds)
+        for quota, request in borrowed:
+            self._books.later.charge(quota, request)
+        return found
+
+    def _promises(self, places: Mapping[str, str]) -> Iterator[Promise]:
+        """What is kept for those that others went for."""
         for entry in (*self.waiting.inside, *self.waiting.gated):
             if entry.held:
-                found = (of.get(entry.key) for of in (self._expects, plan.assigned, placed))
-                node = next((node for node in found if node is not None), entry.pod.nominated)
+                node = places.get(entry.key, entry.pod.nominated)
                 if node in self.land.nodes:
-                    yield Promise(entry.pod, node, self._holds.robbed(entry.pod))
+                    yield Promise(entry, node, self._holds.robbed(entry.pod))
 
     def _settled(self, passing: Passing, housing: Housing) -> tuple[list[Entry], Plan]:
         """Those that pass and have room, and the plan that gives it to them: made again without those without."""
@@ -175,6 +204,7 @@ class Round:
                 else:
                     self._books.discharge(entry.quota, entry.request)
             without |= {entry.key for entry in homeless}
+            without |= self._alike(homeless, {entry.key for entry in accepted}, why)
             planned = any(entry.key in plan.assigned for entry in homeless)
             accepted = [entry for entry in accepted if entry.key not in without]
             if last or not homeless:
@@ -188,6 +218,28 @@ class Round:
                 break
         return accepted, replace(plan, why={key: why_ for key, why_ in why.items() if key not in plan.assigned})
 
+    def _alike(self, homeless: Sequence[Entry], accepted: Set[str], why: dict[str, Reason]) -> Set[str]:
+        """Of those that were not accepted, who passes now, and finds no room as one that is like it found none.
+
+        Asked one after the other, they would take up all plans of the round, and those behind them would have none.
+        """
+        first: dict[object, Entry] = {}
+        for entry in homeless:
+            if entry.pod.group not in self.waiting.needs and entry.key not in self._expects:
+                first.setdefault(self.land.shape(entry.pod), entry)
+        first.pop(None, None)
+        found = set()
+        for entry in self.waiting.gated if first else ():
+            like = first.get(self.land.shape(entry.pod))
+            apart = entry.key in accepted or entry.key in self._expects or entry.pod.group in self.waiting.needs
+            if like is None or apart or not passes(self._books.now, entry.quota, entry.pod, entry.request):
+                continue
+            entry.wait = entry.about = ""
+            if like.key in why:
+                why[entry.key] = why[like.key]
+            found.add(entry.key)
+        return found
+
     def _planned(self, accepted: Sequence[Entry], passing: Passing) -> Plan:
         """A plan in which nobody else takes the room that pods were evicted for.
 
@@ -198,7 +250,7 @@ class Round:
         robbed = [
             entry
             for entry in (*self.waiting.inside, *accepted)
-            if entry.key not in plan.assigned and entry.key not in self._expects and self._made_room(entry.pod)
+            if entry.key not in plan.assigned and entry.key not in self._expects and self._made_room(entry)
         ]
         if not robbed:
             return plan
@@ -211,10 +263,11 @@ class Round:
         other = partition.plan(self._virtual(accepted, passing, behind))
         return other if any(entry.key in other.assigned for entry in robbed) else plan
 
-    def _made_room(self, pod: Pod) -> bool:
+    def _made_room(self, entry: Entry) -> bool:
         """Whether pods were evicted for one, and have gone, as far as that can be seen."""
+        pod = entry.pod
         if pod.gated:
-            return self._holds.freed(pod)
+            return entry.held
         kept = room_by(pod) == RECLAIMED and pod.unschedulable and pod.nominated in self.land.nodes
         return kept and self._as_it_is.fits(pod, pod.nominated)
 
@@ -231,9 +284,14 @@ class Round:
         _Last.copies = copies
         return self._snapshot.instead({key: copy for key, (_, _, copy) in copies.items()})
 
-    def _let_in(self, accepted: Sequence[Entry], plan: Plan) -> frozenset[str]:
+    def _let_in(self, accepted: Sequence[Entry], plan: Plan, places: Mapping[str, str]) -> frozenset[str]:
         """Let those in that have their room, or will; the nodes whose order waits for that."""
         held: set[str] = set()
+        tempting: dict[str, Promise] = {}
+        for entry in accepted:
+            given = "" if plan.made.get(entry.key) else places.get(entry.key, "")
+            if promise := self._kept.tempting(entry, given):
+                tempting[self._unit(entry)] = promise
         for entry in accepted:
             node, made = plan.assigned.get(entry.key, ""), plan.made.get(entry.key)
             # One that fits there already would take what is to go for another.
@@ -241,17 +299,22 @@ class Round:
                 self._outcome.waits[entry.key] = f"waits: room is made on {node}"
                 self._holds.goes_on(entry.pod)
                 continue
-            if tempting := self._kept.tempting(entry.pod, now=not made):
-                self._outcome.waits[entry.key] = told(tempting)
-                self._holds.goes_on(entry.pod)
+            if promise := tempting.get(self._unit(entry)):
+                self._outcome.waits[entry.key] = told(promise)
                 continue
             if made:
                 held.add(node)
             self._outcome.open(entry, MADE if made else FREE, node)
         for entry in self.waiting.inside:
-            if plan.made.get(entry.key) and not entry.pod.unschedulable:
-                held.add(plan.assigned[entry.key])
+            if plan.made.get(entry.key):
+                self._holds.goes_on(entry.pod)
+                if not entry.pod.unschedulable:
+                    held.add(plan.assigned[entry.key])
         return frozenset(held)
+
+    def _unit(self, entry: Entry) -> str:
+        """What goes in together with a pod: its group, where that has a minimum, or it alone."""
+        return entry.pod.group if entry.pod.group in self.waiting.needs else entry.key
 
     def _reclaim(self, accepted: Set[str], kept: Set[str], housing: Housing, plan: Plan) -> None:
         """Look for room that others must leave, for those who are still without, owners first."""

@@ -144,11 +144,12 @@ class Evicting:
     def _timely(self, entry: Entry, *, idle: bool = False) -> Reclaim | None:
         """See :meth:`found`; nobody has to go where pods of its quota that go already keep it out for longer.
 
-        As that may take long, or for ever, others would have the room again before it.
+        As that may take long, or for ever, others would have the room again before it. But those that others have gone
+        for go on: what these left is kept.
         """
         pod, quota = entry.pod, entry.quota
         found, going = self.found(entry, idle=idle), self._going[quota.key]
-        if found is None or not (found.victims and pod.gated and going):
+        if found is None or entry.held or not (found.victims and pod.gated and going):
             return found
         used = self._books.later.used[quota.key] + going
         for victim in found.victims:
@@ -262,7 +263,7 @@ class Evicting:
         refusals = self._books.now.refusals(entry.quota, entry.request)
         if any(refusal.rule == "max" for refusal in refusals):
             return True
-        return self._as_it_is.has_room(pod) or bool(self._kept.tempting(pod))
+        return self._as_it_is.has_room(pod) or self._kept.tempting(entry) is not None
 
     def _count(self, entry: Entry, found: Reclaim, *, charge: bool = True) -> None:
         """From here on in this round the victims are gone, and the pod is there."""
@@ -293,8 +294,9 @@ class Evicting:
             and now.owns(entry.quota, entry.request)
             and not self._outcome.hot(pod)
         ):
-            if tempting := self._kept.tempting(pod):
-                self._outcome.waits[entry.key] = told(tempting)
+            if promise := self._kept.tempting(entry):
+                self._outcome.waits[entry.key] = told(promise)
+                self._books.charge(entry.quota, entry.request, summed=False)
                 return
             # So that an autoscaler sees it and may add nodes.
             entry.owner = True

@@ -36,9 +36,13 @@ _MOST_HOLDERS: Final = 8
 class Land:
     """The nodes of a snapshot, and on which of them a pod may run; one for all that a round looks at."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, due: Set[str] = frozenset()) -> None:
+        """``due``: keys of pods that are yet to follow others that have gone for one."""
         self._snapshot = snapshot
+        self.due = due
+        self.lingering = snapshot.lingering()
         self._suiting: dict[object, tuple[str, ...]] = {}
+        self._shapes: dict[str, object | None] = {}
         self._neighbours: Neighbours | None = None
         self.nodes = {node.name: node for node in sorted(snapshot.nodes, key=attrgetter("name"))}
         self.bound = snapshot.bound()
@@ -46,6 +50,14 @@ class Land:
     def alone(self, pod: Pod) -> bool:
         """Whether no other pod has a say in where the pod may run."""
         return not (pod.affinity or pod.anti_affinity or pod.spread or self._snapshot.avoiding())
+
+    def shape(self, pod: Pod) -> object | None:
+        """What says where a pod fits; None where other pods have a say in it."""
+        if pod.key not in self._shapes:
+            asks, selector = (tuple(sorted(of.items())) for of in (pod.request, pod.node_selector))
+            shape = asks, selector, pod.node_affinity, pod.tolerations
+            self._shapes[pod.key] = None if pod.host_ports or not self.alone(pod) else shape
+        return self._shapes[pod.key]
 
     def suiting(self, pod: Pod) -> Sequence[str]:
         """Nodes that the pod may run on, however full, by name."""
@@ -71,10 +83,15 @@ class Ground:
         geometries: Mapping[str, Mapping[int, Geometry]] | None = None,
         *,
         now: bool = False,
+        due: bool = False,
     ) -> None:
-        """``assigned`` and ``geometries`` are what a plan does. ``now``: pods on their way out are still there."""
+        """``assigned`` and ``geometries`` are what a plan does.
+
+        ``now``: pods on their way out are still there; ``due``: those that are yet to go are not, either.
+        """
         self._land = land
         self._now = now
+        self._due = land.due if due else frozenset[str]()
         self._given: defaultdict[str, list[Pod]] = defaultdict(list)
         for pod, node in assigned:
             self._given[node].append(pod)
@@ -84,11 +101,8 @@ class Ground:
         self._grids = Grids()
 
     def shape(self, pod: Pod) -> object | None:
-        """What says where a pod fits; None where other pods have a say in it."""
-        if pod.host_ports or not self._land.alone(pod):
-            return None
-        asks, selector = (tuple(sorted(of.items())) for of in (pod.request, pod.node_selector))
-        return asks, selector, pod.node_affinity, pod.tolerations
+        """See :meth:`Land.shape`."""
+        return self._land.shape(pod)
 
     def suiting(self, pod: Pod) -> Sequence[str]:
         """See :meth:`Land.suiting`."""
@@ -162,7 +176,10 @@ class Ground:
 
     def _made(self, name: str) -> Room:
         node, pods = self._land.nodes[name], self._land.bound.get(name, ())
-        leaving = set() if self._now else {pod.key for pod in pods if pod.terminating}
+        leaving = set[str]()
+        if not self._now:
+            leaving |= {pod.key for pod in pods if pod.terminating or pod.key in self._due}
+            leaving |= self._land.lingering.get(name, frozenset())
         agent = node.agent
         if agent is not None:
             gpus = tuple(

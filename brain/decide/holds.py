@@ -8,7 +8,7 @@ when a hold stands is in the snapshot; who is evicted is not decided here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Final
 
@@ -32,15 +32,19 @@ RESTING: Final = "waits: evictions for it had no success; what they free is not 
 class Holds:
     """The holds of one round."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, going: Iterable[Pod]) -> None:
+        """``going``: pods on their way out."""
         self._leaving: defaultdict[str, set[str]] = defaultdict(set)
-        standing: set[str] = set()
-        for pod in snapshot.pods:
-            if pod.node and not pod.ended:
-                if pod.terminating:
-                    self._leaving[pod.node].add(pod.uid)
-                else:
-                    standing.add(pod.uid)
+        known = set()
+        for pod in going:
+            self._leaving[pod.node].add(pod.uid)
+            known.add((pod.node, pod.key))
+        # Of pods that are no more, but for their devices, nobody knows the uid.
+        gone = {(node, key) for node, keys in snapshot.lingering().items() for key in keys} - known
+        for node, key in gone:
+            self._leaving[node].add(key)
+        self._nameless = {key for _, key in gone}
+        standing = {pod.uid for pod in snapshot.pods if pod.node and not (pod.ended or pod.terminating)}
         self._there = there = standing.union(*self._leaving.values())
         self._last = {key: _judged(hold, standing, there) for key, hold in snapshot.holds.items()}
         self._now: dict[str, Hold] = {}
@@ -55,17 +59,14 @@ class Holds:
         hold = self._of(pod)
         return hold is not None and hold.gone and not (hold.resting or (hold.spent and hold.seconds >= OVERDUE_SECONDS))
 
+    def evicting(self, pods: Iterable[Pod]) -> Set[str]:
+        """Uids of the pods that were to be evicted for some in the last round."""
+        return frozenset[str]().union(*(hold.evicting for pod in pods if (hold := self._of(pod)) is not None))
+
     def robbed(self, pod: Pod) -> bool:
-        """Whether others were to follow some that had gone for a pod, as it did not get what these had left."""
+        """Whether others had to follow some that had gone for a pod, as it did not get what these had left."""
         hold = self._of(pod)
         return hold is not None and hold.vain > 0
-
-    def freed(self, pod: Pod) -> bool:
-        """Whether room was kept for a pod in the last round, and all have gone by now that were to leave it."""
-        hold = self._of(pod)
-        if hold is None or hold.resting or hold.spent:
-            return False
-        return self._there.isdisjoint(hold.evicting | hold.leaving)
 
     def keeps(self, pod: Pod, found: Reclaim) -> bool:
         """Whether room may be kept for a pod as others leave it; if so, it is from now on."""
@@ -77,9 +78,10 @@ class Holds:
                 return False
         elif hold is not None:
             others = hold.gone and not evicting <= hold.evicting
-            new = replace(
-                new, tries=hold.tries, seconds=hold.seconds, gone=hold.gone and not others, vain=hold.vain + others
-            )
+            those = new.evicting | new.leaving
+            same = not those.isdisjoint(hold.evicting | hold.leaving) or those <= self._nameless
+            gone = hold.gone and same and not others
+            new = replace(new, tries=hold.tries, seconds=hold.seconds, gone=gone, vain=hold.vain + others)
             if new.vain > MOST_VAIN:
                 self._now[pod.key] = _ended(new)
                 return False

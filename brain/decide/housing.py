@@ -35,7 +35,7 @@ def expecting(land: Land, waiting: Waiting, books: Books, leaving: Set[str], hol
         land: the nodes.
         waiting: those that wait.
         books: what is used; changed meanwhile, and left as it was.
-        leaving: nodes that have pods on their way out.
+        leaving: nodes that have pods on their way out, or that are yet to go.
         holds: for whom room may be kept.
     """
     gated = [entry for entry in waiting.gated if not holds.rests(entry.pod)]
@@ -63,7 +63,7 @@ class _Later:
         self._land = land
         self._books = books
         self._leaving = leaving
-        self._ground = Ground(land)
+        self._ground = Ground(land, due=True)
         self._full: set[object] = set()
         self._given: list[tuple[Entry, str]] = []
 
@@ -96,7 +96,7 @@ class _Later:
         """Take back what was given last, down to so many."""
         self.discharge(start)
         del self._given[start:]
-        self._ground = Ground(self._land)
+        self._ground = Ground(self._land, due=True)
         self._full.clear()
         for entry, node in self._given:
             self._ground.take(entry.pod, node)
@@ -143,18 +143,32 @@ class Housing:
             ground.take(pod, node)
         return ground
 
+    def places(self, plan: Plan) -> Mapping[str, str]:
+        """By key, where pods get room, now or once others have gone."""
+        return {**self._expects, **{pod.key: node for pod, node in self.placed}, **plan.assigned}
+
+    def in_the_end(self, plan: Plan, without: Set[str] = frozenset()) -> Ground:
+        """The nodes once all have gone that will, and all have their room that get some, but some."""
+        pods = {pod.key: pod for pod in self._snapshot.unbound() if pod.key not in without}
+        assigned = [(pods[key], node) for key, node in plan.assigned.items() if key in pods]
+        ground = Ground(self._land, assigned, plan.geometries, due=True)
+        for key, node in self.places(plan).items():
+            if key in pods and key not in plan.assigned and ground.fits(pods[key], node):
+                ground.take(pods[key], node)
+        return ground
+
     def homeless(self, accepted: Sequence[Entry], plan: Plan) -> list[Entry]:
         """Those that pass and have no room; what asks for no MIG device gets its room here."""
         now, kept = self._ground(plan, now=True), self._kept_room()
         self.placed = []
         self._untried.clear()
-        for pod in self._snapshot.unbound():
-            due = pod.nominated or not pod.unschedulable or pod.key in self._held
-            if pod.waiting and not pod.mig_request and due:
-                node = self._first_fit(pod, now)
-                if node is not None:
-                    now.take(pod, node)
-                    self.placed.append((pod, node))
+        plain = [pod for pod in self._snapshot.unbound() if pod.waiting and not pod.mig_request]
+        due = [pod for pod in plain if pod.nominated or not pod.unschedulable or pod.key in self._held]
+        for pod in sorted(due, key=lambda pod: not pod.nominated):
+            node = self._first_fit(pod, now)
+            if node is not None:
+                now.take(pod, node)
+                self.placed.append((pod, node))
         found = []
         short: defaultdict[str, int] = defaultdict(int)
         displaced: dict[str, list[Entry]] = {}
@@ -216,8 +230,7 @@ class Housing:
 
     def _in_place_of_later(self, entry: Entry, accepted: Sequence[Entry], plan: Plan) -> tuple[str | None, list[Entry]]:
         """Where a pod without MIG devices fits if those of later turns wait that the plan put there, not knowing it."""
-        rank = entry.tier, -entry.pod.priority
-        later = [e for e in accepted if e.key in plan.assigned and (e.tier, -e.pod.priority) > rank]
+        later = [e for e in accepted if e.key in plan.assigned and e.turn > entry.turn]
         if not later:
             return None, []
         gone = {each.key for each in later}
@@ -230,7 +243,7 @@ class Housing:
 
     def _kept_room(self) -> Ground:
         """The nodes once pods have gone that are on their way out, and those are there that get their room."""
-        ground = Ground(self._land)
+        ground = Ground(self._land, due=True)
         pods = {pod.key: pod for pod in self._snapshot.unbound()} if self._expects else {}
         for key, node in self._expects.items():
             ground.take(pods[key], node)

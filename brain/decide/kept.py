@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from brain.decide.ground import Ground, Land
-from brain.model.pod import Pod
+from brain.decide.ground import Ground
+from brain.decide.waiting import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Room on a node, for a pod that others go for; ``robbed``: whether somebody else got what was left for it once."""
+    """Room on a node for a pod that others went for; ``robbed``: whether more had to, as others got what was left."""
 
-    pod: Pod
+    entry: Entry
     node: str
     robbed: bool
 
@@ -25,34 +25,42 @@ class Promise:
 class Kept:
     """What is kept in one round."""
 
-    def __init__(self, land: Land, as_it_is: Ground, promises: Sequence[Promise]) -> None:
-        """``as_it_is``: the nodes as they are now."""
+    def __init__(self, promises: Sequence[Promise], as_it_is: Ground, without: Ground, beside: Ground) -> None:
+        """What a round knows.
+
+        Args:
+            promises: what is kept.
+            as_it_is: the nodes as they are now.
+            without: the nodes once all are there that get room, but those that something is kept for.
+            beside: the same with these.
+        """
         self._promises = promises
         self._as_it_is = as_it_is
-        self._without, self._with = Ground(land), Ground(land)
-        for promise in promises:
-            if self._with.fits(promise.pod, promise.node):
-                self._with.take(promise.pod, promise.node)
+        self._without = without
+        self._beside = beside
 
-    def tempting(self, pod: Pod, *, now: bool = False) -> str:
-        """The node where a pod that is let in might be bound to what is kept for another; empty: none.
+    def tempting(self, entry: Entry, given: str = "") -> Promise | None:
+        """What a pod that is let in might be bound to, though it is kept for one whose turn is before.
 
-        ``now``: it has room elsewhere, so it will be bound while those on their way out are still there. It is to wait
-        only for those that were robbed before.
+        Not for one of its group. ``given``: the node where it gets room, if any: it will be bound at once, so it is to
+        wait only for those that were robbed before.
         """
-        nodes = {
-            each.node
-            for each in self._promises
-            if (each.robbed or not now) and (each.pod.nominated != each.node or each.pod.priority < pod.priority)
-        }
-        nodes -= {each.node for each in self._promises if each.pod is pod}
-        ground = self._as_it_is if now else self._without
-        for node in sorted(nodes.intersection(ground.suiting(pod)) if nodes else ()):
-            if ground.fits(pod, node, change=False) and not self._with.fits(pod, node, change=False):
-                return node
-        return ""
+        pod = entry.pod
+        ground = self._as_it_is if given else self._without
+        for promise in self._promises:
+            other = promise.entry.pod
+            if (promise.node == given or (given and not promise.robbed)) or promise.entry.rank >= entry.rank:
+                continue
+            if (pod.group and pod.group == other.group) or promise.node not in ground.suiting(pod):
+                continue
+            stopped = other.nominated == promise.node and other.priority >= pod.priority
+            if stopped or not ground.fits(pod, promise.node, change=False):
+                continue
+            if not self._beside.fits(pod, promise.node, change=False):
+                return promise
+        return None
 
 
-def told(node: str) -> str:
+def told(promise: Promise) -> str:
     """What one waits for that might be bound to what is kept for another."""
-    return f"waits: kube-scheduler might bind it to room on {node} that is kept for a pod that others left it for"
+    return f"waits: kube-scheduler might bind it to room on {promise.node} that is kept for {promise.entry.key}"

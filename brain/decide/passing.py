@@ -70,14 +70,14 @@ class Passing:
     def earlier(self, entries: Sequence[Entry], without: Container[str]) -> bool:
         """Whether one that was refused passes before some of the accepted, which are not charged meanwhile."""
         inside = {entry.key for entry in entries}
-        latest = max(((entry.tier, -entry.pod.priority) for entry in entries), default=(OWNER, 0))
+        latest = max((entry.turn for entry in entries), default=(OWNER, False, 0))
         lowest: dict[str, int] = {}
         for entry in entries:
             lowest[entry.quota.key] = min(lowest.get(entry.quota.key, entry.pod.priority), entry.pod.priority)
         return any(
             passes(self._books.now, entry.quota, entry.pod, entry.request)
             and (
-                (natural(entry, self._books.now), -entry.pod.priority) < latest
+                (natural(entry, self._books.now), not entry.held, -entry.pod.priority) < latest
                 or entry.pod.priority > lowest.get(entry.quota.key, entry.pod.priority)
             )
             for entry in self._waiting.gated

@@ -41,7 +41,7 @@ class Entry:
         tier: in which tier its turn is.
         wait: what its quota keeps it waiting for; empty where it passes.
         about: the same without the figures that change with every pod; empty where it holds none.
-        held: whether others have gone for it, or are about to: what they leave is nobody else's.
+        held: whether others went for it, or are on their way out: what they leave is nobody else's.
         key: the pod's key.
     """
 
@@ -64,9 +64,14 @@ class Entry:
         return names.IN_QUOTA if self.owner else names.OVER_QUOTA
 
     @property
+    def turn(self) -> tuple[int, bool, int]:
+        """When its turn is: the lowest first; of equals the oldest."""
+        return self.tier, not self.held, -self.pod.priority
+
+    @property
     def rank(self) -> tuple[int, bool, int, int, str]:
-        """When its turn is: the lowest first."""
-        return self.tier, not self.held, -self.pod.priority, self.pod.created, self.pod.key
+        """When its turn is, among equals, too."""
+        return *self.turn, self.pod.created, self.pod.key
 
     @property
     def summed(self) -> bool:

@@ -12,11 +12,12 @@ class Hold:
     Attributes:
         uid: of the pod.
         evicting: uids of the pods to be evicted for it.
-        leaving: uids of the pods on their way out where its room will be.
+        leaving: uids of the pods on their way out where its room will be; keys of those that are no more, but for what
+            they held.
         tries: how often it has ended, because no eviction succeeded for too long, or those that did were in vain.
         resting: whether it has ended, and nothing is kept for the pod.
         seconds: since it began or an eviction last succeeded; while it rests, since it ended.
-        gone: whether some have gone for the pod.
+        gone: whether some went for the pod, or are on their way out.
         vain: how often others were to follow some that had gone, because the pod did not get what these had left.
     """
 

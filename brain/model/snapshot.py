@@ -59,6 +59,13 @@ class Snapshot:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""
         return _grouped(self.pods).bound
 
+    def lingering(self) -> Mapping[str, frozenset[str]]:
+        """By node name, keys of pods that its agent shows as holders of MIG devices though they have ended or gone.
+
+        What they hold is about to be free: an agent looks ten times a second. Nodes without any are left out.
+        """
+        return _lingering(self)
+
     def running(self) -> Mapping[str, tuple[Pod, ...]]:
         """By namespace, its pods in phase Running, by key; namespaces without any are left out."""
         return _grouped(self.pods).running
@@ -106,6 +113,26 @@ _LABELLED: Final = "labelled"
 _FAILED: Final = "failed"
 
 
+def _lingering(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
+    bound, last, _Last.holders = snapshot.bound(), _Last.holders, {}
+    found: dict[str, frozenset[str]] = {}
+    for node in snapshot.nodes:
+        if node.agent is None:
+            continue
+        pods = bound.get(node.name, ())
+        known = last.get(node.name)
+        if known is None or known[0] is not node or known[1] is not pods:
+            known = node, pods, frozenset(node.agent.held.keys() - {pod.key for pod in pods})
+        _Last.holders[node.name] = known
+        if known[2]:
+            found[node.name] = known[2]
+    if not found:
+        return found
+    # The kubelet may know a pod before the API server's word that it is bound comes.
+    coming = {pod.key for pod in snapshot.unbound() if not pod.gates}
+    return {name: left for name, keys in found.items() if (left := keys - coming)}
+
+
 def _traits(pod: Pod) -> Iterator[str]:
     """What few pods of a large cluster have."""
     if not pod.node:
@@ -147,11 +174,13 @@ class _Groups:
 class _Last:
     """The groups of the snapshot asked for last; one at a time, so that no more is kept than one snapshot's pods.
 
-    Beside it, those of the last that was made from one by :meth:`Snapshot.instead`.
+    Beside it, those of the last that was made from one by :meth:`Snapshot.instead`, and by node name, what was asked
+    for its lingering pods, and these.
     """
 
     groups = _Groups()
     beside = _Groups()
+    holders: dict[str, tuple[Node, tuple[Pod, ...], frozenset[str]]] = {}  # noqa: RUF012 - replaced as a whole
 
 
 def _grouped(pods: tuple[Pod, ...]) -> _Groups:

@@ -464,6 +464,114 @@ def test_what_victims_leave_is_nobody_elses_though_its_turn_be_before() -> None:
             assert decided(*there, quotas=WITH_C, nodes=FOUR).waits[high.key] == kept
 
 
+def test_nobody_else_goes_while_devices_of_who_has_ended_are_not_free_yet() -> None:
+    """Between its end, or that of its object, and its agent's next look; of its name may be a new pod."""
+    quotas = tuple(quota(name, {names.GPU_MEMORY: least}) for name, least in (("a", 20), ("b", 10), ("c", 20)))
+    where = node("n", [gpu(0, "3g.20gb@0u:b/x 3g.20gb@4u:b/y")])
+    there = (inside("a/p", 0, {"3g.20gb": 1}, nominated="n"), running("b/x", 0, {"3g.20gb": 1}, created=9))
+    last = running("b/y", 0, {"3g.20gb": 1})
+    assert evicted(decided(*there, last, quotas=quotas, nodes=(where,))) == {"b/x": "a/p"}
+    some = {"a/p": Hold("uid-a-p", frozenset({last.uid}))}
+    for gone in ([replace(last, phase="Succeeded")], [], [gated("b/y", 0, {"3g.20gb": 1})]):
+        for holds in ({}, some):
+            result = decided(*there, *gone, quotas=quotas, nodes=(where,), holds=holds)
+            assert result.decisions == ()
+            assert result.waits["a/p"] == "waits for pods on their way out; room is kept on n"
+            assert result.holds["a/p"].gone == bool(holds)
+            assert not result.holds["a/p"].spent, "it ends if that lasts"
+    coming = replace(gated("b/y", 0, {"3g.20gb": 1}), gates=())
+    assert evicted(decided(*there, coming, quotas=quotas, nodes=(where,))) == {"b/x": "a/p"}
+
+
+def test_two_that_were_robbed_do_not_keep_each_other_out() -> None:
+    there = (running("outside/o", 1000, on="k"),)
+    nodes = (cpus(1000), cpus(1000, "m"), cpus(1000, "k"))
+    robbed = {key: Hold(f"uid-{key.replace('/', '-')}", gone=True, vain=1) for key in ("a/p", "a/q", "c/q")}
+    for group in ("", "job/a/j"):
+        keys = ("a/p", "a/q" if group else "c/q")
+        pair = [gated(key, 1000, never_preempts=False, priority=1, group=group, group_min=2) for key in keys]
+        result = decided(*there, *pair, quotas=WITH_C, nodes=nodes, holds=robbed)
+        assert "a/p" in let_in(result)
+        assert len(let_in(result)) == (2 if group else 1)
+
+
+def test_a_group_keeps_its_gates_where_one_of_it_must() -> None:
+    """It fits in what one was robbed of before, and the other's room is elsewhere."""
+    where = replace(cpus(3000), labels={"name": "n"})
+    robbed = inside("a/p", 2000, nominated="n", node_selector={"name": "n"})
+    pair = [gated(f"c/g{n}", 1000 * n, priority=5, group="job/c/j", group_min=2) for n in (1, 2)]
+    there = (running("b/old", 1000), LEAVING, robbed)
+    quotas = (*BOTH, quota("c", {"cpu": 3000}))
+    holds = {"a/p": replace(GONE_FOR_P["a/p"], vain=1)}
+    assert let_in(decided(*there, *pair, quotas=quotas, nodes=(where, cpus(3000, "m")), holds=holds)) == {}
+
+
+def test_an_owner_that_keeps_its_gate_for_another_keeps_its_min() -> None:
+    full = (*BORROWED[:2], running("outside/o", 1000), LEAVING, NOMINATED)
+    pair = (gated("c/high", 1000, priority=5), gated("c/low", 900))
+    assert decided(*full, *pair, quotas=WITH_C, nodes=FOUR, holds=GONE_FOR_P).decisions == ()
+
+
+def test_an_owner_does_not_wait_for_what_a_borrower_was_robbed_of() -> None:
+    quotas = (quota("a", {"cpu": 0}), quota("b", {"cpu": 4000}), quota("c", {"cpu": 1000}))
+    waiting = inside("a/p", 2000, nominated="n", reservation="over-quota/reclaim/n", priority=1)
+    there = (running("a/low", 1000), replace(running("a/z", 1000, priority=-1), terminating=True), waiting)
+    holds = {"a/p": Hold("uid-a-p", leaving=frozenset({"uid-a-z"}), gone=True, vain=1)}
+    owner = gated("c/high", 1000, priority=5)
+    result = decided(*there, owner, quotas=quotas, nodes=(cpus(3000), cpus(1000, "m")), holds=holds)
+    assert let_in(result) == {"c/high": "in-quota/free"}
+
+
+def test_who_needs_no_device_does_not_displace_one_that_others_went_for() -> None:
+    where = node("n", [gpu(0, "1g.5gb@0f")])
+    where = replace(where, allocatable={**where.allocatable, "cpu": 1000})
+    waiting = gated("a/p", 1000, {"1g.5gb": 1}, never_preempts=False)
+    there = (running("outside/o", priority=-1), waiting, gated("c/high", 1000, priority=5))
+    holds = {"a/p": Hold("uid-a-p", frozenset({"uid-gone"}), gone=True)}
+    assert let_in(decided(*there, quotas=WITH_C, nodes=(where,), holds=holds)).keys() == {"a/p"}
+
+
+def test_who_is_nominated_has_its_room_there_though_others_that_are_not_come_first_by_name() -> None:
+    nodes = tuple(replace(cpus(cpu, name), labels={"name": name}) for name, cpu in (("m", 2000), ("n", 1000)))
+    hot = inside("a/p", 1000, how="free", priority=1, never_preempts=False)
+    other = inside("c/q", 1000, nominated="m", node_selector={"name": "m"}, reservation="in-quota/reclaim/m")
+    there = (running("b/z", 1000, on="m"), hot, other)
+    quotas = (A, quota("b", {"cpu": 0}), quota("c", {"cpu": 1000}))
+    holds = {"a/p": Hold("uid-a-p", gone=True)}
+    assert evicted(decided(*there, quotas=quotas, nodes=nodes, holds=holds)) == {}
+
+
+def test_many_for_whom_there_is_no_room_do_not_use_up_what_is_lent() -> None:
+    """One after the other passes, finds none, and leaves the rest of what is lent to the next, which is like it."""
+    quotas = (quota("a", {"cpu": 5000}), quota("b", {"cpu": 1000}))
+    big = [gated(f"a/big{n}", 2000, priority=1, created=n) for n in range(12)]
+    there = (running("b/one", 1000), running("a/one", 1000, on="m"), *big, gated("a/small", 1000, created=99))
+    result = decided(*there, quotas=quotas, nodes=(cpus(2000), cpus(2000, "m")))
+    assert let_in(result)["a/small"] == "in-quota/free"
+    assert {result.waits[each.key] for each in big} == {"waits: no node has room"}
+
+
+def test_what_one_victim_left_is_kept_while_another_is_yet_to_go() -> None:
+    """As when its eviction was refused."""
+    pair, back = inside("a/p", 2000, nominated="n"), gated("b/back", 1000, created=9)
+    quotas = (*BOTH, quota("c", {"cpu": 4000}))
+    some = {"a/p": Hold("uid-a-p", frozenset({BORROWED[2].uid, BORROWED[3].uid}))}
+    result = decided(*BORROWED[:3], pair, back, quotas=quotas, nodes=FOUR, holds=some)
+    assert let_in(result) == {}
+    assert evicted(result) == {"b/y": "a/p"}
+    assert let_in(decided(*BORROWED[:3], pair, back, quotas=quotas, nodes=FOUR)).keys() == {"b/back"}
+
+
+def test_the_rest_goes_for_one_that_some_are_on_their_way_out_for_already() -> None:
+    """Though these keep it out for longer: what they leave is kept."""
+    quotas = (quota("a", {"cpu": 1000}, {"cpu": 2500}), quota("c", {"cpu": 4000}))
+    there = (running("outside/o", 2000), running("a/y", 1000), replace(running("a/x", 1000), terminating=True))
+    waiting = gated("a/p", 2000, priority=5)
+    assert decided(*there, waiting, quotas=quotas, nodes=FOUR).decisions == ()
+    some = {"a/p": Hold("uid-a-p", frozenset({"uid-a-y", "uid-a-x"}))}
+    assert evicted(decided(*there, waiting, quotas=quotas, nodes=FOUR, holds=some)) == {"a/y": "a/p"}
+
+
 def test_who_would_be_bound_to_what_victims_leave_for_another_keeps_its_gate() -> None:
     """Nominations stop no higher priority. One that has room elsewhere waits only if the other was robbed before."""
     full = (*BORROWED[:2], running("outside/o", 1000), LEAVING, NOMINATED)

@@ -44,6 +44,8 @@ class Cluster:
         """``make``: what it begins with."""
         self.stubborn = False
         self.changing = False
+        self.late = False
+        self.unfreed: list[tuple[str, str]] = []
         self.holds: Mapping[str, Hold] = {}
         self.rng = random.Random(seed)  # noqa: S311
         world = make(seed).snapshot
@@ -171,7 +173,10 @@ class Cluster:
     def live(self) -> bool:
         """The scheduler, the kubelets and the controllers go one step; whether anything happened."""
         self.now += 1
-        moved = False
+        moved = bool(self.unfreed)
+        for key, node in self.unfreed:
+            self._free(key, node)
+        self.unfreed.clear()
         waiting = sorted((p for p in self.pods.values() if p.waiting), key=lambda p: (-p.priority, p.created, p.key))
         for pod in waiting:
             node = self._chosen(pod)
@@ -221,8 +226,18 @@ class Cluster:
     def end(self, key: str) -> None:
         """A pod is gone; an evicted one comes back."""
         pod = self.pods.pop(key)
-        if pod.node in self.nodes:
-            item = self.nodes[pod.node]
+        if self.late and pod.mig_request:
+            self.unfreed.append((key, pod.node))
+        else:
+            self._free(key, pod.node)
+        self.log.append(f"{self.now} {key} gone")
+        if pod.terminating:
+            self.arrive(pod)
+
+    def _free(self, key: str, name: str) -> None:
+        """An agent finds that the devices of a pod that is gone are free."""
+        if name in self.nodes:
+            item = self.nodes[name]
             gpus = [
                 replace(
                     g,
@@ -235,10 +250,7 @@ class Cluster:
                 )
                 for g in _gpus(item)
             ]
-            self.nodes[pod.node] = _with(item, gpus)
-        self.log.append(f"{self.now} {key} gone")
-        if pod.terminating:
-            self.arrive(pod)
+            self.nodes[name] = _with(item, gpus)
 
     def arrive(self, like: Pod) -> None:
         self.made += 1
@@ -372,6 +384,13 @@ def test_a_world_that_refuses_evictions_comes_to_rest(seed: int) -> None:
 @pytest.mark.parametrize("seed", [1616, *range(examples(60))])
 def test_a_world_of_groups_comes_to_rest(seed: int) -> None:
     run(Cluster(seed, grouped_world))
+
+
+@pytest.mark.parametrize("seed", range(examples(60)))
+def test_a_world_whose_agents_look_late_comes_to_rest(seed: int) -> None:
+    cluster = Cluster(seed, grouped_world if seed % 2 else random_world)
+    cluster.late = True
+    run(cluster)
 
 
 @pytest.mark.parametrize("seed", [1501, *range(examples(60))])
