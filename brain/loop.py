@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from brain.decide.decisions import Decision, Decisions
+from brain.decide.governed import left_alone
 from brain.decide.loop import Settings, decide
 from brain.metrics import Metrics
 from brain.model.hold import Hold
@@ -127,8 +128,10 @@ class Loop:
         """One round: after how long to look again though nothing changed, and whether all was carried out."""
         with self._timed("snapshot"):
             now = self._clock()
+            seen = self._snapshot(now)
             snapshot = replace(
-                self._snapshot(now),
+                seen,
+                quotas=left_alone(seen.quotas, self._settings.release_namespace),
                 fitting={key: now - at for key, at in self._fitting.items()},
                 holds={key: replace(hold, seconds=now - since) for key, (hold, since) in self._holds.items()},
                 looks=self._looks,

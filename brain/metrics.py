@@ -142,6 +142,8 @@ class Metrics:
         self.evictions = Counter(
             "n8s_brain_evictions", "Pods evicted for others, by what entitled these.", ["reason"], registry=own
         )
+        for reason in ("min", "share", "priority"):
+            self.evictions.labels(reason)
         self.admission_seconds = Histogram(
             "n8s_brain_admission_seconds",
             "Seconds from a pod's creation until it was let in.",

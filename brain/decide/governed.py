@@ -6,7 +6,7 @@ Governed namespaces carry the label by which new pods get the scheduling gate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from brain.decide.decisions import LabelNamespace
@@ -34,6 +34,19 @@ class Governance:
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     counting: tuple[Quota, ...] = ()
     of: Mapping[str, Quota] = field(default_factory=dict)
+
+
+def left_alone(quotas: tuple[Quota, ...], release_namespace: str) -> tuple[Quota, ...]:
+    """Quotas without the namespaces that are never touched, whatever quotas say: see :func:`namespace_labels`."""
+    spared = {SYSTEM_NAMESPACE, release_namespace}
+    if all(spared.isdisjoint(quota.namespaces) for quota in quotas):
+        return quotas
+    return tuple(
+        quota
+        if spared.isdisjoint(quota.namespaces)
+        else replace(quota, namespaces=tuple(name for name in quota.namespaces if name not in spared))
+        for quota in quotas
+    )
 
 
 def governance(quotas: tuple[Quota, ...]) -> Governance:

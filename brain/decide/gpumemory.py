@@ -37,7 +37,7 @@ class GpuMemory:
 
     Attributes:
         default: where the product is not known.
-        products: by GPU product, of those of which nodes have whole GPUs.
+        products: by GPU product, of those that nodes have.
     """
 
     def __init__(self, default: int, nodes: Iterable[Node] = ()) -> None:
@@ -51,8 +51,7 @@ class GpuMemory:
                 self._sizes[product] = max(size, self._sizes.get(product, 0))
         self._of_node = {node.name: self._sizes.get(_product(node)) for node in listed}
         self._whole = [node for node in listed if _whole(node)]
-        there = set(map(_product, self._whole))
-        self.products = {product: size for product, size in sorted(self._sizes.items()) if product in there}
+        self.products = dict(sorted(self._sizes.items()))
         self._possible = {self._of_node[node.name] for node in self._whole}
         self._answers: dict[object, int | None] = {}
         self._capacities: dict[str, tuple[Node, int]] = {}

@@ -90,10 +90,9 @@ class Passing:
             return taken
         for entry in taken:
             self._books.discharge(entry.quota, entry.request)
-        for entry in members:
-            if not entry.wait:
-                entry.wait = f"waits: {need} pods of its group go in together, and the quota lets {len(taken)}"
-                entry.about = "its group"
+        for entry in members:  # what those were told that did not pass counts the others in
+            entry.wait = f"waits: {need} pods of its group go in together, and the quota lets {len(taken)}"
+            entry.about = "its group"
         return []
 
     def _charged(self, entry: Entry, tier: int) -> bool:

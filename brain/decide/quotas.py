@@ -113,7 +113,11 @@ def _reclaims(quotas: Iterable[Quota], reclaiming: Set[str]) -> tuple[str, dict[
     for key in sorted(reclaiming):
         waiting[key.partition("/")[0]].append(key)
     pods = {quota.key: [key for namespace in quota.namespaces for key in waiting[namespace]] for quota in quotas}
-    said = {key: f"{len(keys)} pods wait for others to leave, first {keys[0]}" for key, keys in pods.items() if keys}
+    said = {
+        key: f"{keys[0]} waits for others to leave" + (f", and {len(keys) - 1} more" if len(keys) > 1 else "")
+        for key, keys in pods.items()
+        if keys
+    }
     return RECLAIMING, said
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from brain import explain
 from brain.decide.partition import plan
@@ -125,7 +125,17 @@ def _plan(arguments: argparse.Namespace, console: Console) -> None:
             elif not snapshot.nodes and not snapshot.pods:
                 console.print(f"{name}: nothing to plan: no nodes and no pods", markup=False, highlight=False)
             else:
-                console.print(report.page(name, snapshot, result))
+                _show(console, report.page(name, snapshot, result))
+
+
+def _show(console: Console, page: RenderableType) -> None:
+    """Prints a page; where that is no terminal, without the blanks that fill its lines."""
+    if console.is_terminal:
+        console.print(page)
+        return
+    with console.capture() as shown:
+        console.print(page)
+    print("\n".join(line.rstrip() for line in shown.get().splitlines()), flush=True)
 
 
 def _decide(arguments: argparse.Namespace) -> int:
@@ -154,7 +164,7 @@ def _answers(file: str) -> Iterator[dict[str, Any] | InputError]:
             yield error
             continue
         for case, path in asked:
-            name = case.get("name") if isinstance(case, dict) and path != WHOLE else None
+            name = case.get("name") if isinstance(case, dict) else None
             try:
                 yield quotas.answer(case, f"{where}, case {name!r}" if name else where, path)
             except InputError as error:
@@ -169,7 +179,7 @@ def _explain(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.output == "json":
         print(json.dumps(explain.document(explanation)))
     else:
-        console.print(explain.page(explanation))
+        _show(console, explain.page(explanation))
 
 
 def _key(text: str) -> tuple[str, str]:

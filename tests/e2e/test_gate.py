@@ -222,6 +222,9 @@ def test_quotas_do_not_touch_the_system_nor_nebulnetes_itself(lab: Lab, namespac
         for name in untouched:
             assert label(lab, name) is None
             assert dry_run(lab, name) == []
+        status = lab.cluster.api.get("compositeelasticquotas", "all", namespace=namespace)["status"]
+        assert status["used"] == {"cpu": "0"}
+        assert not lab.cluster.api.items("pods", namespace=NEBULNETES, labels=names.CAPACITY_LABEL)
     finally:
         lab.cluster.kubectl("delete", "ceq", "all", "-n", namespace)
 

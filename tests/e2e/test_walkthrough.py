@@ -59,6 +59,10 @@ def status(lab: Lab, namespace: str, field: str) -> int:
     return int(quota["status"].get(field, {}).get(names.GPU_MEMORY, 0))
 
 
+def evictions(lab: Lab) -> float:
+    return sum(lab.metric(f'n8s_brain_evictions_total{{reason="{reason}"}}') for reason in ("min", "share"))
+
+
 def waits(lab: Lab, text: str) -> None:
     """Waits until a model behind the gate is told such a reason."""
 
@@ -72,6 +76,7 @@ def waits(lab: Lab, text: str) -> None:
 @pytest.mark.usefixtures("teams")
 def test_the_walk_through(lab: Lab) -> None:
     quotas, model, notebook, train, tune = blocks()
+    before = evictions(lab)
     lab.cluster.apply(quotas)
     for name in TEAMS:
         lab.cluster.kubectl("wait", f"ns/{name}", "--for=jsonpath={.metadata.labels.n8s\\.nebuly\\.ai/quota}=true")
@@ -83,6 +88,7 @@ def test_the_walk_through(lab: Lab) -> None:
     run(lab, RESEARCH, "notebook", *[names.IN_QUOTA] * 3)
     run(lab, SERVING, "model", names.IN_QUOTA, *[names.OVER_QUOTA] * 2)
     waits(lab, "n8s.nebuly.ai/gpu-memory, and this asks for 40")
+    assert evictions(lab) == before + 1
 
     lab.cluster.apply(train)
     run(lab, BATCH, "train", names.IN_QUOTA)
@@ -94,6 +100,7 @@ def test_the_walk_through(lab: Lab) -> None:
     lab.cluster.apply(tune)
     run(lab, BATCH, "tune", names.OVER_QUOTA)
     run(lab, SERVING, "model", names.IN_QUOTA)
+    assert evictions(lab) == before + 3
     assert [len(pods(lab, team, app)) for team, app in ((RESEARCH, "notebook"), (BATCH, "train"))] == [3, 1]
 
     lab.cluster.kubectl("delete", "jobs", "--all", "-n", BATCH)

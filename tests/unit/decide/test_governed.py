@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from brain.decide.decisions import LabelNamespace
-from brain.decide.governed import namespace_labels
+from brain.decide.governed import left_alone, namespace_labels
 from brain.decide.loop import Settings, decide
 from brain.model.quota import Kind, Quota
 from brain.model.snapshot import Snapshot
@@ -53,6 +53,12 @@ def test_worlds(quotas: list[Quota], namespaces: dict[str, dict[str, str]], expe
     assert list(namespace_labels(world, "n8s")) == expected
     after = namespaces | {each.name: {names.QUOTA_LABEL: each.value} if each.value else {} for each in expected}
     assert not list(namespace_labels(Snapshot(quotas=tuple(quotas), namespaces=after), "n8s")), "at rest after that"
+
+
+def test_quotas_count_nothing_of_what_is_left_alone() -> None:
+    quotas = (composite("kube-system", "a", "n8s"), single("n8s"), single("b"))
+    assert [each.namespaces for each in left_alone(quotas, "n8s")] == [("a",), (), ("b",)]
+    assert left_alone(quotas[2:], "n8s") == quotas[2:]
 
 
 def test_it_is_part_of_a_round() -> None:

@@ -95,7 +95,7 @@ def test_mig_devices_count_what_their_names_say() -> None:
 
 def test_what_is_shown() -> None:
     assert GpuMemory(32).shown() == {"default": 32}
-    expected = {"NVIDIA-A100-SXM4-40GB": 40, "Tesla-T4": 15, "default": 24}
+    expected = {"NVIDIA-A100-SXM4-40GB": 40, "NVIDIA-A30": 24, "Tesla-T4": 15, "default": 24}
     assert GpuMemory(24, [T4, A100, MIXED, BARE]).shown() == expected
 
 

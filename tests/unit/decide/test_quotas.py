@@ -223,7 +223,7 @@ def holding(name: str, world: Snapshot, reclaiming: frozenset[str] = frozenset()
 def test_a_quota_that_takes_room_back_says_so() -> None:
     world = Snapshot(quotas=(LENDER, BORROWER))
     assert holding("Reclaiming", world, frozenset({"a/q", "a/p", "c/p"})) == {
-        "lender": "2 pods wait for others to leave, first a/p"
+        "lender": "a/p waits for others to leave, and 1 more"
     }
 
 
