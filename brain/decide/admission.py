@@ -34,7 +34,7 @@ from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outco
 from brain.decide.partition import Plan
 from brain.decide.passing import Passing
 from brain.decide.reclaim import Victim
-from brain.decide.waiting import BORROWER, Entry, Waiting
+from brain.decide.waiting import BORROWER, RANK, Entry, Waiting
 from brain.decide.why import Reason
 from brain.model.hold import Hold
 from brain.model.pod import Pod
@@ -326,7 +326,7 @@ class Round:
             entry.owner = self._books.later.owns(entry.quota, entry.request)
         there = {pod.key for pod, _ in housing.placed}.union(plan.assigned)
         inside = [entry for entry in self.waiting.inside if entry.pod.unschedulable and entry.key not in there]
-        entries = sorted([*inside, *gated], key=lambda entry: entry.rank)
+        entries = sorted([*inside, *gated], key=RANK)
         evicting = self.evicting(lambda: housing.after(plan))
         evicting.run(self.waiting.together(entries), plan.why)
 

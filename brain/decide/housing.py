@@ -17,7 +17,7 @@ from brain.decide.ground import Ground, Land
 from brain.decide.holds import Holds
 from brain.decide.ledger import Books
 from brain.decide.partition import Plan
-from brain.decide.waiting import OWNER, Entry, Waiting, natural
+from brain.decide.waiting import OWNER, RANK, Entry, Waiting, natural
 from brain.model.pod import Pod
 from brain.model.snapshot import Snapshot
 
@@ -38,18 +38,25 @@ def expecting(land: Land, waiting: Waiting, books: Books, leaving: Set[str], hol
         leaving: nodes that have pods on their way out, or that are yet to go.
         holds: for whom room may be kept.
     """
-    gated = [entry for entry in waiting.gated if not holds.rests(entry.pod)]
+    gated: list[Entry] = []
     ahead = waiting.ahead.copy()
-    for entry in gated:
+    owners = 0
+    for entry in waiting.gated:
+        if holds.rests(entry.pod):
+            continue
         own = natural(entry, books.later)
         entry.owner = own == OWNER
         entry.tier = ahead.tier(entry, own)
         if passes(books.later, entry.quota, entry.pod, entry.request):
             ahead.note(entry, own)
+        gated.append(entry)
+        owners += entry.tier == OWNER
+        if owners == MOST_EXPECTING and not waiting.needs:
+            break  # those that follow come after these
     inside = [entry for entry in waiting.inside if entry.pod.unschedulable and not holds.rests(entry.pod)]
     found: dict[str, str] = {}
     later = _Later(land, books, leaving)
-    turns = waiting.together(sorted([*inside, *gated], key=lambda entry: entry.rank))
+    turns = waiting.together(sorted([*inside, *gated], key=RANK))
     for entry, members in islice(turns, MOST_EXPECTING):
         found |= later.given(members or (entry,), waiting.needs[entry.pod.group] if members else 1)
     later.discharge()

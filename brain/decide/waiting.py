@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
@@ -54,9 +55,11 @@ class Entry:
     about: str = ""
     held: bool = False
     key: str = field(init=False)
+    _order: tuple[int, int, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.key = self.pod.key
+        self._order = -self.pod.priority, self.pod.created, self.key
 
     @property
     def label(self) -> str:
@@ -69,9 +72,9 @@ class Entry:
         return self.tier, not self.held, -self.pod.priority
 
     @property
-    def rank(self) -> tuple[int, bool, int, int, str]:
+    def rank(self) -> tuple[int, bool, tuple[int, int, str]]:
         """When its turn is, among equals, too."""
-        return *self.turn, self.pod.created, self.pod.key
+        return self.tier, not self.held, self._order
 
     @property
     def summed(self) -> bool:
@@ -82,6 +85,9 @@ class Entry:
     def firm(self) -> bool:
         """Whether it keeps those from borrowing, too, whose turn is before it: the brain cannot give its room back."""
         return self.summed and not (self.pod.unschedulable and self.pod.reservation)
+
+
+RANK: Final = attrgetter("rank")
 
 
 class Ahead:
@@ -148,14 +154,14 @@ class Waiting:
             else:
                 gates = ", ".join(gate for gate in pod.gates if gate != names.QUOTA_GATE)
                 self.others[pod.key] = f"waits: other scheduling gates come first: {gates}"
-        self.gated.sort(key=lambda entry: entry.rank)
+        self.gated.sort(key=RANK)
         self.ahead = Ahead()
         for entry in self.inside:
             if entry.pod.unschedulable and not entry.owner:
                 self.ahead.note(entry, SHARER)
         for entry in self.inside:
             entry.tier = self.ahead.tier(entry, OWNER if entry.owner else SHARER)
-        self.inside.sort(key=lambda entry: entry.rank)
+        self.inside.sort(key=RANK)
         self.needs = gated_needs(snapshot.grouped(), [entry.pod for entry in self.gated], snapshot.jobs)
 
     def together(self, entries: Sequence[Entry]) -> Iterable[tuple[Entry, Sequence[Entry]]]:
