@@ -576,8 +576,8 @@ MUTATIONS = [
     (
         "whom others have gone for",
         "waiting",
-        "return self.tier, not self.held,",
-        "return self.tier, False,",
+        "return self.tier, not self.held, self._order",
+        "return self.tier, False, self._order",
         "admission:nobody_elses",
     ),
     (
