@@ -122,7 +122,7 @@ class Passing:
     def _refuse(self, entry: Entry) -> None:
         """Says what a pod waits for that does not pass."""
         for refusal in self._books.now.refusals(entry.quota, entry.request):
-            entry.wait = _told(refusal, entry.quota.name)
+            entry.wait = _told(refusal, entry.quota.name, borrows=not entry.owner)
             entry.about = f"{refusal.rule} {refusal.resource}"
             if refusal.rule != "max":
                 self.unlent.add(entry.key)
@@ -132,7 +132,7 @@ class Passing:
 
 
 @lru_cache(maxsize=1_000)
-def _told(refusal: Refusal, quota: str) -> str:
+def _told(refusal: Refusal, quota: str, *, borrows: bool) -> str:
     """A quota's refusal in words; most of those that wait are refused for the same things."""
     used, limit, left, asked = (
         resources.quantity(refusal.resource, value)
@@ -140,4 +140,7 @@ def _told(refusal: Refusal, quota: str) -> str:
     )
     if refusal.rule == "max":
         return f"waits: {quota} uses {used} of max {limit} {refusal.resource}, and this asks for {asked}"
-    return f"waits: quotas lend {left} of {limit} {refusal.resource}, and this asks for {asked}"
+    if borrows:
+        return f"waits: quotas lend {left} of {limit} {refusal.resource}, and this asks for {asked}"
+    used_up = f"all but {left} of the {limit} {refusal.resource} that quotas guarantee are used"
+    return f"waits: {used_up}, and this asks for {asked}"

@@ -109,6 +109,15 @@ def test_a_borrower_is_let_in_up_to_the_sum_of_min_and_not_beyond() -> None:
     assert result.waits["a/p"] == "waits: quotas lend 1 of 4 cpu, and this asks for 1500m"
 
 
+def test_an_owner_is_not_told_of_borrowing() -> None:
+    protected = {names.PREEMPTIBLE_LABEL: "false"}
+    there = [running(f"b/{name}", 1500, labels=protected) for name in "xy"]
+    result = decided(*there, gated("a/p", 1500), quotas=BOTH, nodes=FOUR)
+    assert result.decisions == ()
+    told = "waits: all but 1 of the 4 cpu that quotas guarantee are used, and this asks for 1500m"
+    assert result.waits["a/p"] == told
+
+
 def test_max_holds() -> None:
     quotas = (quota("a", {"cpu": 2000}, {"cpu": 2500}), B)
     result = decided(running("a/one", 2000), gated("a/p", 1000), quotas=quotas, nodes=FOUR)
