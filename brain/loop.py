@@ -1,8 +1,8 @@
 """The control loop: a change comes, a snapshot is made, decisions follow from it and are carried out.
 
 One round at a time, and only while this brain leads. Remembers nothing from round to round but how often in a
-row carrying out has failed, since when waiting pods fit as things are, and which pods it knew of where it had GPUs
-changed.
+row carrying out has failed, since when waiting pods fit as things are, what is kept for whom and since when, whose
+devices stay held though their pod has ended, and which pods it knew of where it had GPUs changed.
 
 Decisions that end with an error are tried again with back-off. An error that the same cluster always brings about
 mostly comes from what is planned for pods that wait: until it no longer comes, such rounds decide as if nobody waited,
@@ -85,6 +85,7 @@ class Loop:
         self._metrics = metrics
         self._clock = clock
         self._fitting: dict[str, float] = {}
+        self._lingering: dict[tuple[str, str], float] = {}
         self._before = Decisions()
         self._holds: dict[str, tuple[Hold, float]] = {}
         self._looks: Mapping[str, frozenset[str]] = {}
@@ -134,12 +135,14 @@ class Loop:
                 quotas=left_alone(seen.quotas, self._settings.release_namespace),
                 fitting={key: now - at for key, at in self._fitting.items()},
                 holds={key: replace(hold, seconds=now - since) for key, (hold, since) in self._holds.items()},
+                lingered={place: now - at for place, at in self._lingering.items()},
                 looks=self._looks,
             )
             self._board.publish(snapshot)
         with self._timed("decide"):
             decisions, sound = await self._decided_somehow(snapshot)
         self._fitting = {key: self._fitting.get(key, now) for key in decisions.fitting}
+        self._lingering = {place: self._lingering.get(place, now) for place in decisions.lingering}
         self._holds = {key: (hold, now - hold.seconds) for key, hold in decisions.holds.items()}
         self._looks = decisions.looks
         self._metrics.late_binds.inc(decisions.late)

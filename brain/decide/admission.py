@@ -34,7 +34,7 @@ from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outco
 from brain.decide.partition import Plan
 from brain.decide.passing import Passing
 from brain.decide.reclaim import Victim
-from brain.decide.waiting import BORROWER, RANK, Entry, Waiting
+from brain.decide.waiting import BORROWER, RANK, Entry, Waiting, natural
 from brain.decide.why import Reason
 from brain.model.hold import Hold
 from brain.model.pod import Pod
@@ -219,7 +219,7 @@ class Round:
         return accepted, replace(plan, why={key: why_ for key, why_ in why.items() if key not in plan.assigned})
 
     def _alike(self, homeless: Sequence[Entry], accepted: Set[str], why: dict[str, Reason]) -> Set[str]:
-        """Of those that were not accepted, who passes now, and finds no room as one that is like it found none.
+        """Of those that were not accepted, who passes now, and finds no room as one before it, alike, found none.
 
         Asked one after the other, they would take up all plans of the round, and those behind them would have none.
         """
@@ -234,9 +234,12 @@ class Round:
             apart = entry.key in accepted or entry.key in self._expects or entry.pod.group in self.waiting.needs
             if like is None or apart or not passes(self._books.now, entry.quota, entry.pod, entry.request):
                 continue
+            entry.tier = natural(entry, self._books.now)
+            if entry.turn < like.turn:
+                continue
             entry.wait = entry.about = ""
             if like.key in why:
-                why[entry.key] = why[like.key]
+                why.setdefault(entry.key, why[like.key])
             found.add(entry.key)
         return found
 

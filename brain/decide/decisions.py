@@ -214,6 +214,7 @@ class Decisions:
         fitting: keys of waiting pods that fit as things are: the next snapshot says for how long they do.
         waits: by key, what pods of quotas wait for before they are let in or bound.
         holds: by key, the room kept for pods as others leave it: the next snapshot says for how long it is.
+        lingering: by node and pod key, whose devices are not free though the pod has ended or gone, as above.
         looks: by node that is ordered to change, uids of the pods that this look knows of; for the next snapshot.
         late: how many pods were bound later than the settle time covers, and found so in this round.
         wake_seconds: after how long to decide again though nothing changed; None when time alone changes nothing.
@@ -224,6 +225,7 @@ class Decisions:
     fitting: frozenset[str] = frozenset()
     waits: Mapping[str, str] = field(default_factory=dict)
     holds: Mapping[str, Hold] = field(default_factory=dict)
+    lingering: frozenset[tuple[str, str]] = frozenset()
     looks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     late: int = 0
     wake_seconds: float | None = None

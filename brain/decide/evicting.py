@@ -124,7 +124,7 @@ class Evicting:
                 self._outcome.refuse(entry, reason)
                 self._without(entry)
             else:
-                self._next(entry, found)
+                self._outcome.reclaim(entry, found, shut=entry.pod.gated and self._shut(entry))
                 self._count(entry, found)
 
     def found(self, entry: Entry, *, idle: bool = False) -> Reclaim | None:
@@ -215,23 +215,27 @@ class Evicting:
         return self._borrowers
 
     def _group(self, members: Sequence[Entry], need: int, why: Mapping[str, Reason]) -> None:
-        """Look for room for as many of a group as are of use together; where there is not enough, for nobody."""
+        """Look for room for as many of a group as are of use together; where there is not enough, for nobody.
+
+        Where one keeps its gate until others have gone, all do.
+        """
         before = list(self._carried)
         got: list[tuple[Entry, Reclaim]] = []
-        held = _Held()
+        held, shut = _Held(), False
         for entry in members:
             able = not self._done() and not self._holds.rests(entry.pod)
             found = self._timely(entry, idle=True) if able else None
             if found is None and able and not held.text:
                 held = self._held(entry)
             if found is not None:
+                shut = shut or not found.victims or self._shut(entry)
                 self._count(entry, found)
                 got.append((entry, found))
         served = {entry.key for entry, _ in got} if len(got) >= need else set[str]()
         if served:
             for entry, found in got:
                 self._holds.keeps(entry.pod, found)
-                self._next(entry, found)
+                self._outcome.reclaim(entry, found, shut=shut)
         else:
             for entry, found in reversed(got):
                 for victim in found.victims:
@@ -247,9 +251,6 @@ class Evicting:
             if entry.key not in served:
                 held.tell(entry)
                 self._outcome.refuse(entry, why.get(entry.key))
-
-    def _next(self, entry: Entry, found: Reclaim) -> None:
-        self._outcome.reclaim(entry, found, shut=entry.pod.gated and self._shut(entry))
 
     def _shut(self, entry: Entry) -> bool:
         """Whether a gated pod keeps its gate until those have gone that must leave for it.

@@ -80,7 +80,7 @@ class Holds:
             others = hold.gone and not evicting <= hold.evicting
             those = new.evicting | new.leaving
             same = not those.isdisjoint(hold.evicting | hold.leaving) or those <= self._nameless
-            gone = hold.gone and same and not others
+            gone = hold.gone and (same or not evicting) and not others
             new = replace(new, tries=hold.tries, seconds=hold.seconds, gone=gone, vain=hold.vain + others)
             if new.vain > MOST_VAIN:
                 self._now[pod.key] = _ended(new)

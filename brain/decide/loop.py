@@ -16,7 +16,7 @@ from brain.decide.decisions import Decision, Decisions, EmitEvent, Evict, OrderG
 from brain.decide.partition import Plan
 from brain.model.node import Node
 from brain.model.pod import Pod
-from brain.model.snapshot import Snapshot
+from brain.model.snapshot import LINGER_SECONDS, Snapshot, lingerers
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
     wakes = [turn.wake_seconds for turn in turns if turn.wake_seconds is not None]
     fitting = plan.tried | _fitting(snapshot, as_it_is)
     wakes += (left for key in fitting if (left := overdue.OVERDUE_SECONDS - snapshot.fitting.get(key, 0.0)) > 0.0)
+    lingering = lingerers(snapshot)
+    lasted = (LINGER_SECONDS - snapshot.lingered.get(place, 0.0) for place in lingering)
+    wakes += (left for left in lasted if left > 0.0)
     wakes += (wake for hold in admission.holds.values() if (wake := holds.wake_seconds(hold)) is not None)
     return Decisions(
         tuple(decisions),
@@ -63,6 +66,7 @@ def decide(snapshot: Snapshot, settings: Settings) -> Decisions:
         fitting,
         admission.waits,
         admission.holds,
+        lingering,
         looks,
         len(belated),
         min(wakes, default=None),

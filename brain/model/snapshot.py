@@ -24,6 +24,8 @@ from n8s import names
 _KEY: Final = operator.attrgetter("key")
 _MOST_PLACES: Final = 10
 """Places at which two snapshots' pods differ, up to which these are found one after the other."""
+LINGER_SECONDS: Final = 15.0
+"""Devices that are not free so long after their holder's end are not about to be: something keeps them."""
 _FEW: Final = 100
 """Pods of a group for each changed one, from which on the group is not sorted again."""
 
@@ -41,6 +43,8 @@ class Snapshot:
         jobs: how many pods each Job wants at once, by the group of its pods; Jobs of one pod may be left out.
         budgets: the PodDisruptionBudgets.
         holds: by pod key, the room that this brain has kept for a waiting pod as others leave it.
+        lingered: by node and pod key, for how many seconds this brain has seen that devices are held by a pod that has
+            ended or gone.
         looks: by node that this brain has ordered to change under the taint that it carries, the uids of the pods with
             MIG devices that were bound to it at the last look.
     """
@@ -54,6 +58,7 @@ class Snapshot:
     budgets: tuple[Budget, ...] = ()
     holds: Mapping[str, Hold] = field(default_factory=dict)
     looks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    lingered: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def bound(self) -> Mapping[str, tuple[Pod, ...]]:
         """By node name, the pods bound to it that have not ended, by key; nodes without any are left out."""
@@ -62,7 +67,8 @@ class Snapshot:
     def lingering(self) -> Mapping[str, frozenset[str]]:
         """By node name, keys of pods that its agent shows as holders of MIG devices though they have ended or gone.
 
-        What they hold is about to be free: an agent looks ten times a second. Nodes without any are left out.
+        What they hold is about to be free: an agent looks ten times a second. Not those that a new pod of the same name
+        may be, nor for whom that has lasted for :data:`LINGER_SECONDS`. Nodes without any are left out.
         """
         return _lingering(self)
 
@@ -113,7 +119,12 @@ _LABELLED: Final = "labelled"
 _FAILED: Final = "failed"
 
 
-def _lingering(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
+def lingerers(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
+    """By node and pod key, all of these, however long that has lasted; the next snapshot says for how long."""
+    return frozenset((name, key) for name, keys in _holding(snapshot).items() for key in keys)
+
+
+def _holding(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
     bound, last, _Last.holders = snapshot.bound(), _Last.holders, {}
     found: dict[str, frozenset[str]] = {}
     for node in snapshot.nodes:
@@ -126,11 +137,21 @@ def _lingering(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
         _Last.holders[node.name] = known
         if known[2]:
             found[node.name] = known[2]
+    return found
+
+
+def _lingering(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
+    found = _holding(snapshot)
     if not found:
         return found
     # The kubelet may know a pod before the API server's word that it is bound comes.
     coming = {pod.key for pod in snapshot.unbound() if not pod.gates}
-    return {name: left for name, keys in found.items() if (left := keys - coming)}
+    lasting = {place for place, seconds in snapshot.lingered.items() if seconds >= LINGER_SECONDS}
+    return {
+        name: left
+        for name, keys in found.items()
+        if (left := frozenset(key for key in keys - coming if (name, key) not in lasting))
+    }
 
 
 def _traits(pod: Pod) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from brain.decide.admission import Admission, admit
 from brain.decide.decisions import Evict, LetIn, Nominate, OpenGate
 from brain.decide.holds import wake_seconds
+from brain.decide.loop import Settings, decide
 from brain.model.affinity import LabelSelector, Requirement
 from brain.model.budget import Budget
 from brain.model.hold import Hold
@@ -337,6 +338,14 @@ def test_a_hold_ends_when_others_got_what_was_left_for_it_too_often() -> None:
     assert evicted(look(last, after(result, 60.0))) == {"b/z7": "a/p"}, "tried again"
 
 
+def test_evictions_in_vain_count_though_the_pod_waits_for_what_others_leave_meanwhile() -> None:
+    robbed = {"a/p": Hold("uid-a-p", frozenset({"uid-gone"}), gone=True, vain=2)}
+    result = decided(*BORROWED[:3], LEAVING, NOMINATED, quotas=BOTH, nodes=FOUR, holds=robbed)
+    assert (result.holds["a/p"].gone, result.holds["a/p"].vain) == (True, 2)
+    result = decided(*BORROWED[:3], running("b/w", 1000), NOMINATED, quotas=BOTH, nodes=FOUR, holds=after(result, 1.0))
+    assert result.holds["a/p"].vain == 3
+
+
 def test_a_hold_lasts_as_long_as_evictions_succeed() -> None:
     pair = inside("a/p", 2000, nominated="n")
     first = decided(*BORROWED, pair, quotas=BOTH, nodes=FOUR)
@@ -558,6 +567,41 @@ def test_many_for_whom_there_is_no_room_do_not_use_up_what_is_lent() -> None:
     result = decided(*there, quotas=quotas, nodes=(cpus(2000), cpus(2000, "m")))
     assert let_in(result)["a/small"] == "in-quota/free"
     assert {result.waits[each.key] for each in big} == {"waits: no node has room"}
+
+
+def test_devices_that_stay_held_are_not_waited_for() -> None:
+    """By a container that does not end, say, though its pod is gone."""
+    quotas = tuple(quota(name, {names.GPU_MEMORY: least}) for name, least in (("a", 40), ("b", 0), ("c", 40)))
+    nodes = (node("k", [gpu(0, "7g.40gb@0u:b/gone")]), node("n", [gpu(0, "7g.40gb@0u:b/x")]))
+    there = (gated("a/p", 0, {"7g.40gb": 1}, never_preempts=False, priority=1), running("b/x", 0, {"7g.40gb": 1}))
+    for seconds, found in ((14.0, {}), (15.0, {"b/x": "a/p"})):
+        result = decide(Snapshot(nodes, there, quotas, lingered={("k", "b/gone"): seconds}), Settings(GB))
+        assert {f"{d.namespace}/{d.name}": d.beneficiary for d in result.decisions if isinstance(d, Evict)} == found
+        assert result.lingering == {("k", "b/gone")}
+        assert found or result.wake_seconds == 1.0
+
+
+def test_pods_that_are_alike_keep_their_turns() -> None:
+    """One is an owner only once another is found to have no room, and comes before the one that it is like."""
+    nowhere = {"name": "nowhere"}
+    quotas = (quota("a", {"cpu": 1000}), quota("b", {"cpu": 1500}), quota("c", {"cpu": 0}))
+    hot = gated("a/h", 1000, priority=9, never_preempts=False, node_selector=nowhere)
+    waiting = (hot, gated("c/r", 500, priority=2), gated("c/p", 1000, priority=1), gated("a/q", 1000))
+    result = decided(running("outside/o", 1000, on="m"), *waiting, quotas=quotas, nodes=(cpus(1000), cpus(1000, "m")))
+    assert let_in(result) == {"a/q": "in-quota/free"}
+    pair = (gated("a/h", 1000, priority=1, never_preempts=False), gated("a/q", 1000))
+    result = decided(running("outside/o", 1000), *pair, quotas=quotas[:1], nodes=(cpus(1000),))
+    assert let_in(result) == {"a/q": "in-quota/none"}
+
+
+def test_a_group_waits_for_its_last() -> None:
+    """One gets what leaves, for the other somebody must go: neither is let in before."""
+    quotas = (quota("b", {"cpu": 0}), quota("c", {"cpu": 2000}), quota("d", {"cpu": 2000}))
+    pair = [gated(f"c/g{n}", 1000, group="job/c/j", group_min=2) for n in (0, 1)]
+    there = (running("b/y", 1000), running("b/x", 1000), LEAVING)
+    result = decided(*there, *pair, quotas=quotas, nodes=(cpus(3000),))
+    assert let_in(result) == {}
+    assert len(evicted(result)) == 1
 
 
 def test_what_one_victim_left_is_kept_while_another_is_yet_to_go() -> None:

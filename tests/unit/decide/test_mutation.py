@@ -594,6 +594,15 @@ MUTATIONS = [
         "pass",
         "admission:not_free_yet",
     ),
+    ("evictions in vain", "holds", "(same or not evicting)", "same", "admission:in_vain"),
+    ("that alike have turns", "admission", "if entry.turn < like.turn:", "if False:", "admission:keep_their_turns"),
+    (
+        "that a group waits for its last",
+        "evicting",
+        "shut = shut or not found.victims",
+        "shut = shut or False",
+        "admission:its_last",
+    ),
     ("whose turn is before", "kept", " or promise.entry.rank >= entry.rank", "", "admission:robbed"),
     (
         "that groups go in together",
