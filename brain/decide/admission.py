@@ -45,6 +45,8 @@ BEHIND: Final = 1 << 32
 """What each tier's priority is lowered by in a plan: priorities have 32 bits, so all of earlier tiers come first."""
 MOST_PLANS: Final = 4
 """Plans made in one round, each without those whose quota let them pass and who found no room in the one before."""
+MOST_OF_FEW: Final = 400
+"""Where few pods wait, so many plans times pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,8 @@ class Round:
         """Those that pass and have room, and the plan that gives it to them: made again without those without."""
         without: set[str] = set()
         why: dict[str, Reason] = {}
-        for last in (*[False] * (MOST_PLANS - 1), True):
+        most = max(MOST_PLANS, MOST_OF_FEW // max(1, len(self.waiting.gated)))
+        for last in (*[False] * (most - 1), True):
             accepted = passing.accepted(without)
             plan = self._planned(accepted, passing)
             why |= plan.why

@@ -569,6 +569,19 @@ def test_many_for_whom_there_is_no_room_do_not_use_up_what_is_lent() -> None:
     assert {result.waits[each.key] for each in big} == {"waits: no node has room"}
 
 
+def test_few_for_whom_there_is_no_room_do_not_use_up_the_plans_of_a_round() -> None:
+    """They differ, or are groups, so that each is asked by itself."""
+    quotas = (quota("a", {"cpu": 3000}), quota("b", {"cpu": 1000}))
+    small = gated("a/small", 1000, created=99)
+    there = (running("b/one", 1000), running("a/one", 1000, on="m"))
+    big = [gated(f"a/big{n}", 1900 + n, created=n, never_preempts=False, priority=1) for n in range(12)]
+    result = decided(*there, *big, small, quotas=quotas, nodes=(cpus(2000), cpus(2000, "m")))
+    assert let_in(result) == {"a/small": "in-quota/free"}
+    trio = [gated(f"a/g{n}", 1000, priority=1, group=f"job/a/{n // 3}", group_min=3, created=n) for n in range(15)]
+    result = decided(running("outside/o", 1000), *trio, small, quotas=quotas[:1], nodes=(cpus(2000),))
+    assert let_in(result).keys() == {"a/small"}
+
+
 def test_devices_that_stay_held_are_not_waited_for() -> None:
     """By a container that does not end, say, though its pod is gone."""
     quotas = tuple(quota(name, {names.GPU_MEMORY: least}) for name, least in (("a", 40), ("b", 0), ("c", 40)))

@@ -594,6 +594,13 @@ MUTATIONS = [
         "pass",
         "admission:not_free_yet",
     ),
+    (
+        "few that wait",
+        "admission",
+        "max(MOST_PLANS, MOST_OF_FEW // max(1, len(self.waiting.gated)))",
+        "MOST_PLANS",
+        "admission:plans_of",
+    ),
     ("evictions in vain", "holds", "(same or not evicting)", "same", "admission:in_vain"),
     ("that alike have turns", "admission", "if entry.turn < like.turn:", "if False:", "admission:keep_their_turns"),
     (
