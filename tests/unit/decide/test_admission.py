@@ -562,7 +562,7 @@ def test_who_is_nominated_has_its_room_there_though_others_that_are_not_come_fir
 def test_many_for_whom_there_is_no_room_do_not_use_up_what_is_lent() -> None:
     """One after the other passes, finds none, and leaves the rest of what is lent to the next, which is like it."""
     quotas = (quota("a", {"cpu": 5000}), quota("b", {"cpu": 1000}))
-    big = [gated(f"a/big{n}", 2000, priority=1, created=n) for n in range(12)]
+    big = [gated(f"a/big{n}", 2000, priority=1, created=n) for n in range(120)]
     there = (running("b/one", 1000), running("a/one", 1000, on="m"), *big, gated("a/small", 1000, created=99))
     result = decided(*there, quotas=quotas, nodes=(cpus(2000), cpus(2000, "m")))
     assert let_in(result)["a/small"] == "in-quota/free"
