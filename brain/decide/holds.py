@@ -43,9 +43,8 @@ class Holds:
         gone = {(node, key) for node, keys in snapshot.lingering().items() for key in keys} - known
         for node, key in gone:
             self._leaving[node].add(key)
-        self._nameless = {key for _, key in gone}
         standing = {pod.uid for pod in snapshot.pods if pod.node and not (pod.ended or pod.terminating)}
-        self._there = there = standing.union(*self._leaving.values())
+        there = standing.union(*self._leaving.values())
         self._last = {key: _judged(hold, standing, there) for key, hold in snapshot.holds.items()}
         self._now: dict[str, Hold] = {}
 
@@ -78,10 +77,9 @@ class Holds:
                 return False
         elif hold is not None:
             others = hold.gone and not evicting <= hold.evicting
-            those = new.evicting | new.leaving
-            same = not those.isdisjoint(hold.evicting | hold.leaving) or those <= self._nameless
-            gone = hold.gone and (same or not evicting) and not others
-            new = replace(new, tries=hold.tries, seconds=hold.seconds, gone=gone, vain=hold.vain + others)
+            new = replace(
+                new, tries=hold.tries, seconds=hold.seconds, gone=hold.gone and not others, vain=hold.vain + others
+            )
             if new.vain > MOST_VAIN:
                 self._now[pod.key] = _ended(new)
                 return False

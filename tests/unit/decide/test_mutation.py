@@ -601,7 +601,7 @@ MUTATIONS = [
         "MOST_PLANS",
         "admission:plans_of",
     ),
-    ("evictions in vain", "holds", "(same or not evicting)", "same", "admission:in_vain"),
+    ("evictions in vain", "holds", "gone=hold.gone and not others", "gone=False", "admission:in_vain"),
     ("that alike have turns", "admission", "if entry.turn < like.turn:", "if False:", "admission:keep_their_turns"),
     (
         "that a group waits for its last",
