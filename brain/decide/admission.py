@@ -28,7 +28,7 @@ from brain.decide.ground import Ground, Land
 from brain.decide.groups import spares
 from brain.decide.holds import Holds
 from brain.decide.housing import Housing, expecting
-from brain.decide.kept import Kept, Promise, told
+from brain.decide.kept import Kept, Promise
 from brain.decide.ledger import Books
 from brain.decide.outcome import FREE, MADE, RECLAIMED, AdmissionDecision, Outcome, beneficiary, room_by
 from brain.decide.partition import Plan
@@ -306,7 +306,7 @@ class Round:
                 self._holds.goes_on(entry.pod)
                 continue
             if promise := tempting.get(self._unit(entry)):
-                self._outcome.waits[entry.key] = told(promise)
+                self._outcome.waits[entry.key] = promise.told
                 continue
             if made:
                 held.add(node)

@@ -16,7 +16,7 @@ from brain.decide.combine import Steps
 from brain.decide.entitlement import passes, victims_for
 from brain.decide.ground import Ground, PodSites
 from brain.decide.holds import RESTING, Holds
-from brain.decide.kept import Kept, told
+from brain.decide.kept import Kept
 from brain.decide.ledger import Books
 from brain.decide.outcome import NONE, Outcome
 from brain.decide.reclaim import MOST_STEPS, Case, Reclaim, Victim, cheapest
@@ -296,7 +296,7 @@ class Evicting:
             and not self._outcome.hot(pod)
         ):
             if promise := self._kept.tempting(entry):
-                self._outcome.waits[entry.key] = told(promise)
+                self._outcome.waits[entry.key] = promise.told
                 self._books.charge(entry.quota, entry.request, summed=False)
                 return
             # So that an autoscaler sees it and may add nodes.

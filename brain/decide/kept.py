@@ -21,6 +21,11 @@ class Promise:
     node: str
     robbed: bool
 
+    @property
+    def told(self) -> str:
+        """What one waits for that might be bound to it."""
+        return f"waits: kube-scheduler might bind it to room on {self.node} that is kept for {self.entry.key}"
+
 
 class Kept:
     """What is kept in one round."""
@@ -59,8 +64,3 @@ class Kept:
             if not self._beside.fits(pod, promise.node, change=False):
                 return promise
         return None
-
-
-def told(promise: Promise) -> str:
-    """What one waits for that might be bound to what is kept for another."""
-    return f"waits: kube-scheduler might bind it to room on {promise.node} that is kept for {promise.entry.key}"
