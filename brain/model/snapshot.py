@@ -125,6 +125,9 @@ def lingerers(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
 
 
 def _holding(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
+    asked = _Last.holding
+    if asked[0] is snapshot.nodes and asked[1] is snapshot.pods:
+        return asked[2]
     bound, last, _Last.holders = snapshot.bound(), _Last.holders, {}
     found: dict[str, frozenset[str]] = {}
     for node in snapshot.nodes:
@@ -137,6 +140,7 @@ def _holding(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
         _Last.holders[node.name] = known
         if known[2]:
             found[node.name] = known[2]
+    _Last.holding = snapshot.nodes, snapshot.pods, found
     return found
 
 
@@ -196,12 +200,13 @@ class _Last:
     """The groups of the snapshot asked for last; one at a time, so that no more is kept than one snapshot's pods.
 
     Beside it, those of the last that was made from one by :meth:`Snapshot.instead`, and by node name, what was asked
-    for its lingering pods, and these.
+    for its lingering pods, and these; of all nodes those that were found last, as a round asks several times.
     """
 
     groups = _Groups()
     beside = _Groups()
     holders: dict[str, tuple[Node, tuple[Pod, ...], frozenset[str]]] = {}  # noqa: RUF012 - replaced as a whole
+    holding: tuple[tuple[Node, ...], tuple[Pod, ...], Mapping[str, frozenset[str]]] = ((), (), {})
 
 
 def _grouped(pods: tuple[Pod, ...]) -> _Groups:
